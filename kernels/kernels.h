@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operations of the model on a device's memory: one argument struct and one table slot per operation. cpu/ref_*.c hold the plain
+// definition of each; the fast variants are reachable only through the table that device_open fills. Callers never name a variant.
+//
+// Conventions. Matrices are row-major float32; `ld*` is the distance between rows in floats; shapes are in comments, in the letters of
+// kernels/letters.h (T tokens, C hidden, H heads, R kv_lora_rank, Dn, Dr, Dv head parts, E experts, K per token, F expert width, V vocabulary).
+// Inputs are never written. Outputs are overwritten unless a field says "+=". Pointers must not overlap unless said. Sizes may be 0.
+// Every operation returns 0 or ERR_* (a CPU operation cannot fail and returns 0; a launch may).
+//
+// Two rules hold for every variant, and tests/kernelcheck.c tests them:
+//   Row independence: a row of an output has the same bits whatever other rows are in the call, at whatever index it stands, and for
+//   any number of threads. The order of a reduction depends on the shape of one row alone.
+//   Gradient sums over tokens have a fixed order as well: the same bits for any number of threads.
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct team;
+struct device;
+
+// ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs to the device.
+
+// B [k,n] of `count` matrices, stride_b apart, given as [k,n] or, transposed, as [n,k] (the layout of weights on disk); out: count packed
+// matrices, each matmul_packed_size(k, n) floats.
+struct pack_args {
+    const float *b;
+    size_t ldb, stride_b;
+    int k, n, count;
+    bool transposed;
+    float *out;
+};
+
+// C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides), or, with segments, one tall A and C
+// whose rows [segments[g], segments[g+1]) belong to B[g] (experts); m and stride_a, stride_c are then unused. Sum over k ascending.
+struct matmul_args {
+    const float *a; // [m,k] each
+    size_t lda, stride_a;
+    const float *b; // packed, batch of [k,n]
+    float *c;       // [m,n] each
+    size_t ldc, stride_c;
+    int m, n, k, batch;
+    const int *segments; // [batch+1] or NULL
+    bool accumulate;
+};
+
+// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and segments as above.
+struct matmul_grad_args {
+    const float *dy; // [m,n] each
+    size_t lddy, stride_dy;
+    const float *x; // [m,k] each
+    size_t ldx, stride_x;
+    float *dw; // [n,k] each, dense
+    size_t stride_dw;
+    int m, n, k, batch;
+    const int *segments;
+};
+
+// ---- token-wise operations
+
+struct embed_args {
+    const float *table; // [V,C]
+    const int *ids;     // [T]
+    float *out;         // [T,C]
+    int T, C;
+};
+struct embed_grad_args {
+    const float *dout; // [T,C]
+    const int *ids;    // [T]
+    float *dtable;     // [V,C] +=, tokens ascending
+    int T, C;
+};
+
+// sum = x + add (when add is given; sum may be x or add), y = w sum / sqrt(mean(sum^2) + eps). rstd [T] may be NULL.
+struct rmsnorm_args {
+    const float *x, *add; // [T,C], rows ldx apart; add dense or NULL
+    float *sum;           // [T,C] dense, NULL when add is NULL
+    const float *w;       // [C]
+    float *y;             // [T,C], rows ldy apart
+    float *rstd;          // [T] or NULL
+    size_t ldx, ldy;
+    float eps;
+    int T, C;
+};
+// dx = d(y)/d(x)^T dy, or += when accumulate; dw += .  dx may be dy.
+struct rmsnorm_grad_args {
+    const float *x, *w, *rstd, *dy;
+    float *dx, *dw;
+    size_t ldx, lddy, lddx;
+    int T, C;
+    bool accumulate;
+};
+
+// Rotates pairs of D values per head: y = RoPE(x) with cos/sin rows of position[t]; inverse: the transpose (backward). y may be x.
+// halves: pairs are (i, i + D/2), else (2i, 2i+1).
+struct rope_args {
+    const float *x; // [T,heads,D]; token rows ldx, heads stride_x apart
+    float *y;
+    size_t ldx, stride_x, ldy, stride_y;
+    const float *cos, *sin; // [positions, D/2], YaRN's attention factor included
+    const int *position;    // [T]
+    int T, heads, D;
+    bool halves, inverse;
+};
+
+// h = SiLU(gate) * up, gate and up being the halves of a row of 2F; backward to both halves.
+struct swiglu_args {
+    const float *gate_up; // [T,2F]
+    float *h;             // [T,F]
+    int T, F;
+};
+struct swiglu_grad_args {
+    const float *gate_up, *dh; // [T,2F], [T,F]
+    float *dgate_up;           // [T,2F]; may be gate_up
+    int T, F;
+};
+
+struct add_args {
+    const float *x;
+    float *y; // y += x
+    size_t n;
+};
+
+// ---- latent attention (arXiv:2405.04434, section 2.1, absorbed form): queries of R + Dr against cached rows of R + Dr, whose first R are the values.
+
+#define ATTENTION_BLOCK 64 // cached rows per block; softmax runs over blocks counted from position 0
+
+struct attention_seq {
+    int query; // row in q of its first query
+    int len;   // queries, at positions pos .. pos + len - 1; query i sees keys 0 .. pos + i
+    int pos;
+    int block; // index into kv_blocks of its block 0
+};
+struct attention_args {
+    const float *q;                  // [T,H,R+Dr]
+    const float *const *kv_blocks;   // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
+    const struct attention_seq *seqs;
+    int num_seqs, H, R, Dr;
+    float scale;
+    float *out; // [T,H,R]
+    float *lse; // [T,H], or NULL
+};
+// Packed sequences only: pos is 0 and the keys of a sequence are the rows of kv beside its queries (block is unused).
+struct attention_grad_args {
+    const float *q;   // [T,H,R+Dr]
+    const float *kv;  // [T,R+Dr]
+    const float *out; // [T,H,R]
+    const float *lse; // [T,H]
+    const float *dout; // [T,H,R]
+    float *dq;         // [T,H,R+Dr]
+    float *dkv;        // [T,R+Dr]
+    const struct attention_seq *seqs;
+    int num_seqs, T, H, R, Dr;
+    float scale;
+};
+
+// ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
+
+enum moe_scoring { MOE_SOFTMAX, MOE_SIGMOID };
+enum moe_group_rank { MOE_GROUP_MAX, MOE_GROUP_TOP2 }; // a group's rank: its largest score, or the sum of its two largest
+
+// scores a = softmax or sigmoid of the logits; selection by a + bias inside the topk_group best of n_group groups (1: no groups), ties to
+// the lower index; weights = a, normalised over the K chosen when asked (sum + 1e-20), times scale. Chosen experts are listed by ascending index.
+struct moe_route_args {
+    const float *logits; // [T,E]
+    const float *bias;   // [E] or NULL
+    int T, E, K, n_group, topk_group;
+    enum moe_scoring scoring;
+    enum moe_group_rank group_rank;
+    bool normalise;
+    float scale;
+    float *scores;  // [T,E]
+    int *experts;   // [T,K]
+    float *weights; // [T,K]
+};
+struct moe_route_grad_args {
+    const float *scores, *weights, *dweights; // [T,E], [T,K], [T,K]
+    const int *experts;                       // [T,K]
+    float *dlogits;                           // [T,E]
+    int T, E, K;
+    enum moe_scoring scoring;
+    bool normalise;
+    float scale;
+};
+// Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p]; pair[slot] is its inverse.
+struct moe_sort_args {
+    const int *experts; // [T,K]
+    int T, K, E;
+    int *segments; // [E+1]: slots of expert e are [segments[e], segments[e+1])
+    int *slot;     // [T*K]
+    int *pair;     // [T*K]
+};
+struct moe_gather_args {
+    const float *x;  // [T,C]
+    const int *pair; // [T*K]
+    float *xs;       // [T*K,C] by slot
+    int T, K, C;
+};
+struct moe_gather_grad_args {
+    const float *dxs; // [T*K,C] by slot
+    const int *slot;
+    float *dx; // [T,C] +=, choices ascending
+    int T, K, C;
+};
+struct moe_combine_args {
+    const float *ys;      // [T*K,C] by slot
+    const float *weights; // [T,K]
+    const int *slot;
+    float *y; // [T,C] +=, choices ascending
+    int T, K, C;
+};
+struct moe_combine_grad_args {
+    const float *ys, *weights, *dy; // [T*K,C], [T,K], [T,C]
+    const int *slot;
+    float *dys;      // [T*K,C] by slot; may be ys
+    float *dweights; // [T,K]
+    int T, K, C;
+};
+
+// ---- the last product, fused with log-probability and entropy: the logits of a batch are never stored
+
+// z = hidden W / tau; logprob[t] = log softmax(z)[token[t]]; entropy[t] = -sum p log p (MATH.md). tau 0 counts as 1.
+struct linear_logprob_args {
+    const float *hidden; // [T,C]
+    const float *w;      // packed [C,V]
+    const int *token;    // [T]
+    const float *tau;    // [T]
+    float *logprob, *entropy; // [T]; entropy may be NULL
+    int T, C, V;
+};
+struct linear_logprob_grad_args {
+    const float *hidden;   // [T,C]
+    const float *w, *w_t;  // packed [C,V] and packed [V,C]
+    const int *token;      // [T]
+    const float *tau;      // [T]
+    const float *dlogprob; // [T]
+    const float *dentropy; // [T] or NULL
+    float *dhidden;        // [T,C]
+    float *dw;             // [V,C] +=
+    int T, C, V;
+};
+
+// One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p, then min_p, with u in (0,1); temperature 0
+// takes the largest (ties: lowest index). logprob and entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
+struct sample_row {
+    float temperature;
+    int top_k;   // 0: off
+    float top_p; // 1: off
+    float min_p; // 0: off
+    double u;
+};
+struct sample_args {
+    const float *logits; // [B,V]
+    const struct sample_row *rows; // [B]
+    int *token;                // [B]
+    float *logprob, *entropy;  // [B]
+    bool *truncated;           // [B] or NULL: the truncation removed something
+    int B, V;
+};
+
+// ---- optimiser
+
+// out = sum of squares, in double, in a fixed blocking.
+struct sum_squares_args {
+    const float *x;
+    size_t n;
+    double *out;
+};
+// AdamW (arXiv:1711.05101): g' = g grad_scale; p -= lr wd p; p -= lr m^/(sqrt(v^) + eps), m^ and v^ bias-corrected for `step` >= 1.
+struct adamw_args {
+    float *p, *m, *v;
+    const float *g;
+    size_t n;
+    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+    int step;
+};
+
+struct kernels {
+    int (*matmul_pack)(struct device *, const struct pack_args *);
+    int (*matmul)(struct device *, const struct matmul_args *);
+    int (*matmul_grad)(struct device *, const struct matmul_grad_args *);
+    int (*embed)(struct device *, const struct embed_args *);
+    int (*embed_grad)(struct device *, const struct embed_grad_args *);
+    int (*rmsnorm)(struct device *, const struct rmsnorm_args *);
+    int (*rmsnorm_grad)(struct device *, const struct rmsnorm_grad_args *);
+    int (*rope)(struct device *, const struct rope_args *);
+    int (*swiglu)(struct device *, const struct swiglu_args *);
+    int (*swiglu_grad)(struct device *, const struct swiglu_grad_args *);
+    int (*add)(struct device *, const struct add_args *);
+    int (*attention)(struct device *, const struct attention_args *);
+    int (*attention_grad)(struct device *, const struct attention_grad_args *);
+    int (*moe_route)(struct device *, const struct moe_route_args *);
+    int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
+    int (*moe_sort)(struct device *, const struct moe_sort_args *);
+    int (*moe_gather)(struct device *, const struct moe_gather_args *);
+    int (*moe_gather_grad)(struct device *, const struct moe_gather_grad_args *);
+    int (*moe_combine)(struct device *, const struct moe_combine_args *);
+    int (*moe_combine_grad)(struct device *, const struct moe_combine_grad_args *);
+    int (*linear_logprob)(struct device *, const struct linear_logprob_args *);
+    int (*linear_logprob_grad)(struct device *, const struct linear_logprob_grad_args *);
+    int (*sample)(struct device *, const struct sample_args *);
+    int (*sum_squares)(struct device *, const struct sum_squares_args *);
+    int (*adamw)(struct device *, const struct adamw_args *);
+};
+
+#endif
