@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reward/prm.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "reward/split.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+struct prm_scorer {
+    struct policy *policy;
+    struct prm_scorer_options options;
+    struct pack pack;
+    float *score; // [cap_score] of a micro-batch
+    int cap_score;
+};
+
+static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+static double aggregate(enum prm_aggregate how, const struct reward_step *steps, int n)
+{
+    double min = 1.0, product = 1.0, sum = 0.0;
+    for (int j = 0; j < n; j++) {
+        min = fmin(min, steps[j].value);
+        product *= steps[j].value;
+        sum += steps[j].value;
+    }
+    switch (how) {
+    case PRM_MIN:
+        return min;
+    case PRM_PRODUCT:
+        return product;
+    case PRM_LAST:
+        return steps[n - 1].value;
+    case PRM_MEAN:
+        return sum / n;
+    }
+    return min;
+}
+
+// Finds the steps of one item and asks for a value at each. False: nothing to ask, result filled.
+static bool ask_item(struct prm_scorer *s, struct arena *a, struct reward_result *out,
+                     const struct reward_item *item)
+{
+    *out = (struct reward_result){.first_wrong = -1};
+    if (item->tokens == NULL || item->token_ends == NULL || item->num_prompt_tokens < 1) {
+        reward_set_unscorable(out, "the process reward model needs the tokens of the completion");
+        return false;
+    }
+    out->num_steps = steps_split(&out->steps, a, item->completion, item->len, s->options.separator,
+                                 item->token_ends, item->num_tokens);
+    if (out->num_steps == 0) {
+        reward_set_unscorable(out, "the completion has no steps");
+        return false;
+    }
+    const int row = pack_sequence(&s->pack, item->prompt_tokens, item->num_prompt_tokens,
+                                  item->tokens, item->num_tokens);
+    for (int j = 0; j < out->num_steps; j++)
+        pack_target(&s->pack, row + item->num_prompt_tokens + out->steps[j].token, 0, 1.0f);
+    return true;
+}
+
+// Runs the packed items [first, end) and writes their step values.
+static int run_pack(struct prm_scorer *s, struct reward_result *out, int first, int end)
+{
+    const struct policy_batch batch = pack_batch(&s->pack);
+    if (batch.num_targets == 0)
+        return 0;
+    if (batch.num_targets > s->cap_score) {
+        s->cap_score = batch.num_targets;
+        s->score = mem_realloc(s->score, (size_t)s->cap_score * sizeof *s->score);
+    }
+    const int rc = policy_forward_values(s->policy, &batch, /* train= */ false, s->score);
+    if (rc != 0)
+        return rc;
+    const float *score = s->score;
+    for (int i = first; i < end; i++) {
+        struct reward_result *r = &out[i];
+        if (r->num_steps == 0)
+            continue;
+        for (int j = 0; j < r->num_steps; j++) {
+            r->steps[j].value = sigmoid((double)*score++);
+            r->steps[j].valid = true;
+            if (r->first_wrong < 0 && r->steps[j].value < 0.5)
+                r->first_wrong = j;
+        }
+        reward_set_value(r, aggregate(s->options.aggregate, r->steps, r->num_steps));
+    }
+    pack_clear(&s->pack);
+    return 0;
+}
+
+static int score_items(void *state, struct arena *a, struct reward_result *out,
+                       const struct reward_item *items, int n)
+{
+    struct prm_scorer *s = state;
+    pack_clear(&s->pack);
+    int first = 0;
+    for (int i = 0; i < n; i++) {
+        ask_item(s, a, &out[i], &items[i]);
+        if (s->pack.T >= s->options.micro_batch_tokens || i == n - 1) {
+            const int rc = run_pack(s, out, first, i + 1);
+            if (rc != 0)
+                return rc;
+            first = i + 1;
+        }
+    }
+    return 0;
+}
+
+static void scorer_close(void *state)
+{
+    struct prm_scorer *s = state;
+    pack_free(&s->pack);
+    free(s->score);
+    free(s);
+}
+
+int prm_scorer_open(struct reward_scorer *out, struct policy *p,
+                    const struct prm_scorer_options *options)
+{
+    if (!p->arch.value_head)
+        return err_set(ERR_MODEL, "a process reward model needs score.weight and score.bias, "
+                                  "which this model does not have");
+    struct prm_scorer *s = mem_alloc0(sizeof *s);
+    s->policy = p;
+    s->options = *options;
+    *out = (struct reward_scorer){"prm", score_items, scorer_close, s};
+    return 0;
+}
+
+// ---- training
+
+// Cross-entropy of one value against a label, stable for large values, and its derivative.
+static double cross_entropy(double score, double label, double *derivative)
+{
+    *derivative = sigmoid(score) - label;
+    return fmax(score, 0.0) - score * label + log1p(exp(-fabs(score)));
+}
+
+static void count_step(struct prm_loss *out, double score, double label)
+{
+    const bool positive = label > 0.5, found = score > 0.0;
+    out->num_right += positive == found;
+    out->num_positive += positive;
+    out->right_positive += positive && found;
+}
+
+static bool labelled(const struct prm_example *e, int j)
+{
+    return e->label[j] >= 0.0f && e->step_token[j] >= 0;
+}
+
+// Forward and backward of the examples [first, end), which are in the pack.
+static int train_pack(struct prm_loss *out, struct policy *p, const struct pack *pack,
+                      const struct prm_example *examples, int first, int end)
+{
+    const struct policy_batch batch = pack_batch(pack);
+    if (batch.num_targets == 0)
+        return 0;
+    float *score = mem_alloc((size_t)batch.num_targets * 2 * sizeof *score);
+    float *dscore = score + batch.num_targets;
+    int rc = policy_forward_values(p, &batch, /* train= */ true, score);
+    if (rc != 0)
+        goto out;
+    int k = 0;
+    for (int i = first; i < end; i++) {
+        for (int j = 0; j < examples[i].num_steps; j++) {
+            if (!labelled(&examples[i], j))
+                continue;
+            const double label = (double)examples[i].label[j];
+            double derivative;
+            out->loss +=
+                cross_entropy((double)score[k], label, &derivative) / (double)out->num_steps;
+            count_step(out, (double)score[k], label);
+            dscore[k++] = (float)(derivative / (double)out->num_steps);
+        }
+    }
+    assert(k == batch.num_targets);
+    rc = policy_backward_values(p, &batch, dscore);
+out:
+    free(score);
+    return rc;
+}
+
+int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_example *examples,
+                    int n, int micro_batch_tokens)
+{
+    struct prm_loss loss = {0};
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < examples[i].num_steps; j++)
+            loss.num_steps += labelled(&examples[i], j);
+    struct pack pack = {0};
+    int rc = 0, first = 0;
+    for (int i = 0; i < n && rc == 0; i++) {
+        const struct prm_example *e = &examples[i];
+        const int row = pack_sequence(&pack, e->prompt, e->prompt_len, e->completion, e->len);
+        for (int j = 0; j < e->num_steps; j++)
+            if (labelled(e, j))
+                pack_target(&pack, row + e->prompt_len + e->step_token[j], 0, 1.0f);
+        if (pack.T >= micro_batch_tokens || i == n - 1) {
+            rc = train_pack(&loss, p, &pack, examples, first, i + 1);
+            pack_clear(&pack);
+            first = i + 1;
+        }
+    }
+    pack_free(&pack);
+    if (rc == 0)
+        *out = loss;
+    return rc;
+}

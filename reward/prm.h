@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The process reward model: a policy with a value head (score.weight, score.bias), read at the
+// token that ends each step's separator. The sigmoid of that value is the probability that the step
+// is right, that is, whatever its labels said (Lightman et al., arXiv:2305.20050; Wang et al.,
+// arXiv:2312.08935). Here are its use as a scorer and its loss; the training stage is rl's.
+#ifndef REWARD_PRM_H
+#define REWARD_PRM_H
+
+#include "policy/pack.h"
+#include "policy/policy.h"
+#include "reward/reward.h"
+
+// How the values of a completion's steps become one: the scorer's `value`.
+enum prm_aggregate { PRM_MIN, PRM_PRODUCT, PRM_LAST, PRM_MEAN };
+
+struct prm_scorer_options {
+    enum prm_aggregate aggregate;
+    const char *separator;  // NULL: "\n"
+    int micro_batch_tokens; // tokens of one forward pass
+};
+
+// A scorer named "prm" on a policy that has a value head; the policy is borrowed. Items need
+// tokens, token_ends and prompt_tokens. A completion without steps is unscorable.
+int prm_scorer_open(struct reward_scorer *out, struct policy *p,
+                    const struct prm_scorer_options *options);
+
+// ---- training
+
+// A completion whose steps have labels: label[j] in [0,1], or negative: masked.
+struct prm_example {
+    const int *prompt, *completion;
+    int prompt_len, len;
+    int num_steps;
+    const int *step_token; // [num_steps] index in completion where the step is read
+    const float *label;    // [num_steps]
+};
+
+struct prm_loss {
+    double loss;            // mean binary cross-entropy over the labelled steps
+    int64_t num_steps;      // labelled steps
+    int64_t num_right;      // of them, on the right side of 1/2 (before the update)
+    int64_t num_positive;   // label > 1/2
+    int64_t right_positive; // of those, found
+};
+
+// Forward and backward over all examples: p->grad += gradient of the mean cross-entropy. Before:
+// policy_train_begin and policy_grad_zero. An empty set of labelled steps gives zeros.
+int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_example *examples,
+                    int n, int micro_batch_tokens);
+
+#endif
