@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rollout/rollout.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/philox.h"
+#include "rollout/pages.h"
+#include "rollout/schedule.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BATCH_DEFAULT = 512, PREFILL_DEFAULT = 4096 };
+
+struct rollout_engine {
+    struct policy *policy;
+    struct rollout_options options;
+    struct kv_cache *cache; // NULL until the first run when its size follows the requests
+    struct pages pages;
+    struct arena results, work; // of the last run; of the current run
+    struct rollout_stats stats;
+};
+
+static int open_cache(struct rollout_engine *e, int num_pages)
+{
+    kv_cache_free(&e->cache);
+    pages_close(&e->pages);
+    const int rc = kv_cache_open(&e->cache, &e->policy->arch, num_pages);
+    if (rc == 0)
+        pages_open(&e->pages, num_pages);
+    return rc;
+}
+
+int rollout_open(struct rollout_engine **out, struct policy *p, const struct rollout_options *o)
+{
+    if (o->max_batch < 0 || o->prefill_tokens < 0 || o->cache_tokens < 0 ||
+        o->cache_tokens / KV_PAGE >= INT_MAX)
+        return err_set(ERR_CONFIG, "rollout: max_batch %d, cache_tokens %lld, prefill_tokens %d",
+                       o->max_batch, (long long)o->cache_tokens, o->prefill_tokens);
+    struct rollout_engine *e = mem_alloc0(sizeof *e);
+    e->policy = p;
+    e->options = *o;
+    if (e->options.max_batch == 0)
+        e->options.max_batch = BATCH_DEFAULT;
+    if (e->options.prefill_tokens == 0)
+        e->options.prefill_tokens = PREFILL_DEFAULT;
+    const int rc = o->cache_tokens > 0 ? open_cache(e, schedule_pages(o->cache_tokens)) : 0;
+    if (rc != 0) {
+        rollout_free(&e);
+        return rc;
+    }
+    *out = e;
+    return 0;
+}
+
+void rollout_free(struct rollout_engine **e)
+{
+    if (!*e)
+        return;
+    kv_cache_free(&(*e)->cache);
+    pages_close(&(*e)->pages);
+    arena_free(&(*e)->results);
+    arena_free(&(*e)->work);
+    free(*e);
+    *e = NULL;
+}
+
+// ---- checks
+
+static int check_sampling(int r, const struct rollout_sampling *p)
+{
+    if (p->max_tokens < 1)
+        return err_set(ERR_CONFIG, "request %d: max_tokens is %d, at least 1 is needed", r,
+                       p->max_tokens);
+    if (!(p->temperature >= 0) || !isfinite(p->temperature))
+        return err_set(ERR_CONFIG, "request %d: temperature is %g, at least 0 is needed", r,
+                       p->temperature);
+    if (p->top_k < 0 || !(p->top_p > 0 && p->top_p <= 1) || !(p->min_p >= 0 && p->min_p <= 1))
+        return err_set(ERR_CONFIG,
+                       "request %d: top_k %d, top_p %g, min_p %g; needed are top_k >= 0, "
+                       "0 < top_p <= 1, 0 <= min_p <= 1",
+                       r, p->top_k, p->top_p, p->min_p);
+    return 0;
+}
+
+static int check_request(const struct arch *a, int r, const struct rollout_request *q)
+{
+    if (q->prompt_len < 1)
+        return err_set(ERR_DATA, "request %d: the prompt has no tokens", r);
+    if (q->n < 1)
+        return err_set(ERR_CONFIG, "request %d: %d samples are asked for, at least 1 is needed", r,
+                       q->n);
+    const int rc = check_sampling(r, &q->sampling);
+    if (rc != 0)
+        return rc;
+    if ((int64_t)q->prompt_len + q->sampling.max_tokens > a->max_positions)
+        return err_set(ERR_CONFIG,
+                       "request %d: %d prompt tokens and max_tokens %d exceed the model's %d "
+                       "positions",
+                       r, q->prompt_len, q->sampling.max_tokens, a->max_positions);
+    for (int i = 0; i < q->prompt_len; i++) {
+        if (q->prompt[i] < 0 || q->prompt[i] >= a->V)
+            return err_set(ERR_DATA, "request %d: prompt token %d is %d, ids are 0 to %d", r, i,
+                           q->prompt[i], a->V - 1);
+    }
+    return 0;
+}
+
+// ---- the size of the cache
+
+static size_t page_bytes(const struct arch *a)
+{
+    return arch_cache_floats(a) * KV_PAGE * sizeof(float);
+}
+
+// Half of the machine's memory; only the pages that a run touches become resident.
+static int64_t pages_in_memory(const struct arch *a)
+{
+    const int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    const int64_t pages = bytes / 2 / (int64_t)page_bytes(a);
+    return pages < INT_MAX ? pages : INT_MAX;
+}
+
+// Pages that let `batch` samples of the longest request run at once, or all samples if that is
+// less.
+static int64_t pages_wanted(const struct rollout_request *q, int num_requests, int batch)
+{
+    int64_t all = 0, longest = 0;
+    for (int r = 0; r < num_requests; r++) {
+        all += schedule_pages_all(&q[r]);
+        if (schedule_pages_one(&q[r]) > longest)
+            longest = schedule_pages_one(&q[r]);
+    }
+    return all < longest * batch ? all : longest * batch;
+}
+
+static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, int num_requests,
+                     int batch)
+{
+    const struct arch *a = &e->policy->arch;
+    const bool fixed = e->options.cache_tokens > 0;
+    const int64_t limit = fixed ? e->cache->num_pages : pages_in_memory(a);
+    for (int r = 0; r < num_requests; r++) {
+        const int need = schedule_pages_one(&q[r]);
+        if (need > limit)
+            return err_set(ERR_CONFIG,
+                           "request %d: %d prompt tokens and max_tokens %d need %d cache pages of "
+                           "%d tokens (%zu bytes each), and %s %lld",
+                           r, q[r].prompt_len, q[r].sampling.max_tokens, need, KV_PAGE,
+                           page_bytes(a), fixed ? "the cache has" : "half of the memory holds",
+                           (long long)limit);
+    }
+    int64_t want = pages_wanted(q, num_requests, batch);
+    if (want > limit)
+        want = limit;
+    if (e->cache && (fixed || e->cache->num_pages >= want))
+        return 0;
+    return open_cache(e, (int)want);
+}
+
+// ---- the run
+
+static int count_samples(int *total, int *first, const struct arch *a,
+                         const struct rollout_request *q, int num_requests)
+{
+    int64_t sum = 0;
+    for (int r = 0; r < num_requests; r++) {
+        const int rc = check_request(a, r, &q[r]);
+        if (rc != 0)
+            return rc;
+        first[r] = (int)sum;
+        sum += q[r].n;
+        if (sum > INT_MAX)
+            return err_set(ERR_CONFIG, "request %d: more than %d samples in one run", r, INT_MAX);
+    }
+    *total = (int)sum;
+    return 0;
+}
+
+static int run_requests(const struct rollout_sample **out, int *count, struct rollout_engine *e,
+                        struct schedule *s)
+{
+    const struct rollout_request *q = s->requests;
+    int *first = ARENA_ARRAY(&e->work, int, s->num_requests);
+    int total = 0;
+    int rc = count_samples(&total, first, &e->policy->arch, q, s->num_requests);
+    if (rc != 0)
+        return rc;
+    s->batch = total < e->options.max_batch ? total : e->options.max_batch;
+    rc = total > 0 ? fit_cache(e, q, s->num_requests, s->batch) : 0;
+    if (rc != 0)
+        return rc;
+    e->pages.peak = 0;
+    s->cache = e->cache;
+    s->first_sample = first;
+    s->samples = ARENA_ARRAY(&e->results, struct rollout_sample, total);
+    rc = total > 0 ? schedule_run(s) : 0;
+    e->stats.held_pages = pages_held(&e->pages);
+    assert(e->stats.held_pages == 0);
+    e->stats.peak_pages = e->pages.peak;
+    e->stats.num_pages = e->pages.count;
+    if (rc != 0)
+        return rc;
+    *out = s->samples;
+    *count = total;
+    return 0;
+}
+
+int rollout_run(const struct rollout_sample **out, int *count, struct rollout_engine *e,
+                uint64_t step, const struct rollout_request *requests, int num_requests,
+                rollout_callback *on_sample, void *arg)
+{
+    arena_free(&e->results);
+    e->stats = (struct rollout_stats){0};
+    struct schedule s = {
+        .policy = e->policy,
+        .pages = &e->pages,
+        .work = &e->work,
+        .results = &e->results,
+        .key = philox_mix(e->options.seed, step),
+        .requests = requests,
+        .num_requests = num_requests,
+        .prefill_tokens = e->options.prefill_tokens,
+        .on_sample = on_sample,
+        .arg = arg,
+        .stats = &e->stats,
+    };
+    const int rc = run_requests(out, count, e, &s);
+    arena_free(&e->work);
+    return rc;
+}
+
+void rollout_get_stats(const struct rollout_engine *e, struct rollout_stats *out)
+{
+    *out = e->stats;
+}
