@@ -4,8 +4,8 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/philox.h"
+#include "rollout/batcher.h"
 #include "rollout/pages.h"
-#include "rollout/schedule.h"
 
 #include <assert.h>
 #include <limits.h>
@@ -48,7 +48,7 @@ int rollout_open(struct rollout_engine **out, struct policy *p, const struct rol
         e->options.max_batch = BATCH_DEFAULT;
     if (e->options.prefill_tokens == 0)
         e->options.prefill_tokens = PREFILL_DEFAULT;
-    const int rc = o->cache_tokens > 0 ? open_cache(e, schedule_pages(o->cache_tokens)) : 0;
+    const int rc = o->cache_tokens > 0 ? open_cache(e, batcher_pages(o->cache_tokens)) : 0;
     if (rc != 0) {
         rollout_free(&e);
         return rc;
@@ -131,9 +131,9 @@ static int64_t pages_wanted(const struct rollout_request *q, int num_requests, i
 {
     int64_t all = 0, longest = 0;
     for (int r = 0; r < num_requests; r++) {
-        all += schedule_pages_all(&q[r]);
-        if (schedule_pages_one(&q[r]) > longest)
-            longest = schedule_pages_one(&q[r]);
+        all += batcher_pages_all(&q[r]);
+        if (batcher_pages_one(&q[r]) > longest)
+            longest = batcher_pages_one(&q[r]);
     }
     return all < longest * batch ? all : longest * batch;
 }
@@ -145,7 +145,7 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
     const bool fixed = e->options.cache_tokens > 0;
     const int64_t limit = fixed ? e->cache->num_pages : pages_in_memory(a);
     for (int r = 0; r < num_requests; r++) {
-        const int need = schedule_pages_one(&q[r]);
+        const int need = batcher_pages_one(&q[r]);
         if (need > limit)
             return err_set(ERR_CONFIG,
                            "request %d: %d prompt tokens and max_tokens %d need %d cache pages of "
@@ -182,7 +182,7 @@ static int count_samples(int *total, int *first, const struct arch *a,
 }
 
 static int run_requests(const struct rollout_sample **out, int *count, struct rollout_engine *e,
-                        struct schedule *s)
+                        struct batcher *s)
 {
     const struct rollout_request *q = s->requests;
     int *first = ARENA_ARRAY(&e->work, int, s->num_requests);
@@ -198,7 +198,7 @@ static int run_requests(const struct rollout_sample **out, int *count, struct ro
     s->cache = e->cache;
     s->first_sample = first;
     s->samples = ARENA_ARRAY(&e->results, struct rollout_sample, total);
-    rc = total > 0 ? schedule_run(s) : 0;
+    rc = total > 0 ? batcher_run(s) : 0;
     e->stats.held_pages = pages_held(&e->pages);
     assert(e->stats.held_pages == 0);
     e->stats.peak_pages = e->pages.peak;
@@ -216,7 +216,7 @@ int rollout_run(const struct rollout_sample **out, int *count, struct rollout_en
 {
     arena_free(&e->results);
     e->stats = (struct rollout_stats){0};
-    struct schedule s = {
+    struct batcher s = {
         .policy = e->policy,
         .pages = &e->pages,
         .work = &e->work,

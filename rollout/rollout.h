@@ -73,7 +73,7 @@ typedef int rollout_callback(void *arg, const struct rollout_sample *s);
 // until the next rollout_run or rollout_free. Errors: a request longer than the model's positions
 // or the cache (ERR_CONFIG, with the numbers), sampling parameters out of range (ERR_CONFIG), empty
 // prompts and token ids out of range (ERR_DATA), non-finite logits (ERR_NUMERIC), no memory for the
-// cache (ERR_ENV). `step` enters the randomness (rollout/schedule.h says how).
+// cache (ERR_ENV). `step` enters the randomness (rollout/batcher.h says how).
 int rollout_run(const struct rollout_sample **out, int *count, struct rollout_engine *e,
                 uint64_t step, const struct rollout_request *requests, int num_requests,
                 rollout_callback *on_sample, void *arg);

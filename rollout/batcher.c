@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "rollout/schedule.h"
+#include "rollout/batcher.h"
 
 #include "base/error.h"
 #include "base/philox.h"
@@ -16,27 +16,27 @@ static double clock_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-int schedule_pages(int64_t tokens) { return (int)((tokens + KV_PAGE - 1) / KV_PAGE); }
+int batcher_pages(int64_t tokens) { return (int)((tokens + KV_PAGE - 1) / KV_PAGE); }
 
 // The last token of a completion is never computed with, so it has no row in the cache.
 static int pages_to_end(const struct rollout_request *q)
 {
-    return schedule_pages((int64_t)q->prompt_len + q->sampling.max_tokens - 1);
+    return batcher_pages((int64_t)q->prompt_len + q->sampling.max_tokens - 1);
 }
 
-int schedule_pages_one(const struct rollout_request *q)
+int batcher_pages_one(const struct rollout_request *q)
 {
     const int copies = q->n > 1 && q->prompt_len % KV_PAGE != 0;
     return pages_to_end(q) + copies;
 }
 
-int64_t schedule_pages_all(const struct rollout_request *q)
+int64_t batcher_pages_all(const struct rollout_request *q)
 {
     const int full = q->prompt_len / KV_PAGE;
     return full + (int64_t)q->n * (pages_to_end(q) - full);
 }
 
-double schedule_uniform(uint64_t key, uint64_t id, int sample, int position)
+double batcher_uniform(uint64_t key, uint64_t id, int sample, int position)
 {
     const uint64_t hi = ((uint64_t)(uint32_t)sample << 32) + (uint32_t)position;
     return philox_unit(philox4x32(key, id, hi).v[0]);
@@ -44,14 +44,14 @@ double schedule_uniform(uint64_t key, uint64_t id, int sample, int position)
 
 // ---- memory
 
-static void open_slots(struct schedule *s, int pages_max, int tokens_max)
+static void open_slots(struct batcher *s, int pages_max, int tokens_max)
 {
-    struct schedule_slot *slots = ARENA_ARRAY(s->work, struct schedule_slot, s->batch);
+    struct batcher_slot *slots = ARENA_ARRAY(s->work, struct batcher_slot, s->batch);
     const size_t n = (size_t)tokens_max;
-    s->live = ARENA_ARRAY(s->work, struct schedule_slot *, s->batch);
-    s->idle = ARENA_ARRAY(s->work, struct schedule_slot *, s->batch);
+    s->live = ARENA_ARRAY(s->work, struct batcher_slot *, s->batch);
+    s->idle = ARENA_ARRAY(s->work, struct batcher_slot *, s->batch);
     for (int i = 0; i < s->batch; i++) {
-        struct schedule_slot *slot = s->idle[i] = &slots[i];
+        struct batcher_slot *slot = s->idle[i] = &slots[i];
         slot->pages = arena_push(s->work, (size_t)pages_max * sizeof *slot->pages);
         slot->tokens = arena_push(s->work, n * sizeof *slot->tokens);
         slot->logprob = arena_push(s->work, n * sizeof *slot->logprob);
@@ -60,7 +60,7 @@ static void open_slots(struct schedule *s, int pages_max, int tokens_max)
     }
 }
 
-static void open_memory(struct schedule *s)
+static void open_memory(struct batcher *s)
 {
     const size_t B = (size_t)s->batch, V = (size_t)s->policy->arch.V;
     int pages_max = 0, tokens_max = 0;
@@ -70,7 +70,7 @@ static void open_memory(struct schedule *s)
     for (int r = 0; r < s->num_requests; r++) {
         const struct rollout_request *q = &s->requests[r];
         s->first_page[r] = prompt_pages;
-        prompt_pages += (size_t)schedule_pages(q->prompt_len);
+        prompt_pages += (size_t)batcher_pages(q->prompt_len);
         if (pages_to_end(q) > pages_max)
             pages_max = pages_to_end(q);
         if (q->sampling.max_tokens > tokens_max)
@@ -94,20 +94,20 @@ static void open_memory(struct schedule *s)
 
 // ---- admission
 
-static int *prompt_table(const struct schedule *s, int request)
+static int *prompt_table(const struct batcher *s, int request)
 {
     return &s->prompt_pages[s->first_page[request]];
 }
 
 // Takes the next sample into the batch, with all the pages that it may come to need; false when
 // there is none, no place for it, or not enough pages.
-static bool admit_next(struct schedule *s)
+static bool admit_next(struct batcher *s)
 {
     if (s->next == s->num_requests || s->num_live == s->batch)
         return false;
     const struct rollout_request *q = &s->requests[s->next];
     const bool first = s->next_index == 0, last = s->next_index == q->n - 1;
-    const int prompt = schedule_pages(q->prompt_len), total = pages_to_end(q);
+    const int prompt = batcher_pages(q->prompt_len), total = pages_to_end(q);
     const int shared = last ? prompt : q->prompt_len / KV_PAGE;
     if (total - shared + (first ? prompt : 0) > s->pages->num_free)
         return false;
@@ -115,7 +115,7 @@ static bool admit_next(struct schedule *s)
     int *table = prompt_table(s, s->next);
     for (int i = 0; first && i < prompt; i++)
         table[i] = pages_take(s->pages);
-    struct schedule_slot *slot = s->idle[s->batch - s->num_live - 1];
+    struct batcher_slot *slot = s->idle[s->batch - s->num_live - 1];
     slot->request = s->next;
     slot->index = s->next_index;
     slot->len = 0;
@@ -134,18 +134,18 @@ static bool admit_next(struct schedule *s)
     return true;
 }
 
-static void release_slot(struct schedule *s, const struct schedule_slot *slot)
+static void release_slot(struct batcher *s, const struct batcher_slot *slot)
 {
     for (int i = 0; i < slot->num_pages; i++)
         pages_release(s->pages, slot->pages[i]);
 }
 
-static void release_all(struct schedule *s)
+static void release_all(struct batcher *s)
 {
     for (int i = 0; i < s->num_live; i++)
         release_slot(s, s->live[i]);
     if (s->next < s->num_requests && s->next_index > 0) {
-        const int prompt = schedule_pages(s->requests[s->next].prompt_len);
+        const int prompt = batcher_pages(s->requests[s->next].prompt_len);
         for (int i = 0; i < prompt; i++)
             pages_release(s->pages, prompt_table(s, s->next)[i]);
     }
@@ -168,7 +168,7 @@ static void *keep(struct arena *a, const void *data, size_t size)
     return memcpy(arena_push(a, size), data, size);
 }
 
-static int finish(struct schedule *s, struct schedule_slot *slot, enum rollout_finish why)
+static int finish(struct batcher *s, struct batcher_slot *slot, enum rollout_finish why)
 {
     struct rollout_sample *out = &s->samples[s->first_sample[slot->request] + slot->index];
     const size_t n = (size_t)slot->len;
@@ -190,7 +190,7 @@ static int finish(struct schedule *s, struct schedule_slot *slot, enum rollout_f
 // ---- one token for some samples
 
 // Gives a sample that goes on its own copy of the prompt's partly filled page.
-static void copy_partial_page(struct schedule *s, const struct schedule_slot *slot)
+static void copy_partial_page(struct batcher *s, const struct batcher_slot *slot)
 {
     const struct rollout_request *q = &s->requests[slot->request];
     const int full = q->prompt_len / KV_PAGE, rows = q->prompt_len % KV_PAGE;
@@ -199,7 +199,7 @@ static void copy_partial_page(struct schedule *s, const struct schedule_slot *sl
 }
 
 // Appends drawn token `row` to a sample; *why is set and true returned in *done when that ends it.
-static int append(struct schedule *s, struct schedule_slot *slot, int row, bool *done,
+static int append(struct batcher *s, struct batcher_slot *slot, int row, bool *done,
                   enum rollout_finish *why)
 {
     const struct rollout_sampling *p = &s->requests[slot->request].sampling;
@@ -221,17 +221,17 @@ static int append(struct schedule *s, struct schedule_slot *slot, int row, bool 
 }
 
 // Draws from logits [end - begin, V] a token for each of live[begin, end); the finished leave.
-static int draw(struct schedule *s, int begin, int end)
+static int draw(struct batcher *s, int begin, int end)
 {
     for (int i = begin; i < end; i++) {
-        const struct schedule_slot *slot = s->live[i];
+        const struct batcher_slot *slot = s->live[i];
         const struct rollout_request *q = &s->requests[slot->request];
         s->draws[i - begin] = (struct sample_row){
             .temperature = (float)q->sampling.temperature,
             .top_k = q->sampling.top_k,
             .top_p = (float)q->sampling.top_p,
             .min_p = (float)q->sampling.min_p,
-            .u = schedule_uniform(s->key, q->id, slot->index, slot->len),
+            .u = batcher_uniform(s->key, q->id, slot->index, slot->len),
         };
     }
     struct device *dev = s->policy->dev;
@@ -245,7 +245,7 @@ static int draw(struct schedule *s, int begin, int end)
                                                        .V = s->policy->arch.V});
     int i = begin, kept = begin;
     for (; i < end && rc == 0; i++) {
-        struct schedule_slot *slot = s->live[i];
+        struct batcher_slot *slot = s->live[i];
         bool done = false;
         enum rollout_finish why;
         rc = append(s, slot, i - begin, &done, &why);
@@ -266,7 +266,7 @@ static int draw(struct schedule *s, int begin, int end)
 
 // ---- prompts
 
-static float *logits_row(const struct schedule *s, int row)
+static float *logits_row(const struct batcher *s, int row)
 {
     return &s->logits[(size_t)row * (size_t)s->policy->arch.V];
 }
@@ -274,7 +274,7 @@ static float *logits_row(const struct schedule *s, int row)
 // First tokens of the admitted samples of requests [first, end), whose logits are one row each. The
 // rows are spread to one a sample in place, from the back: a sample's row is never before its
 // request's.
-static int start_samples(struct schedule *s, int first, int end)
+static int start_samples(struct batcher *s, int first, int end)
 {
     const size_t bytes = (size_t)s->policy->arch.V * sizeof *s->logits;
     const int begin = s->num_started;
@@ -292,7 +292,7 @@ static int start_samples(struct schedule *s, int first, int end)
 }
 
 // First tokens of samples whose prompt was computed when others of its samples were admitted.
-static int start_carried(struct schedule *s)
+static int start_carried(struct batcher *s)
 {
     if (s->num_started == s->num_live)
         return 0;
@@ -304,7 +304,7 @@ static int start_carried(struct schedule *s)
 }
 
 // One call over the next prompt tokens of the admitted requests.
-static int prefill(struct schedule *s)
+static int prefill(struct batcher *s)
 {
     const int first = s->prefilled, end = s->live[s->num_live - 1]->request + 1;
     int T = 0, chunks = 0, rows = 0, r = first, done = s->prompt_done;
@@ -335,11 +335,11 @@ static int prefill(struct schedule *s)
 
 // ---- the run
 
-static int decode(struct schedule *s)
+static int decode(struct batcher *s)
 {
     const int B = s->num_live;
     for (int i = 0; i < B; i++) {
-        const struct schedule_slot *slot = s->live[i];
+        const struct batcher_slot *slot = s->live[i];
         s->tokens[i] = slot->tokens[slot->len - 1];
         s->chunks[i] =
             (struct policy_chunk){.start = i,
@@ -357,7 +357,7 @@ static int decode(struct schedule *s)
     return draw(s, 0, B);
 }
 
-int schedule_run(struct schedule *s)
+int batcher_run(struct batcher *s)
 {
     open_memory(s);
     int rc = 0;

@@ -14,14 +14,14 @@
 // with it the request's own hold on the prompt's pages. Because admission is in order, at most one
 // request has samples that are not admitted yet while its prompt is computed: its logits are
 // carried.
-#ifndef ROLLOUT_SCHEDULE_H
-#define ROLLOUT_SCHEDULE_H
+#ifndef ROLLOUT_BATCHER_H
+#define ROLLOUT_BATCHER_H
 
 #include "base/mem.h"
 #include "rollout/pages.h"
 #include "rollout/rollout.h"
 
-struct schedule_slot { // a sample in the batch
+struct batcher_slot { // a sample in the batch
     int request, index;
     int len; // tokens drawn
     int num_pages;
@@ -31,7 +31,7 @@ struct schedule_slot { // a sample in the batch
     bool *truncated;
 };
 
-struct schedule {
+struct batcher {
     // Set by the owner.
     struct policy *policy;
     struct kv_cache *cache;
@@ -48,12 +48,12 @@ struct schedule {
     struct rollout_stats *stats;
 
     // Where the run stands.
-    int next, next_index;                // the next sample to be admitted
-    int prefilled, prompt_done;          // prompts computed, and tokens of the one after them
-    int num_live, num_started;           // samples in the batch; the first num_started have a token
-    int64_t steps, rows;                 // decode steps, and the rows of all of them
-    struct schedule_slot **live, **idle; // [batch]; idle holds batch - num_live slots
-    size_t *first_page;                  // [num_requests]: where its prompt's pages start in:
+    int next, next_index;               // the next sample to be admitted
+    int prefilled, prompt_done;         // prompts computed, and tokens of the one after them
+    int num_live, num_started;          // samples in the batch; the first num_started have a token
+    int64_t steps, rows;                // decode steps, and the rows of all of them
+    struct batcher_slot **live, **idle; // [batch]; idle holds batch - num_live slots
+    size_t *first_page;                 // [num_requests]: where its prompt's pages start in:
     int *prompt_pages;
 
     // Memory of a call.
@@ -68,16 +68,16 @@ struct schedule {
 
 // Pages of that many tokens; the most pages that one sample of a request needs at once with the
 // request alone in the cache; and those of all its samples together.
-int schedule_pages(int64_t tokens);
-int schedule_pages_one(const struct rollout_request *q);
-int64_t schedule_pages_all(const struct rollout_request *q);
+int batcher_pages(int64_t tokens);
+int batcher_pages_one(const struct rollout_request *q);
+int64_t batcher_pages_all(const struct rollout_request *q);
 
 // The uniform number of one token: Philox4x32-10 with key philox_mix(seed, step), the prompt id as
 // the low and (sample << 32) + position as the high half of the counter; position counts from the
 // completion's first token. The first of the four words is used.
-double schedule_uniform(uint64_t key, uint64_t id, int sample, int position);
+double batcher_uniform(uint64_t key, uint64_t id, int sample, int position);
 
 // Runs all requests, which the owner has checked. Holds no pages when it returns, in error or not.
-int schedule_run(struct schedule *s);
+int batcher_run(struct batcher *s);
 
 #endif
