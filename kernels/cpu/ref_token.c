@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Operations on single tokens: embedding, RoPE, SwiGLU, addition.
+#include "kernels/cpu/reference.h"
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+int ref_embed(struct device *dev, const struct embed_args *a)
+{
+    (void)dev;
+    const size_t C = (size_t)a->C;
+    for (size_t t = 0; t < (size_t)a->T; t++) {
+        assert(a->ids[t] >= 0);
+        memcpy(a->out + t * C, a->table + (size_t)a->ids[t] * C, C * sizeof(float));
+    }
+    return 0;
+}
+
+int ref_embed_grad(struct device *dev, const struct embed_grad_args *a)
+{
+    (void)dev;
+    const size_t C = (size_t)a->C;
+    for (size_t t = 0; t < (size_t)a->T; t++)
+        for (size_t c = 0; c < C; c++)
+            a->dtable[(size_t)a->ids[t] * C + c] += a->dout[t * C + c];
+    return 0;
+}
+
+int ref_rope(struct device *dev, const struct rope_args *a)
+{
+    (void)dev;
+    assert(a->D % 2 == 0);
+    const size_t half = (size_t)a->D / 2;
+    const size_t step = a->halves ? 1 : 2, apart = a->halves ? half : 1;
+    for (size_t t = 0; t < (size_t)a->T; t++) {
+        const float *c = a->cos + (size_t)a->position[t] * half;
+        const float *s = a->sin + (size_t)a->position[t] * half;
+        for (size_t h = 0; h < (size_t)a->heads; h++) {
+            const float *x = a->x + t * a->ldx + h * a->stride_x;
+            float *y = a->y + t * a->ldy + h * a->stride_y;
+            for (size_t i = 0; i < half; i++) {
+                const double u = (double)x[step * i], v = (double)x[step * i + apart];
+                const double sine = a->inverse ? -(double)s[i] : (double)s[i];
+                y[step * i] = (float)(u * (double)c[i] - v * sine);
+                y[step * i + apart] = (float)(u * sine + v * (double)c[i]);
+            }
+        }
+    }
+    return 0;
+}
+
+static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+int ref_swiglu(struct device *dev, const struct swiglu_args *a)
+{
+    (void)dev;
+    const size_t F = (size_t)a->F;
+    for (size_t t = 0; t < (size_t)a->T; t++)
+        for (size_t f = 0; f < F; f++) {
+            const double gate = (double)a->gate_up[t * 2 * F + f];
+            const double up = (double)a->gate_up[t * 2 * F + F + f];
+            a->h[t * F + f] = (float)(gate * sigmoid(gate) * up);
+        }
+    return 0;
+}
+
+// d SiLU(x)/dx = sigmoid(x) (1 + x (1 - sigmoid(x)))
+int ref_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a)
+{
+    (void)dev;
+    const size_t F = (size_t)a->F;
+    for (size_t t = 0; t < (size_t)a->T; t++)
+        for (size_t f = 0; f < F; f++) {
+            const double gate = (double)a->gate_up[t * 2 * F + f];
+            const double up = (double)a->gate_up[t * 2 * F + F + f];
+            const double dh = (double)a->dh[t * F + f], s = sigmoid(gate);
+            a->dgate_up[t * 2 * F + f] = (float)(dh * up * s * (1.0 + gate * (1.0 - s)));
+            a->dgate_up[t * 2 * F + F + f] = (float)(dh * gate * s);
+        }
+    return 0;
+}
+
+int ref_add(struct device *dev, const struct add_args *a)
+{
+    (void)dev;
+    for (size_t i = 0; i < a->n; i++)
+        a->y[i] += a->x[i];
+    return 0;
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/reference.h"
+
+const struct kernels reference_kernels = {
+    .matmul_pack = ref_matmul_pack,
+    .matmul = ref_matmul,
+    .matmul_grad = ref_matmul_grad,
+    .embed = ref_embed,
+    .embed_grad = ref_embed_grad,
+    .rmsnorm = ref_rmsnorm,
+    .rmsnorm_grad = ref_rmsnorm_grad,
+    .rope = ref_rope,
+    .swiglu = ref_swiglu,
+    .swiglu_grad = ref_swiglu_grad,
+    .add = ref_add,
+    .attention = ref_attention,
+    .attention_grad = ref_attention_grad,
+    .moe_route = ref_moe_route,
+    .moe_route_grad = ref_moe_route_grad,
+    .moe_sort = ref_moe_sort,
+    .moe_gather = ref_moe_gather,
+    .moe_gather_grad = ref_moe_gather_grad,
+    .moe_combine = ref_moe_combine,
+    .moe_combine_grad = ref_moe_combine_grad,
+    .linear_logprob = ref_linear_logprob,
+    .linear_logprob_grad = ref_linear_logprob_grad,
+    .sample = ref_sample,
+    .sum_squares = ref_sum_squares,
+    .adamw = ref_adamw,
+};
