@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// Group-relative policy optimisation, as arithmetic: rewards in, an advantage per token out;
+// log-probabilities in, the loss and d(loss)/d(log-probability) out. Everything is double, nothing
+// is allocated, and nothing here knows models, text or devices. Sources: DeepSeekMath
+// (arXiv:2402.03300) section 4.1, DAPO (arXiv:2503.14476), Dr. GRPO (arXiv:2503.20783), PURE
+// (arXiv:2504.15275); where they leave a choice, TRL's is taken. Functions may be called at once on
+// different outputs.
+//
+// Letters: G samples of one prompt are a group; t counts the tokens of all completions, one sample
+// after the other.
+#ifndef RL_GRPO_H
+#define RL_GRPO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Completions with their judgements; borrowed. Samples of a group are neighbours.
+struct grpo_batch {
+    int num_groups;
+    const int *group_begin;    // [num_groups + 1] first sample of each group; the last entry is the
+                               // number of samples
+    const size_t *token_begin; // [samples + 1] first token of each sample; the last entry is the
+                               // number of tokens
+    const uint8_t
+        *mask; // [tokens] 1: learned from (written by the model), 0: not (a tool wrote it)
+    const double *reward; // [samples] outcome; read only where valid
+    const bool *valid; // [samples] false: unscorable; takes no part in anything and has advantage 0
+    // Steps, needed for process supervision only (step_begin may be NULL otherwise).
+    const int *step_begin; // [samples + 1]
+    const int *step_token; // [steps] token of its sample that ends the step, from 0, rising within
+                           // a sample
+    const double *step_reward; // [steps] read only where step_valid
+    const bool *step_valid;    // [steps] false: no part in anything
+};
+
+enum grpo_scale {
+    GRPO_SCALE_GROUP, // by the standard deviation (n - 1) of the group
+    GRPO_SCALE_BATCH, // by that of all groups together
+    GRPO_SCALE_NONE
+};
+
+enum grpo_credit {
+    GRPO_CREDIT_SUM, // DeepSeekMath 4.1.3: a token gets the sum of the normalised rewards of the
+                     // steps that end at or after it
+    GRPO_CREDIT_MIN  // PURE: the soft minimum of the raw step rewards; not scaled
+};
+
+struct grpo_advantage_config {
+    double outcome, process; // weights w_o, w_p: A = w_o A_outcome + w_p A_process
+    enum grpo_scale scale;
+    double eps; // added to the standard deviation: 1e-4 in TRL, 1e-6 in verl
+    enum grpo_credit credit;
+    double min_temperature; // T of the soft minimum; 0.1 in PURE
+    bool min_baseline;      // subtract the group's mean return of the first token
+};
+
+// Over scorable samples (a group with none counts in no mean). Names in comments are those of
+// metrics.jsonl.
+struct grpo_reward_stats {
+    int num_samples, num_unscorable;
+    double reward;     // reward: mean over samples
+    double reward_std; // reward_std: mean over groups of two or more of the group's standard
+                       // deviation, or that of the batch under GRPO_SCALE_BATCH
+    double
+        frac_reward_zero_std; // frac_reward_zero_std: share of groups whose rewards are all equal
+    double step_reward;       // process/reward: mean over steps
+    double step_reward_std;   // process/reward_std: mean over groups with two or more steps
+    double frac_step_reward_zero_std; // process/frac_reward_zero_std: share of groups whose step
+                                      // rewards are all equal
+};
+
+// advantage [tokens]: A_t, and 0 where mask is 0. stats may be NULL. NaN is not accepted in valid
+// rewards.
+void grpo_advantages(double *advantage, struct grpo_reward_stats *stats, const struct grpo_batch *b,
+                     const struct grpo_advantage_config *c);
+
+enum grpo_loss_type {
+    GRPO_LOSS_GRPO,    // mean over samples of the mean over a sample's tokens
+    GRPO_LOSS_BNPO,    // mean over all tokens (TRL: of a micro-batch; here always of the optimiser
+                       // batch, so the same as DAPO)
+    GRPO_LOSS_DAPO,    // mean over all tokens
+    GRPO_LOSS_DR_GRPO, // sum over tokens / (samples * max_completion_length)
+    GRPO_LOSS_SEQ_SUM  // mean over samples of the sum over a sample's tokens (verl's
+                       // seq-mean-token-sum)
+};
+
+enum grpo_level {
+    GRPO_LEVEL_TOKEN,   // ratio of each token
+    GRPO_LEVEL_SEQUENCE // GSPO (arXiv:2507.18071): the geometric mean over a sample's tokens
+};
+
+// Estimators of KL(policy || reference) of one token, d = logp - ref: k1 = d, k2 = d^2 / 2, k3 =
+// e^-d + d - 1.
+enum grpo_kl { GRPO_KL_K1, GRPO_KL_K2, GRPO_KL_K3 };
+
+struct grpo_loss_config {
+    enum grpo_loss_type type;
+    enum grpo_level level;
+    double eps_low, eps_high; // the ratio is clipped to [1 - eps_low, 1 + eps_high]
+    double
+        delta; // upper bound of the ratio itself (two-sided clipping, verl's clip_ratio_c); 0: none
+    double beta; // weight of the KL term; 0: none, and `ref` is not read
+    enum grpo_kl kl;
+    int max_completion_length; // of GRPO_LOSS_DR_GRPO
+};
+
+// What a whole optimiser batch is divided by; its micro-batches share it, so that they add up to
+// the loss of the whole.
+struct grpo_norm {
+    size_t tokens; // N: unmasked tokens of scorable samples
+    int samples;   // B: scorable samples with an unmasked token
+};
+struct grpo_norm grpo_norm(const struct grpo_batch *b, int first_sample, int end_sample);
+
+// Sums of a loss over the micro-batches of one optimiser batch. Zeroed before the first; read by
+// grpo_loss_stats after the last.
+struct grpo_loss_sum {
+    double loss, kl;
+    size_t low,
+        high; // tokens (GRPO_LEVEL_SEQUENCE: samples) whose ratio was clipped, below and above
+    size_t tokens;
+    int samples;
+    double low_min, high_max; // of the samples' shares of clipped tokens
+};
+
+// What a loss is made of, [tokens] of the whole batch each; borrowed.
+struct grpo_tokens {
+    const double *logp; // of the policy being trained
+    const double *old;  // of the policy that wrote the token
+    const double *ref;  // of the reference; may be NULL when beta is 0
+    const double *advantage;
+};
+
+// Adds the loss of samples [first, end) to sum and writes its gradient to their part of dlogp
+// [tokens] (0 where masked or unscorable).
+void grpo_loss(double *dlogp, struct grpo_loss_sum *sum, const struct grpo_batch *b,
+               int first_sample, int end_sample, const struct grpo_tokens *x,
+               const struct grpo_norm *norm, const struct grpo_loss_config *c);
+
+struct grpo_loss_stats {
+    double loss;
+    double kl;               // kl: mean over tokens; 0 when beta is 0
+    double clip_low_mean;    // clip_ratio/low_mean
+    double clip_high_mean;   // clip_ratio/high_mean
+    double clip_region_mean; // clip_ratio/region_mean
+    double clip_low_min;     // clip_ratio/low_min
+    double clip_high_max;    // clip_ratio/high_max
+};
+struct grpo_loss_stats grpo_loss_stats(const struct grpo_loss_sum *sum,
+                                       const struct grpo_loss_config *c);
+
+// Value of an estimator and, into *grad, its derivative by logp.
+double grpo_kl_value(enum grpo_kl kind, double logp, double ref, double *grad);
+
+#endif
