@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+// Words: the key is (low, high) of `key`; the counter is (low, high) of counter_lo, then (low, high) of counter_hi.
 struct philox_block {
     uint32_t v[4];
 };
@@ -15,6 +16,7 @@ struct philox_block philox4x32(uint64_t key, uint64_t counter_lo, uint64_t count
 double philox_unit(uint32_t v);
 
 // A stream: successive numbers of one (key, id), for generators that draw a variable amount. A plain value; copy it to fork it.
+// Number n is word n % 4 of philox4x32(key, n / 4, id).
 struct philox_stream {
     uint64_t key, id, next;
     struct philox_block block;

@@ -15,6 +15,7 @@ struct strbuf {
 };
 
 void strbuf_append(struct strbuf *b, const void *bytes, size_t len);
+char *strbuf_reserve(struct strbuf *b, size_t len); // room for len more bytes at the end; who fills it adds to b->len
 void strbuf_puts(struct strbuf *b, const char *s);
 void strbuf_putc(struct strbuf *b, char c);
 void strbuf_printf(struct strbuf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
