@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The architecture of a model: what config.json says, checked and in the code's letters (kernels/letters.h). Both layouts are read: the
-// published one (rope_theta, rope_scaling) and that of transformers 5 (rope_parameters). DeepSeek-V2 and V3 are settings of one table.
+// The architecture of a model: what config.json says, checked and in the code's letters
+// (kernels/letters.h). Both layouts are read: the published one (rope_theta, rope_scaling) and that
+// of transformers 5 (rope_parameters). DeepSeek-V2 and V3 are settings of one table.
 #ifndef POLICY_ARCH_H
 #define POLICY_ARCH_H
 
@@ -12,7 +13,8 @@
 enum arch_kind { ARCH_DEEPSEEK_V2, ARCH_DEEPSEEK_V3 };
 
 struct arch_yarn { // arXiv:2309.00071; factor 0: no scaling
-    double factor, beta_fast, beta_slow, mscale, mscale_all_dim, attention_factor; // attention_factor 0: not given
+    double factor, beta_fast, beta_slow, mscale, mscale_all_dim,
+        attention_factor; // attention_factor 0: not given
     int original_positions;
     bool truncate;
 };
@@ -33,15 +35,17 @@ struct arch {
     struct arch_yarn yarn;
     bool rope_halves; // V3 with rope_interleave false
     bool tied;
-    bool value_head;  // score.weight, score.bias stand beside the backbone (a process reward model)
+    bool value_head; // score.weight, score.bias stand beside the backbone (a process reward model)
     int max_positions;
     int bos_id, eos_id, pad_id; // -1: none
     int num_mtp_layers;         // extra layers of the files that are skipped
 };
 
-// Reads and checks the fields of a config.json object; every fault of the object is listed in the one message. `name` is what errors call it,
-// code is what they return (ERR_MODEL for files, ERR_CONFIG for a run's config). Unknown architectures are refused by name.
-int arch_from_json(struct arch *out, const struct json_doc *doc, const struct json *v, const char *name, int code);
+// Reads and checks the fields of a config.json object; every fault of the object is listed in the
+// one message. `name` is what errors call it, code is what they return (ERR_MODEL for files,
+// ERR_CONFIG for a run's config). Unknown architectures are refused by name.
+int arch_from_json(struct arch *out, const struct json_doc *doc, const struct json *v,
+                   const char *name, int code);
 
 // Writes the config.json that transformers opens (published layout).
 void arch_to_json(struct json_writer *w, const struct arch *a);

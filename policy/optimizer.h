@@ -22,19 +22,23 @@ struct optimizer {
     int step; // updates done
 };
 
-int optimizer_open(struct optimizer **out, const struct policy *p, const struct optimizer_settings *s);
+int optimizer_open(struct optimizer **out, const struct policy *p,
+                   const struct optimizer_settings *s);
 void optimizer_free(struct optimizer **o);
 
-// Learning rate of update `step` (from 0) of `total`: linear warm-up from learning_rate/warmup to learning_rate, then the schedule.
+// Learning rate of update `step` (from 0) of `total`: linear warm-up from learning_rate/warmup to
+// learning_rate, then the schedule.
 double optimizer_rate(const struct optimizer_settings *s, int step, int total);
 
 // Norm of p->grad over all trained parameters, before clipping.
 int optimizer_grad_norm(double *out, struct policy *p);
-// One update at rate lr from p->grad (g *= min(1, max_grad_norm/(norm + 1e-6))), then repacks the weights. ERR_NUMERIC, with nothing changed, when norm
-// is not finite. *norm receives the norm before clipping.
+// One update at rate lr from p->grad (g *= min(1, max_grad_norm/(norm + 1e-6))), then repacks the
+// weights. ERR_NUMERIC, with nothing changed, when norm is not finite. *norm receives the norm
+// before clipping.
 int optimizer_update(struct optimizer *o, struct policy *p, double lr, double *norm);
 
-// Moments and step as optimizer.safetensors in dir. Loading checks names and shapes against the policy.
+// Moments and step as optimizer.safetensors in dir. Loading checks names and shapes against the
+// policy.
 int optimizer_save(const struct optimizer *o, const struct policy *p, const char *dir);
 int optimizer_load(struct optimizer *o, const struct policy *p, const char *dir);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model: weights, the packed forward pass with its backward, and the forward pass over a paged cache. Both are the same kernels on the same
-// weights, so a token's log-probability has the same bits from either (promise 1 of the architecture). The policy knows tokens and
-// d(loss)/d(log-probability); it does not know what a reward, a group or a loss is. A policy is used by one thread at a time; its own
-// threads are the device's team.
+// The model: weights, the packed forward pass with its backward, and the forward pass over a paged
+// cache. Both are the same kernels on the same weights, so a token's log-probability has the same
+// bits from either (promise 1 of the architecture). The policy knows tokens and
+// d(loss)/d(log-probability); it does not know what a reward, a group or a loss is. A policy is
+// used by one thread at a time; its own threads are the device's team.
 #ifndef POLICY_POLICY_H
 #define POLICY_POLICY_H
 
@@ -14,28 +15,34 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct policy_activations; // of the last policy_forward, for the backward pass (policy/activations.h)
+struct policy_activations; // of the last policy_forward, for the backward pass
+                           // (policy/activations.h)
 
 struct policy {
     struct arch arch;
-    struct device *dev;    // borrowed
-    struct params params;  // names, shapes and the one block of weights
-    float *grad;           // mirrors params.data; NULL until policy_train_begin
+    struct device *dev;   // borrowed
+    struct params params; // names, shapes and the one block of weights
+    float *grad;          // mirrors params.data; NULL until policy_train_begin
     struct policy_activations *acts;
-    struct policy_packed *packed; // weights in the device's layout; remade by policy_weights_changed
-    int64_t *expert_load;         // [L,E] tokens routed since the last policy_load_reset, training forward passes only
+    struct policy_packed
+        *packed;          // weights in the device's layout; remade by policy_weights_changed
+    int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
+                          // passes only
 };
 
-// Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index). value_head: adds score.weight and score.bias,
-// zero when the files lack them. Refuses missing, misshapen or unexpected tensors in one list, and weights that hold NaN or Inf.
+// Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
+// value_head: adds score.weight and score.bias, zero when the files lack them. Refuses missing,
+// misshapen or unexpected tensors in one list, and weights that hold NaN or Inf.
 int policy_open(struct policy **out, struct device *dev, const char *dir, bool value_head);
-// New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor name, index) alone.
+// New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
+// name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch, uint64_t seed);
 // A copy with the same weights; value_head as above. Gradients are not copied.
 int policy_clone(struct policy **out, const struct policy *p, bool value_head);
 void policy_free(struct policy **p);
 
-// Writes config.json, generation_config.json and model.safetensors, so that transformers opens dir (which exists). The tokenizer is saved by its own module.
+// Writes config.json, generation_config.json and model.safetensors, so that transformers opens dir
+// (which exists). The tokenizer is saved by its own module.
 int policy_save(const struct policy *p, const char *dir);
 
 // To be called after params.data was written from outside.
@@ -47,7 +54,8 @@ struct policy_batch {
     int T, num_seqs;
     const int *tokens;      // [T], sequences one after the other
     const int *seq_offsets; // [num_seqs+1]
-    // What is asked of it: rows whose next token is scored, or (value head) rows where a value is read. Ascending.
+    // What is asked of it: rows whose next token is scored, or (value head) rows where a value is
+    // read. Ascending.
     int num_targets;
     const int *target_row;   // [num_targets] in [0,T)
     const int *target_token; // [num_targets]; unused for values
@@ -58,13 +66,18 @@ struct policy_batch {
 int policy_train_begin(struct policy *p);
 void policy_grad_zero(struct policy *p);
 
-// Log-probability and entropy (nats; entropy may be NULL) of the targets, [num_targets]. ERR_NUMERIC when a result is not finite.
-// When train is set, activations are kept for one policy_backward of the same batch and expert_load counts.
-int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob, float *entropy);
-// grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero), [num_targets].
-int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob, const float *dentropy);
+// Log-probability and entropy (nats; entropy may be NULL) of the targets, [num_targets].
+// ERR_NUMERIC when a result is not finite. When train is set, activations are kept for one
+// policy_backward of the same batch and expert_load counts.
+int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
+                   float *entropy);
+// grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
+// [num_targets].
+int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
+                    const float *dentropy);
 
-// The value head at the target rows: score[i] = h_row · score.weight + score.bias (a logit), and its backward.
+// The value head at the target rows: score[i] = h_row · score.weight + score.bias (a logit), and
+// its backward.
 int policy_forward_values(struct policy *p, const struct policy_batch *b, bool train, float *score);
 int policy_backward_values(struct policy *p, const struct policy_batch *b, const float *dscore);
 
@@ -74,14 +87,17 @@ int policy_forward_logits(struct policy *p, const struct policy_batch *b, float 
 // ---- over the cache
 
 struct policy_chunk {
-    int start, len; // tokens [start, start+len) of the call are this sequence's next ones
-    int pos;        // position of the first of them; what is before is in the cache
-    const int *pages; // page of each KV_PAGE positions from 0, enough for pos + len; those written here belong to this sequence alone
+    int start, len;   // tokens [start, start+len) of the call are this sequence's next ones
+    int pos;          // position of the first of them; what is before is in the cache
+    const int *pages; // page of each KV_PAGE positions from 0, enough for pos + len; those written
+                      // here belong to this sequence alone
 };
 
-// Runs T new tokens of num_chunks sequences, writes their cache rows, and computes logits [num_rows,V] after the tokens `rows` (ascending).
-int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *tokens, int num_chunks,
-                  const struct policy_chunk *chunks, int num_rows, const int *rows, float *logits);
+// Runs T new tokens of num_chunks sequences, writes their cache rows, and computes logits
+// [num_rows,V] after the tokens `rows` (ascending).
+int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *tokens,
+                  int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
+                  float *logits);
 
 // ---- expert balance (arXiv:2412.19437, 2.1.2)
 

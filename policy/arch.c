@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/arch.h"
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+// Theory of operation. A reader collects faults, one line each, and goes on with a default, so that
+// all faults of an object come out in one message. Checks across fields run only when the fields
+// themselves were sound.
+struct reader {
+    const struct json_doc *doc;
+    const struct json *v; // the object
+    const char *name;
+    struct strbuf faults;
+    int num_faults;
+};
+
+static void fault(struct reader *r, const struct json *at, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void fault(struct reader *r, const struct json *at, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    strbuf_printf(&r->faults, "%s%s:%d: %s", r->num_faults++ ? "\n" : "", r->name,
+                  json_line(r->doc, at ? at : r->v), text);
+}
+
+// The member, or NULL when it is absent or null.
+static const struct json *member(const struct json *object, const char *key)
+{
+    const struct json *v = json_get(object, key);
+    return json_type(v) == JSON_NULL ? NULL : v;
+}
+
+// "key" is VALUE, expected WHAT
+static void fault_value(struct reader *r, const struct json *v, const char *key, const char *what)
+{
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    json_put_value(&w, r->doc, v);
+    fault(r, v, "\"%s\" is %.120s, expected %s", key, text.data, what);
+    strbuf_free(&text);
+}
+
+enum { REQUIRED = INT32_MIN };
+
+// value_if_absent REQUIRED: absence is a fault.
+static int read_int(struct reader *r, const struct json *object, const char *key, int lo, int hi,
+                    int value_if_absent)
+{
+    const struct json *v = member(object, key);
+    int64_t value;
+    if (!v && value_if_absent == REQUIRED) {
+        fault(r, object, "\"%s\" is missing", key);
+    }
+    if (!v) {
+        return value_if_absent == REQUIRED ? lo : value_if_absent;
+    }
+    if (!json_int(r->doc, v, lo, hi, &value)) {
+        char what[64];
+        snprintf(what, sizeof what, "an integer in %d..%d", lo, hi);
+        fault_value(r, v, key, what);
+        return lo;
+    }
+    return (int)value;
+}
+
+// A real in [lo, hi].
+static double read_real(struct reader *r, const struct json *object, const char *key, double lo,
+                        double hi, double value_if_absent)
+{
+    const struct json *v = member(object, key);
+    double value = value_if_absent;
+    if (v && (!json_double(v, &value) || !(value >= lo && value <= hi))) {
+        char what[64];
+        snprintf(what, sizeof what, "a number in %g..%g", lo, hi);
+        fault_value(r, v, key, what);
+        return value_if_absent;
+    }
+    return value;
+}
+
+static bool read_bool(struct reader *r, const struct json *object, const char *key,
+                      bool value_if_absent)
+{
+    const struct json *v = member(object, key);
+    bool value = value_if_absent;
+    if (v && !json_bool(v, &value)) {
+        fault_value(r, v, key, "true or false");
+    }
+    return value;
+}
+
+// The key, when given, must hold this text, truth or integer: what the code computes.
+static void expect_string(struct reader *r, const char *key, const char *text)
+{
+    const struct json *v = member(r->v, key);
+    const char *s = json_string(v);
+    if (v && (!s || strcmp(s, text))) {
+        char what[96];
+        snprintf(what, sizeof what, "\"%s\" (no other is supported)", text);
+        fault_value(r, v, key, what);
+    }
+}
+
+static void expect_false(struct reader *r, const char *key)
+{
+    const struct json *v = member(r->v, key);
+    bool value = false;
+    if (v && (!json_bool(v, &value) || value)) {
+        fault_value(r, v, key, "false (no other is supported)");
+    }
+}
+
+// A token id, or the first of a list of ids; -1 when absent.
+static int read_token_id(struct reader *r, const char *key, int V)
+{
+    const struct json *v = member(r->v, key);
+    int64_t id = -1;
+    if (json_type(v) == JSON_ARRAY) {
+        v = json_first(v);
+    }
+    if (v && !json_int(r->doc, v, -1, V - 1, &id)) {
+        char what[64];
+        snprintf(what, sizeof what, "a token id below vocab_size %d", V);
+        fault_value(r, v, key, what);
+    }
+    return (int)id;
+}
+
+static void read_kind(struct reader *r, struct arch *a)
+{
+    const struct json *v = member(r->v, "model_type");
+    const char *s = json_string(v);
+    if (!v) {
+        fault(r, NULL, "\"model_type\" is missing");
+    } else if (s && !strcmp(s, "deepseek_v2")) {
+        a->kind = ARCH_DEEPSEEK_V2;
+    } else if (s && !strcmp(s, "deepseek_v3")) {
+        a->kind = ARCH_DEEPSEEK_V3;
+    } else {
+        fault_value(r, v, "model_type",
+                    "\"deepseek_v2\" or \"deepseek_v3\" (unknown architecture)");
+    }
+}
+
+static void read_sizes(struct reader *r, struct arch *a)
+{
+    const int wide = 1 << 20;
+    a->V = read_int(r, r->v, "vocab_size", 1, 1 << 24, REQUIRED);
+    a->C = read_int(r, r->v, "hidden_size", 1, wide, REQUIRED);
+    a->L = read_int(r, r->v, "num_hidden_layers", 1, 512, REQUIRED);
+    a->H = read_int(r, r->v, "num_attention_heads", 1, 1024, REQUIRED);
+    a->Rq = read_int(r, r->v, "q_lora_rank", 0, wide, 0);
+    a->R = read_int(r, r->v, "kv_lora_rank", 1, wide, REQUIRED);
+    a->Dn = read_int(r, r->v, "qk_nope_head_dim", 1, wide, REQUIRED);
+    a->Dr = read_int(r, r->v, "qk_rope_head_dim", 2, wide, REQUIRED);
+    a->Dv = read_int(r, r->v, "v_head_dim", 1, wide, REQUIRED);
+    a->max_positions = read_int(r, r->v, "max_position_embeddings", 1, 1 << 24, REQUIRED);
+    a->num_mtp_layers = read_int(r, r->v, "num_nextn_predict_layers", 0, 64, 0);
+    int kv_heads = read_int(r, r->v, "num_key_value_heads", 1, 1024, a->H);
+    if (kv_heads != a->H) {
+        fault(
+            r, json_get(r->v, "num_key_value_heads"),
+            "\"num_key_value_heads\" %d differs from \"num_attention_heads\" %d: latent attention "
+            "has one set of keys and values a head",
+            kv_heads, a->H);
+    }
+    if (a->Dr % 2) {
+        fault(r, json_get(r->v, "qk_rope_head_dim"),
+              "\"qk_rope_head_dim\" %d is odd: positions rotate pairs", a->Dr);
+    }
+    a->norm_eps = read_real(r, r->v, "rms_norm_eps", 1e-12, 1, 1e-6);
+    a->init_range = read_real(r, r->v, "initializer_range", 0, 100, 0.02);
+    a->tied = read_bool(r, r->v, "tie_word_embeddings", false);
+    a->bos_id = read_token_id(r, "bos_token_id", a->V);
+    a->eos_id = read_token_id(r, "eos_token_id", a->V);
+    a->pad_id = read_token_id(r, "pad_token_id", a->V);
+    expect_string(r, "hidden_act", "silu");
+    expect_false(r, "attention_bias");
+    expect_false(r, "mlp_bias");
+    if (member(r->v, "quantization_config")) {
+        fault(
+            r, json_get(r->v, "quantization_config"),
+            "\"quantization_config\": quantised weights are not supported, only F32, BF16 and F16");
+    }
+}
+
+static void read_gate(struct reader *r, struct arch *a)
+{
+    bool v3 = a->kind == ARCH_DEEPSEEK_V3;
+    a->scoring = v3 ? MOE_SIGMOID : MOE_SOFTMAX;
+    a->group_rank = v3 ? MOE_GROUP_TOP2 : MOE_GROUP_MAX;
+    a->route_bias = v3;
+    expect_string(r, "scoring_func", v3 ? "sigmoid" : "softmax");
+    a->route_normalise = read_bool(r, r->v, "norm_topk_prob", v3);
+    if (!v3 && a->route_normalise) {
+        fault(r, json_get(r->v, "norm_topk_prob"),
+              "\"norm_topk_prob\" is true: for deepseek_v2 implementations disagree about what it "
+              "means, so it is refused");
+    }
+    const struct json *method = member(r->v, "topk_method");
+    const char *s = json_string(method);
+    if (v3) {
+        expect_string(r, "topk_method", "noaux_tc");
+    } else if (!method || (s && !strcmp(s, "greedy"))) {
+        a->n_group = a->topk_group = 1;
+    } else if (!s || strcmp(s, "group_limited_greedy")) {
+        fault_value(r, method, "topk_method", "\"greedy\" or \"group_limited_greedy\"");
+    }
+}
+
+static void check_groups(struct reader *r, const struct arch *a)
+{
+    int per_group = a->E / a->n_group;
+    if (a->E % a->n_group) {
+        fault(r, NULL, "\"n_routed_experts\" %d is not a multiple of \"n_group\" %d", a->E,
+              a->n_group);
+    } else if (a->topk_group > a->n_group) {
+        fault(r, NULL, "\"topk_group\" %d is more than \"n_group\" %d", a->topk_group, a->n_group);
+    } else if (a->K > a->topk_group * per_group) {
+        fault(r, NULL,
+              "\"num_experts_per_tok\" %d is more than the %d experts that routing can choose from "
+              "(\"topk_group\" %d of groups of %d)",
+              a->K, a->topk_group * per_group, a->topk_group, per_group);
+    } else if (a->group_rank == MOE_GROUP_TOP2 && a->n_group > 1 && per_group < 2) {
+        fault(r, NULL, "groups of one expert (\"n_group\" %d) have no two best scores to rank by",
+              a->n_group);
+    }
+}
+
+static void read_mixture(struct reader *r, struct arch *a)
+{
+    const int wide = 1 << 20;
+    a->E = read_int(r, r->v, "n_routed_experts", 0, 1024, 0);
+    a->dense_layers = a->L;
+    if (a->E > 0) {
+        a->dense_layers = read_int(r, r->v, "first_k_dense_replace", 0, a->L, 0);
+        a->K = read_int(r, r->v, "num_experts_per_tok", 1, 1024, REQUIRED);
+        a->S = read_int(r, r->v, "n_shared_experts", 0, 1024, 0);
+        a->F = read_int(r, r->v, "moe_intermediate_size", 1, wide, REQUIRED);
+        a->n_group = read_int(r, r->v, "n_group", 1, 1024, 1);
+        a->topk_group = read_int(r, r->v, "topk_group", 1, 1024, 1);
+        a->route_scale = read_real(r, r->v, "routed_scaling_factor", 1e-6, 1e6, 1);
+        if (read_int(r, r->v, "moe_layer_freq", 1, 512, 1) != 1) {
+            fault_value(r, json_get(r->v, "moe_layer_freq"), "moe_layer_freq",
+                        "1 (every layer after the dense ones is a mixture)");
+        }
+        read_gate(r, a);
+        check_groups(r, a);
+    }
+    a->dense_width =
+        read_int(r, r->v, "intermediate_size", 1, wide, a->dense_layers > 0 ? (int)REQUIRED : 1);
+}
+
+static void read_yarn(struct reader *r, struct arch *a, const struct json *v)
+{
+    struct arch_yarn *y = &a->yarn;
+    y->factor = read_real(r, v, "factor", 1, 1e6, 0);
+    if (!member(v, "factor")) {
+        fault(r, v, "\"factor\" is missing");
+    }
+    y->original_positions =
+        read_int(r, v, "original_max_position_embeddings", 1, 1 << 24, a->max_positions);
+    y->beta_fast = read_real(r, v, "beta_fast", 1e-6, 1e6, 32);
+    y->beta_slow = read_real(r, v, "beta_slow", 1e-6, 1e6, 1);
+    y->mscale = read_real(r, v, "mscale", 0, 1e3, 0);
+    y->mscale_all_dim = read_real(r, v, "mscale_all_dim", 0, 1e3, 0);
+    y->attention_factor = read_real(r, v, "attention_factor", 1e-6, 1e3, 0);
+    y->truncate = read_bool(r, v, "truncate", true);
+}
+
+// rope_parameters (transformers 5) holds both the base and the scaling; published files have
+// rope_theta beside rope_scaling.
+static void read_rope(struct reader *r, struct arch *a)
+{
+    const struct json *both = member(r->v, "rope_parameters");
+    const struct json *scaling = both ? both : member(r->v, "rope_scaling");
+    const char *key = both ? "rope_parameters" : "rope_scaling";
+    const struct json *base = member(both, "rope_theta") ? both : r->v;
+    a->rope_theta = read_real(r, base, "rope_theta", 1 + 1e-6, 1e12, 10000);
+    a->rope_halves = a->kind == ARCH_DEEPSEEK_V3 && !read_bool(r, r->v, "rope_interleave", true);
+    if (!scaling) {
+        return;
+    }
+    if (json_type(scaling) != JSON_OBJECT) {
+        fault_value(r, scaling, key, "an object");
+        return;
+    }
+    const struct json *type = member(scaling, "rope_type");
+    if (!type) {
+        type = member(scaling, "type");
+    }
+    const char *s = json_string(type);
+    if (s && !strcmp(s, "yarn")) {
+        read_yarn(r, a, scaling);
+    } else if (type ? !s || strcmp(s, "default") : !both) {
+        fault_value(r, scaling, key, "a scaling of type \"yarn\" or \"default\"");
+    }
+}
+
+int arch_from_json(struct arch *out, const struct json_doc *doc, const struct json *v,
+                   const char *name, int code)
+{
+    if (json_type(v) != JSON_OBJECT) {
+        return err_set(code, "%s: a model's config is an object, not %s", name,
+                       json_type_name(json_type(v)));
+    }
+    struct reader r = {.doc = doc, .v = v, .name = name};
+    struct arch a = {0};
+    read_kind(&r, &a);
+    if (!r.num_faults) { // the fields of an unknown architecture mean nothing
+        read_sizes(&r, &a);
+        read_mixture(&r, &a);
+        read_rope(&r, &a);
+    }
+    if (!r.num_faults && arch_num_parameters(&a, false) > (int64_t)1 << 42) {
+        fault(&r, NULL, "the sizes make %.3g parameters, more than any machine holds",
+              (double)arch_num_parameters(&a, false));
+    }
+    int rc = r.num_faults ? err_set(code, "%s", r.faults.data) : 0;
+    strbuf_free(&r.faults);
+    if (rc == 0) {
+        *out = a;
+    }
+    return rc;
+}
+
+static void put_int(struct json_writer *w, const char *key, int64_t v)
+{
+    json_put_key(w, key);
+    json_put_int(w, v);
+}
+
+static void put_double(struct json_writer *w, const char *key, double v)
+{
+    json_put_key(w, key);
+    json_put_double(w, v);
+}
+
+static void put_bool(struct json_writer *w, const char *key, bool v)
+{
+    json_put_key(w, key);
+    json_put_bool(w, v);
+}
+
+static void put_string(struct json_writer *w, const char *key, const char *v)
+{
+    json_put_key(w, key);
+    json_put_string(w, v);
+}
+
+static void put_rope(struct json_writer *w, const struct arch *a)
+{
+    const struct arch_yarn *y = &a->yarn;
+    put_double(w, "rope_theta", a->rope_theta);
+    if (a->kind == ARCH_DEEPSEEK_V3) {
+        put_bool(w, "rope_interleave", !a->rope_halves);
+    }
+    json_put_key(w, "rope_scaling");
+    if (y->factor == 0) {
+        json_put_null(w);
+        return;
+    }
+    json_begin_object(w);
+    put_string(w, "type", "yarn");
+    put_double(w, "factor", y->factor);
+    put_int(w, "original_max_position_embeddings", y->original_positions);
+    put_double(w, "beta_fast", y->beta_fast);
+    put_double(w, "beta_slow", y->beta_slow);
+    if (y->mscale != 0) {
+        put_double(w, "mscale", y->mscale);
+    }
+    if (y->mscale_all_dim != 0) {
+        put_double(w, "mscale_all_dim", y->mscale_all_dim);
+    }
+    if (y->attention_factor != 0) {
+        put_double(w, "attention_factor", y->attention_factor);
+    }
+    if (!y->truncate) {
+        put_bool(w, "truncate", false);
+    }
+    json_end_object(w);
+}
+
+static void put_mixture(struct json_writer *w, const struct arch *a)
+{
+    bool v3 = a->kind == ARCH_DEEPSEEK_V3;
+    put_int(w, "first_k_dense_replace", a->dense_layers);
+    put_int(w, "moe_layer_freq", 1);
+    put_int(w, "n_routed_experts", a->E);
+    put_int(w, "num_experts_per_tok", a->K);
+    json_put_key(w, "n_shared_experts");
+    if (a->S > 0) {
+        json_put_int(w, a->S);
+    } else {
+        json_put_null(w);
+    }
+    put_int(w, "moe_intermediate_size", a->F);
+    put_int(w, "n_group", a->n_group);
+    put_int(w, "topk_group", a->topk_group);
+    put_string(w, "topk_method",
+               v3 ? "noaux_tc" : (a->n_group > 1 ? "group_limited_greedy" : "greedy"));
+    put_string(w, "scoring_func", v3 ? "sigmoid" : "softmax");
+    put_bool(w, "norm_topk_prob", a->route_normalise);
+    put_double(w, "routed_scaling_factor", a->route_scale);
+}
+
+static void put_token_ids(struct json_writer *w, const struct arch *a)
+{
+    const struct {
+        const char *key;
+        int id;
+    } ids[] = {
+        {"bos_token_id", a->bos_id}, {"eos_token_id", a->eos_id}, {"pad_token_id", a->pad_id}};
+    for (int i = 0; i < 3; i++) {
+        json_put_key(w, ids[i].key);
+        if (ids[i].id >= 0) {
+            json_put_int(w, ids[i].id);
+        } else {
+            json_put_null(w);
+        }
+    }
+}
+
+void arch_to_json(struct json_writer *w, const struct arch *a)
+{
+    bool v3 = a->kind == ARCH_DEEPSEEK_V3;
+    json_begin_object(w);
+    json_put_key(w, "architectures");
+    json_begin_array(w);
+    json_put_string(w, v3 ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM");
+    json_end_array(w);
+    put_string(w, "model_type", v3 ? "deepseek_v3" : "deepseek_v2");
+    put_string(w, "torch_dtype", "float32");
+    put_int(w, "vocab_size", a->V);
+    put_int(w, "hidden_size", a->C);
+    put_int(w, "intermediate_size", a->dense_width);
+    put_int(w, "num_hidden_layers", a->L);
+    put_int(w, "num_attention_heads", a->H);
+    put_int(w, "num_key_value_heads", a->H);
+    json_put_key(w, "q_lora_rank");
+    if (a->Rq > 0) {
+        json_put_int(w, a->Rq);
+    } else {
+        json_put_null(w);
+    }
+    put_int(w, "kv_lora_rank", a->R);
+    put_int(w, "qk_nope_head_dim", a->Dn);
+    put_int(w, "qk_rope_head_dim", a->Dr);
+    put_int(w, "v_head_dim", a->Dv);
+    if (a->E > 0) {
+        put_mixture(w, a);
+    } else {
+        json_put_key(w, "n_routed_experts");
+        json_put_null(w);
+        put_int(w, "first_k_dense_replace", a->L);
+    }
+    if (v3) {
+        put_int(w, "num_nextn_predict_layers", 0);
+    }
+    put_string(w, "hidden_act", "silu");
+    put_bool(w, "attention_bias", false);
+    put_double(w, "rms_norm_eps", a->norm_eps);
+    put_double(w, "initializer_range", a->init_range);
+    put_int(w, "max_position_embeddings", a->max_positions);
+    put_rope(w, a);
+    put_bool(w, "tie_word_embeddings", a->tied);
+    put_token_ids(w, a);
+    json_end_object(w);
+}
+
+size_t arch_cache_floats(const struct arch *a) { return (size_t)(a->R + a->Dr) * a->L; }
+
+int64_t arch_num_parameters(const struct arch *a, bool active)
+{
+    int64_t C = a->C, per_head = a->Dn + a->Dr;
+    int64_t q = a->Rq > 0 ? a->Rq * (C + 1 + a->H * per_head) : C * a->H * per_head;
+    int64_t kv = C * (a->R + a->Dr) + a->R + (int64_t)a->H * (a->Dn + a->Dv) * a->R;
+    int64_t attention = q + kv + (int64_t)a->H * a->Dv * C + 2 * C; // and the two norms
+    int64_t dense = 3 * C * a->dense_width;
+    int64_t experts = active ? a->K : a->E;
+    int64_t mixture = 3 * C * a->F * (experts + a->S) + a->E * (C + a->route_bias);
+    int64_t ends = (a->tied ? 1 : 2) * a->V * C + C + (a->value_head ? C + 1 : 0);
+    return ends + a->L * attention + a->dense_layers * dense + (a->L - a->dense_layers) * mixture;
+}

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backward passes of policy.h: the layers of forward.c in reverse. The gradient of the residual
+// stream stays in one buffer, dx, to which each norm's backward adds. Outputs of norms and of
+// SwiGLU are made again rather than kept.
+#include "policy/forward.h"
+
+#include <assert.h>
+#include <string.h>
+
+// grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
+// there are several matrices.
+static int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
+{
+    args.dw = p->grad + m->offset;
+    args.stride_dw = m->stride;
+    args.n = m->out;
+    args.k = m->in;
+    args.lddy = args.lddy ? args.lddy : (size_t)args.n;
+    args.ldx = args.ldx ? args.ldx : (size_t)args.k;
+    args.batch = m->count;
+    return p->dev->k->matmul_grad(p->dev, &args);
+}
+
+// dx (+)= backward of a norm over the hidden size.
+static int hidden_norm_grad(const struct policy *p, size_t weight, const float *x,
+                            const float *rstd, const float *dy, bool accumulate)
+{
+    size_t C = (size_t)p->arch.C;
+    return p->dev->k->rmsnorm_grad(p->dev, &(struct rmsnorm_grad_args){.x = x,
+                                                                       .w = p->params.data + weight,
+                                                                       .rstd = rstd,
+                                                                       .dy = dy,
+                                                                       .dx = p->acts->dx,
+                                                                       .dw = p->grad + weight,
+                                                                       .ldx = C,
+                                                                       .lddy = C,
+                                                                       .lddx = C,
+                                                                       .T = p->acts->T,
+                                                                       .C = p->arch.C,
+                                                                       .accumulate = accumulate});
+}
+
+// ---- FFN and mixture: from dx, the gradient of their output, to dn
+
+static int feed_forward_grad(const struct policy *p, const struct layer_weights *w,
+                             const struct layer_acts *l)
+{
+    const struct policy_activations *s = p->acts;
+    const struct kernels *k = p->dev->k;
+    int width = w->m[W_DOWN].in;
+    TRY(k->swiglu(
+        p->dev, &(struct swiglu_args){.gate_up = l->gate_up, .h = s->ffn, .T = s->T, .F = width}));
+    TRY(weight_grad(p, &w->m[W_DOWN],
+                    (struct matmul_grad_args){.dy = s->dx, .x = s->ffn, .m = s->T}));
+    TRY(product(p, &w->m[W_DOWN], TO_IN,
+                (struct matmul_args){.a = s->dx, .c = s->dffn, .m = s->T}));
+    TRY(k->swiglu_grad(
+        p->dev,
+        &(struct swiglu_grad_args){
+            .gate_up = l->gate_up, .dh = s->dffn, .dgate_up = l->gate_up, .T = s->T, .F = width}));
+    TRY(weight_grad(p, &w->m[W_GATE_UP],
+                    (struct matmul_grad_args){.dy = l->gate_up, .x = s->n, .m = s->T}));
+    return product(p, &w->m[W_GATE_UP], TO_IN,
+                   (struct matmul_args){.a = l->gate_up, .c = s->dn, .m = s->T});
+}
+
+// Through the chosen experts, by slot: dn += the gradient of their input; dweights that of their
+// weights.
+static int experts_grad(const struct policy *p, const struct layer_weights *w,
+                        const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    const struct kernels *k = p->dev->k;
+    const int *segments = l->segments;
+    TRY(gather_experts(p, l));
+    TRY(k->swiglu(p->dev, &(struct swiglu_args){
+                              .gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
+    TRY(k->moe_combine_grad(p->dev, &(struct moe_combine_grad_args){.ys = l->ys,
+                                                                    .weights = l->weights,
+                                                                    .dy = s->dx,
+                                                                    .slot = l->slot,
+                                                                    .dys = l->ys,
+                                                                    .dweights = s->dweights,
+                                                                    .T = s->T,
+                                                                    .K = a->K,
+                                                                    .C = a->C}));
+    TRY(weight_grad(p, &w->m[W_EXP_DOWN],
+                    (struct matmul_grad_args){.dy = l->ys, .x = s->hs, .segments = segments}));
+    TRY(product(p, &w->m[W_EXP_DOWN], TO_IN,
+                (struct matmul_args){.a = l->ys, .c = s->dhs, .segments = segments}));
+    TRY(k->swiglu_grad(p->dev, &(struct swiglu_grad_args){.gate_up = l->exp_gate_up,
+                                                          .dh = s->dhs,
+                                                          .dgate_up = l->exp_gate_up,
+                                                          .T = s->T * a->K,
+                                                          .F = a->F}));
+    TRY(weight_grad(
+        p, &w->m[W_EXP_GATE_UP],
+        (struct matmul_grad_args){.dy = l->exp_gate_up, .x = s->xs, .segments = segments}));
+    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_IN,
+                (struct matmul_args){.a = l->exp_gate_up, .c = s->dxs, .segments = segments}));
+    return k->moe_gather_grad(
+        p->dev, &(struct moe_gather_grad_args){
+                    .dxs = s->dxs, .slot = l->slot, .dx = s->dn, .T = s->T, .K = a->K, .C = a->C});
+}
+
+static int mixture_grad(const struct policy *p, const struct layer_weights *w,
+                        const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    if (a->S > 0) {
+        TRY(feed_forward_grad(p, w, l));
+    } else {
+        memset(s->dn, 0, (size_t)s->T * a->C * sizeof *s->dn);
+    }
+    TRY(experts_grad(p, w, l));
+    TRY(p->dev->k->moe_route_grad(p->dev,
+                                  &(struct moe_route_grad_args){.scores = l->scores,
+                                                                .weights = l->weights,
+                                                                .dweights = s->dweights,
+                                                                .experts = l->experts,
+                                                                .dlogits = s->dlogits,
+                                                                .T = s->T,
+                                                                .E = a->E,
+                                                                .K = a->K,
+                                                                .scoring = a->scoring,
+                                                                .normalise = a->route_normalise,
+                                                                .scale = (float)a->route_scale}));
+    TRY(weight_grad(p, &w->m[W_GATE],
+                    (struct matmul_grad_args){.dy = s->dlogits, .x = s->n, .m = s->T}));
+    return product(
+        p, &w->m[W_GATE], TO_IN,
+        (struct matmul_args){.a = s->dlogits, .c = s->dn, .m = s->T, .accumulate = true});
+}
+
+// ---- attention: from dx, the gradient of its output, to dn
+
+// From dx to dq_lat and dkv.
+static int attend_grad(const struct policy *p, const struct layer_weights *w,
+                       const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    size_t H = (size_t)a->H, R = (size_t)a->R, Dv = (size_t)a->Dv;
+    TRY(weight_grad(p, &w->m[W_O], (struct matmul_grad_args){.dy = s->dx, .x = l->o, .m = s->T}));
+    TRY(product(p, &w->m[W_O], TO_IN, (struct matmul_args){.a = s->dx, .c = s->do_, .m = s->T}));
+    TRY(weight_grad(p, &w->m[W_UV],
+                    (struct matmul_grad_args){.dy = s->do_,
+                                              .lddy = H * Dv,
+                                              .stride_dy = Dv,
+                                              .x = l->o_lat,
+                                              .ldx = H * R,
+                                              .stride_x = R,
+                                              .m = s->T}));
+    TRY(product(p, &w->m[W_UV], TO_IN,
+                (struct matmul_args){.a = s->do_,
+                                     .lda = H * Dv,
+                                     .stride_a = Dv,
+                                     .c = s->do_lat,
+                                     .ldc = H * R,
+                                     .stride_c = R,
+                                     .m = s->T}));
+    return p->dev->k->attention_grad(
+        p->dev, &(struct attention_grad_args){.q = l->q_lat,
+                                              .kv = l->kv,
+                                              .out = l->o_lat,
+                                              .lse = l->lse,
+                                              .dout = s->do_lat,
+                                              .dq = s->dq_lat,
+                                              .dkv = s->dkv,
+                                              .seqs = s->seqs,
+                                              .num_seqs = s->num_seqs,
+                                              .T = s->T,
+                                              .H = a->H,
+                                              .R = a->R,
+                                              .Dr = a->Dr,
+                                              .scale = (float)rope_softmax_scale(a)});
+}
+
+// The transpose of the rotation, from x to y.
+static int unrotate(const struct policy *p, struct rope_args args)
+{
+    const struct policy_activations *s = p->acts;
+    args.cos = s->rope.cos;
+    args.sin = s->rope.sin;
+    args.position = s->position;
+    args.T = s->T;
+    args.D = p->arch.Dr;
+    args.halves = p->arch.rope_halves;
+    args.inverse = true;
+    return p->dev->k->rope(p->dev, &args);
+}
+
+// From dq_lat to dn (overwritten), through rotation, W_UK and the query projections.
+static int queries_grad(const struct policy *p, const struct layer_weights *w,
+                        const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    size_t part = (size_t)(a->Dn + a->Dr), row = (size_t)(a->R + a->Dr), H = (size_t)a->H;
+    TRY(weight_grad(p, &w->m[W_UK],
+                    (struct matmul_grad_args){.dy = l->q,
+                                              .lddy = H * part,
+                                              .stride_dy = part,
+                                              .x = s->dq_lat,
+                                              .ldx = H * row,
+                                              .stride_x = row,
+                                              .m = s->T}));
+    TRY(product(p, &w->m[W_UK], TO_OUT,
+                (struct matmul_args){.a = s->dq_lat,
+                                     .lda = H * row,
+                                     .stride_a = row,
+                                     .c = s->dq,
+                                     .ldc = H * part,
+                                     .stride_c = part,
+                                     .m = s->T}));
+    TRY(unrotate(p, (struct rope_args){.x = s->dq_lat + a->R,
+                                       .y = s->dq + a->Dn,
+                                       .ldx = H * row,
+                                       .stride_x = row,
+                                       .ldy = H * part,
+                                       .stride_y = part,
+                                       .heads = a->H}));
+    if (a->Rq == 0) {
+        TRY(weight_grad(p, &w->m[W_Q],
+                        (struct matmul_grad_args){.dy = s->dq, .x = s->n, .m = s->T}));
+        return product(p, &w->m[W_Q], TO_IN,
+                       (struct matmul_args){.a = s->dq, .c = s->dn, .m = s->T});
+    }
+    TRY(query_norm(p, w, l));
+    TRY(weight_grad(p, &w->m[W_Q], (struct matmul_grad_args){.dy = s->dq, .x = s->q_n, .m = s->T}));
+    TRY(product(p, &w->m[W_Q], TO_IN, (struct matmul_args){.a = s->dq, .c = s->dq_n, .m = s->T}));
+    TRY(p->dev->k->rmsnorm_grad(p->dev, &(struct rmsnorm_grad_args){.x = l->q_a,
+                                                                    .w = p->params.data + w->q_norm,
+                                                                    .rstd = l->rstd_q,
+                                                                    .dy = s->dq_n,
+                                                                    .dx = s->dq_n,
+                                                                    .dw = p->grad + w->q_norm,
+                                                                    .ldx = (size_t)a->Rq,
+                                                                    .lddy = (size_t)a->Rq,
+                                                                    .lddx = (size_t)a->Rq,
+                                                                    .T = s->T,
+                                                                    .C = a->Rq}));
+    TRY(weight_grad(p, &w->m[W_Q_A],
+                    (struct matmul_grad_args){.dy = s->dq_n, .x = s->n, .m = s->T}));
+    return product(p, &w->m[W_Q_A], TO_IN,
+                   (struct matmul_args){.a = s->dq_n, .c = s->dn, .m = s->T});
+}
+
+// From dkv, in place through its norm and rotation, to dn (added).
+static int latents_grad(const struct policy *p, const struct layer_weights *w,
+                        const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    size_t row = (size_t)(a->R + a->Dr);
+    TRY(p->dev->k->rmsnorm_grad(p->dev,
+                                &(struct rmsnorm_grad_args){.x = l->kv_a,
+                                                            .w = p->params.data + w->kv_norm,
+                                                            .rstd = l->rstd_kv,
+                                                            .dy = s->dkv,
+                                                            .dx = s->dkv,
+                                                            .dw = p->grad + w->kv_norm,
+                                                            .ldx = row,
+                                                            .lddy = row,
+                                                            .lddx = row,
+                                                            .T = s->T,
+                                                            .C = a->R}));
+    TRY(unrotate(p, (struct rope_args){.x = s->dkv + a->R,
+                                       .y = s->dkv + a->R,
+                                       .ldx = row,
+                                       .stride_x = (size_t)a->Dr,
+                                       .ldy = row,
+                                       .stride_y = (size_t)a->Dr,
+                                       .heads = 1}));
+    TRY(weight_grad(p, &w->m[W_KV_A],
+                    (struct matmul_grad_args){.dy = s->dkv, .x = s->n, .m = s->T}));
+    return product(p, &w->m[W_KV_A], TO_IN,
+                   (struct matmul_args){.a = s->dkv, .c = s->dn, .m = s->T, .accumulate = true});
+}
+
+// ---- the stack
+
+// From dhidden, the gradient of the rows that the head read, to the embeddings.
+static int backward_layers(struct policy *p, const struct policy_batch *b)
+{
+    const struct arch *a = &p->arch;
+    struct policy_activations *s = p->acts;
+    memset(s->dn, 0, (size_t)s->T * a->C * sizeof *s->dn);
+    TRY(p->dev->k->embed_grad(p->dev, &(struct embed_grad_args){.dout = s->dhidden,
+                                                                .ids = b->target_row,
+                                                                .dtable = s->dn,
+                                                                .T = s->num_targets,
+                                                                .C = a->C}));
+    TRY(hidden_norm_grad(p, p->packed->norm, s->x_last, s->rstd_last, s->dn, false));
+    for (int i = a->L - 1; i >= 0; i--) {
+        const struct layer_weights *w = &p->packed->layers[i];
+        const struct layer_acts *l = &s->layer[i];
+        TRY(hidden_norm(p, w->norm2, l->h, s->n, l->rstd2));
+        TRY(i < a->dense_layers ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l));
+        TRY(hidden_norm_grad(p, w->norm2, l->h, l->rstd2, s->dn, true));
+        TRY(attend_grad(p, w, l));
+        TRY(hidden_norm(p, w->norm1, l->x, s->n, l->rstd1));
+        TRY(queries_grad(p, w, l));
+        TRY(latents_grad(p, w, l));
+        TRY(hidden_norm_grad(p, w->norm1, l->x, l->rstd1, s->dn, true));
+    }
+    s->train = false; // activations were written over
+    return p->dev->k->embed_grad(p->dev,
+                                 &(struct embed_grad_args){.dout = s->dx,
+                                                           .ids = b->tokens,
+                                                           .dtable = p->grad + p->packed->embed,
+                                                           .T = s->T,
+                                                           .C = a->C});
+}
+
+// A backward pass follows the forward pass of its batch, once.
+static bool follows(const struct policy *p, const struct policy_batch *b)
+{
+    return p->grad && p->acts && p->acts->train && p->acts->T == b->T &&
+           p->acts->num_targets == b->num_targets;
+}
+
+int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
+                    const float *dentropy)
+{
+    assert(follows(p, b));
+    const struct matrix *head = &p->packed->head;
+    TRY(p->dev->k->linear_logprob_grad(
+        p->dev, &(struct linear_logprob_grad_args){.hidden = p->acts->hidden,
+                                                   .w = head->to_out,
+                                                   .w_t = head->to_in,
+                                                   .token = b->target_token,
+                                                   .tau = b->target_tau,
+                                                   .dlogprob = dlogprob,
+                                                   .dentropy = dentropy,
+                                                   .dhidden = p->acts->dhidden,
+                                                   .dw = p->grad + head->offset,
+                                                   .T = b->num_targets,
+                                                   .C = p->arch.C,
+                                                   .V = p->arch.V}));
+    return backward_layers(p, b);
+}
+
+int policy_backward_values(struct policy *p, const struct policy_batch *b, const float *dscore)
+{
+    assert(follows(p, b) && p->arch.value_head);
+    const struct policy_activations *s = p->acts;
+    const struct matrix *score = &p->packed->score;
+    double sum = 0;
+    for (int i = 0; i < b->num_targets; i++) {
+        sum += (double)dscore[i];
+    }
+    p->grad[p->packed->score_bias] += (float)sum;
+    TRY(weight_grad(p, score,
+                    (struct matmul_grad_args){.dy = dscore, .x = s->hidden, .m = b->num_targets}));
+    TRY(product(p, score, TO_IN,
+                (struct matmul_args){.a = dscore, .c = s->dhidden, .m = b->num_targets}));
+    return backward_layers(p, b);
+}

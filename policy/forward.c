@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/forward.h"
+
+#include "base/error.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args)
+{
+    args.b = way == TO_OUT ? m->to_out : m->to_in;
+    args.k = way == TO_OUT ? m->in : m->out;
+    args.n = way == TO_OUT ? m->out : m->in;
+    args.lda = args.lda ? args.lda : (size_t)args.k;
+    args.ldc = args.ldc ? args.ldc : (size_t)args.n;
+    args.batch = m->count;
+    assert(args.b);
+    return p->dev->k->matmul(p->dev, &args);
+}
+
+int hidden_norm(const struct policy *p, size_t weight, const float *x, float *y, float *rstd)
+{
+    const struct arch *a = &p->arch;
+    return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = x,
+                                                             .w = p->params.data + weight,
+                                                             .y = y,
+                                                             .rstd = rstd,
+                                                             .ldx = (size_t)a->C,
+                                                             .ldy = (size_t)a->C,
+                                                             .eps = (float)a->norm_eps,
+                                                             .T = p->acts->T,
+                                                             .C = a->C});
+}
+
+// sum = x + acts->y, acts->n = its norm.
+static int residual_norm(const struct policy *p, size_t weight, const float *x, float *sum,
+                         float *rstd)
+{
+    const struct arch *a = &p->arch;
+    return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = x,
+                                                             .add = p->acts->y,
+                                                             .sum = sum,
+                                                             .w = p->params.data + weight,
+                                                             .y = p->acts->n,
+                                                             .rstd = rstd,
+                                                             .ldx = (size_t)a->C,
+                                                             .ldy = (size_t)a->C,
+                                                             .eps = (float)a->norm_eps,
+                                                             .T = p->acts->T,
+                                                             .C = a->C});
+}
+
+int query_norm(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->q_a,
+                                                             .w = p->params.data + w->q_norm,
+                                                             .y = p->acts->q_n,
+                                                             .rstd = l->rstd_q,
+                                                             .ldx = (size_t)a->Rq,
+                                                             .ldy = (size_t)a->Rq,
+                                                             .eps = LATENT_NORM_EPS,
+                                                             .T = p->acts->T,
+                                                             .C = a->Rq});
+}
+
+// ---- attention
+
+// Queries of H heads in the latent space: q_nope through W_UK, q_rope rotated.
+static int project_queries(const struct policy *p, const struct layer_weights *w,
+                           const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    size_t part = (size_t)(a->Dn + a->Dr), row = (size_t)(a->R + a->Dr), H = (size_t)a->H;
+    const float *x = s->n;
+    if (a->Rq > 0) {
+        TRY(product(p, &w->m[W_Q_A], TO_OUT,
+                    (struct matmul_args){.a = s->n, .c = l->q_a, .m = s->T}));
+        TRY(query_norm(p, w, l));
+        x = s->q_n;
+    }
+    TRY(product(p, &w->m[W_Q], TO_OUT, (struct matmul_args){.a = x, .c = l->q, .m = s->T}));
+    TRY(product(p, &w->m[W_UK], TO_IN,
+                (struct matmul_args){.a = l->q,
+                                     .lda = H * part,
+                                     .stride_a = part,
+                                     .c = l->q_lat,
+                                     .ldc = H * row,
+                                     .stride_c = row,
+                                     .m = s->T}));
+    return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->q + a->Dn,
+                                                       .y = l->q_lat + a->R,
+                                                       .ldx = H * part,
+                                                       .stride_x = part,
+                                                       .ldy = H * row,
+                                                       .stride_y = row,
+                                                       .cos = s->rope.cos,
+                                                       .sin = s->rope.sin,
+                                                       .position = s->position,
+                                                       .T = s->T,
+                                                       .heads = a->H,
+                                                       .D = a->Dr,
+                                                       .halves = a->rope_halves});
+}
+
+// The rows (c, k_rope) that are cached: the norm of the latent part, and the one rotated key of all
+// heads.
+static int project_latents(const struct policy *p, const struct layer_weights *w,
+                           const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    size_t row = (size_t)(a->R + a->Dr);
+    TRY(product(p, &w->m[W_KV_A], TO_OUT,
+                (struct matmul_args){.a = s->n, .c = l->kv_a, .m = s->T}));
+    TRY(p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->kv_a,
+                                                          .w = p->params.data + w->kv_norm,
+                                                          .y = l->kv,
+                                                          .rstd = l->rstd_kv,
+                                                          .ldx = row,
+                                                          .ldy = row,
+                                                          .eps = LATENT_NORM_EPS,
+                                                          .T = s->T,
+                                                          .C = a->R}));
+    return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->kv_a + a->R,
+                                                       .y = l->kv + a->R,
+                                                       .ldx = row,
+                                                       .stride_x = (size_t)a->Dr,
+                                                       .ldy = row,
+                                                       .stride_y = (size_t)a->Dr,
+                                                       .cos = s->rope.cos,
+                                                       .sin = s->rope.sin,
+                                                       .position = s->position,
+                                                       .T = s->T,
+                                                       .heads = 1,
+                                                       .D = a->Dr,
+                                                       .halves = a->rope_halves});
+}
+
+// Packed sequences: blocks are stretches of the rows beside the queries.
+static void place_packed(struct policy_activations *s, const float *kv, size_t row)
+{
+    for (int i = 0; i < s->num_seqs; i++) {
+        const struct attention_seq *q = &s->seqs[i];
+        for (int j = 0; j * ATTENTION_BLOCK < q->len; j++) {
+            s->kv_blocks[q->block + j] = kv + (size_t)(q->query + j * ATTENTION_BLOCK) * row;
+        }
+    }
+}
+
+// Chunks: new rows go to their pages, and blocks are the pages.
+static void place_cached(struct policy_activations *s, const float *kv, struct kv_cache *cache,
+                         const struct policy_chunk *chunks, int layer)
+{
+    size_t row = (size_t)cache->width;
+    for (int i = 0; i < s->num_seqs; i++) {
+        const struct policy_chunk *c = &chunks[i];
+        const float **blocks = s->kv_blocks + s->seqs[i].block;
+        for (int j = 0; j * KV_PAGE < c->pos + c->len; j++) {
+            blocks[j] = kv_cache_block(cache, c->pages[j], layer);
+        }
+        for (int t = 0; t < c->len;) {
+            int at = (c->pos + t) % KV_PAGE, n = KV_PAGE - at;
+            n = n < c->len - t ? n : c->len - t;
+            float *page = kv_cache_block(cache, c->pages[(c->pos + t) / KV_PAGE], layer);
+            memcpy(page + (size_t)at * row, kv + (size_t)(c->start + t) * row,
+                   (size_t)n * row * sizeof *kv);
+            t += n;
+        }
+    }
+}
+
+// y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that kv_blocks point to.
+static int attend(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    size_t H = (size_t)a->H;
+    TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
+                                                              .kv_blocks = s->kv_blocks,
+                                                              .seqs = s->seqs,
+                                                              .num_seqs = s->num_seqs,
+                                                              .H = a->H,
+                                                              .R = a->R,
+                                                              .Dr = a->Dr,
+                                                              .scale = (float)rope_softmax_scale(a),
+                                                              .out = l->o_lat,
+                                                              .lse = l->lse}));
+    TRY(product(p, &w->m[W_UV], TO_OUT,
+                (struct matmul_args){.a = l->o_lat,
+                                     .lda = H * a->R,
+                                     .stride_a = (size_t)a->R,
+                                     .c = l->o,
+                                     .ldc = H * a->Dv,
+                                     .stride_c = (size_t)a->Dv,
+                                     .m = s->T}));
+    return product(p, &w->m[W_O], TO_OUT, (struct matmul_args){.a = l->o, .c = s->y, .m = s->T});
+}
+
+// ---- FFN and mixture
+
+// y = FFN(n): the dense one, or the shared experts.
+static int feed_forward(const struct policy *p, const struct layer_weights *w,
+                        const struct layer_acts *l)
+{
+    const struct policy_activations *s = p->acts;
+    TRY(product(p, &w->m[W_GATE_UP], TO_OUT,
+                (struct matmul_args){.a = s->n, .c = l->gate_up, .m = s->T}));
+    TRY(p->dev->k->swiglu(
+        p->dev, &(struct swiglu_args){
+                    .gate_up = l->gate_up, .h = s->ffn, .T = s->T, .F = w->m[W_DOWN].in}));
+    return product(p, &w->m[W_DOWN], TO_OUT,
+                   (struct matmul_args){.a = s->ffn, .c = s->y, .m = s->T});
+}
+
+// Chooses the experts of each token and sorts the choices by expert.
+static int route(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    const float *bias = a->route_bias ? p->params.data + w->route_bias : NULL;
+    TRY(product(p, &w->m[W_GATE], TO_OUT,
+                (struct matmul_args){.a = s->n, .c = s->logits, .m = s->T}));
+    TRY(p->dev->k->moe_route(p->dev, &(struct moe_route_args){.logits = s->logits,
+                                                              .bias = bias,
+                                                              .T = s->T,
+                                                              .E = a->E,
+                                                              .K = a->K,
+                                                              .n_group = a->n_group,
+                                                              .topk_group = a->topk_group,
+                                                              .scoring = a->scoring,
+                                                              .group_rank = a->group_rank,
+                                                              .normalise = a->route_normalise,
+                                                              .scale = (float)a->route_scale,
+                                                              .scores = l->scores,
+                                                              .experts = l->experts,
+                                                              .weights = l->weights}));
+    return p->dev->k->moe_sort(p->dev, &(struct moe_sort_args){.experts = l->experts,
+                                                               .T = s->T,
+                                                               .K = a->K,
+                                                               .E = a->E,
+                                                               .segments = l->segments,
+                                                               .slot = l->slot,
+                                                               .pair = l->pair});
+}
+
+int gather_experts(const struct policy *p, const struct layer_acts *l)
+{
+    const struct policy_activations *s = p->acts;
+    return p->dev->k->moe_gather(
+        p->dev,
+        &(struct moe_gather_args){
+            .x = s->n, .pair = l->pair, .xs = s->xs, .T = s->T, .K = p->arch.K, .C = p->arch.C});
+}
+
+// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n).
+static int mixture(const struct policy *p, const struct layer_weights *w,
+                   const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    if (a->S > 0) {
+        TRY(feed_forward(p, w, l));
+    } else {
+        memset(s->y, 0, (size_t)s->T * a->C * sizeof *s->y);
+    }
+    TRY(route(p, w, l));
+    TRY(gather_experts(p, l));
+    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
+                (struct matmul_args){.a = s->xs, .c = l->exp_gate_up, .segments = l->segments}));
+    TRY(p->dev->k->swiglu(
+        p->dev,
+        &(struct swiglu_args){.gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
+    TRY(product(p, &w->m[W_EXP_DOWN], TO_OUT,
+                (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments}));
+    return p->dev->k->moe_combine(p->dev, &(struct moe_combine_args){.ys = l->ys,
+                                                                     .weights = l->weights,
+                                                                     .slot = l->slot,
+                                                                     .y = s->y,
+                                                                     .T = s->T,
+                                                                     .K = a->K,
+                                                                     .C = a->C});
+}
+
+// ---- the stack
+
+static void count_load(struct policy *p, int layer)
+{
+    const int *segments = p->acts->layer[layer].segments;
+    int64_t *load = p->expert_load + (size_t)layer * p->arch.E;
+    for (int e = 0; e < p->arch.E; e++) {
+        load[e] += segments[e + 1] - segments[e];
+    }
+}
+
+int forward_layers(struct policy *p, const int *tokens, struct kv_cache *cache,
+                   const struct policy_chunk *chunks)
+{
+    const struct arch *a = &p->arch;
+    struct policy_activations *s = p->acts;
+    TRY(p->dev->k->embed(p->dev, &(struct embed_args){.table = p->params.data + p->packed->embed,
+                                                      .ids = tokens,
+                                                      .out = s->layer[0].x,
+                                                      .T = s->T,
+                                                      .C = a->C}));
+    for (int i = 0; i < a->L; i++) {
+        const struct layer_weights *w = &p->packed->layers[i];
+        const struct layer_acts *l = &s->layer[i];
+        if (i == 0) {
+            TRY(hidden_norm(p, w->norm1, l->x, s->n, l->rstd1));
+        } else {
+            TRY(residual_norm(p, w->norm1, s->layer[i - 1].h, l->x, l->rstd1));
+        }
+        TRY(project_queries(p, w, l));
+        TRY(project_latents(p, w, l));
+        if (cache) {
+            place_cached(s, l->kv, cache, chunks, i);
+        } else {
+            place_packed(s, l->kv, (size_t)(a->R + a->Dr));
+        }
+        TRY(attend(p, w, l));
+        TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2));
+        TRY(i < a->dense_layers ? feed_forward(p, w, l) : mixture(p, w, l));
+        if (s->train && i >= a->dense_layers) {
+            count_load(p, i);
+        }
+    }
+    return residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last);
+}
+
+int forward_rows(struct policy *p, const int *rows)
+{
+    const struct policy_activations *s = p->acts;
+    return p->dev->k->embed(
+        p->dev,
+        &(struct embed_args){
+            .table = s->n, .ids = rows, .out = s->hidden, .T = s->num_targets, .C = p->arch.C});
+}
+
+// ---- checks
+
+int check_tokens(const struct policy *p, const int *tokens, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= p->arch.V) {
+            return err_set(ERR_DATA, "token id %d is not in the model's vocabulary of %d",
+                           tokens[i], p->arch.V);
+        }
+    }
+    return 0;
+}
+
+int check_positions(const struct policy *p, int positions)
+{
+    if (positions > p->arch.max_positions) {
+        return err_set(ERR_DATA,
+                       "a sequence of %d tokens is longer than the model's max_position_embeddings "
+                       "%d",
+                       positions, p->arch.max_positions);
+    }
+    return 0;
+}
+
+int check_finite(const float *x, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            return err_set(ERR_NUMERIC, "%s %zu of %zu is %g", what, i, n, (double)x[i]);
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layers of the model, once for both uses: packed sequences, whose latent rows stay in the
+// activations, and chunks over a cache, whose latent rows go to its pages. Internal to policy/.
+#ifndef POLICY_FORWARD_H
+#define POLICY_FORWARD_H
+
+#include "policy/activations.h"
+#include "policy/weights.h"
+
+// Returns what fails at once: kernels can.
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        int rc_ = (call);                                                                          \
+        if (rc_) {                                                                                 \
+            return rc_;                                                                            \
+        }                                                                                          \
+    } while (0)
+
+// eps of the norms over latents (kv_a_layernorm, q_a_layernorm), whatever rms_norm_eps is.
+#define LATENT_NORM_EPS 1e-6f
+
+enum way { TO_OUT, TO_IN }; // x W^T, or y W
+
+// The product with a matrix. args gives a, c and m; lda and ldc (0: dense), strides or segments
+// where there are several matrices, accumulate; the rest is filled in.
+int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args);
+
+// y = norm of x [T,C]; rstd may be NULL.
+int hidden_norm(const struct policy *p, size_t weight, const float *x, float *y, float *rstd);
+// The same of q_a, into q_n.
+int query_norm(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l);
+// Copies the input of the experts into their slots: n to xs.
+int gather_experts(const struct policy *p, const struct layer_acts *l);
+
+// Layers over the T tokens of the activations, whose positions and seqs are set, from the tokens up
+// to x_last and its norm in n. chunks: [num_seqs], NULL without a cache.
+int forward_layers(struct policy *p, const int *tokens, struct kv_cache *cache,
+                   const struct policy_chunk *chunks);
+// hidden = n[rows], num_targets of them.
+int forward_rows(struct policy *p, const int *rows);
+
+// ERR_DATA unless all n ids lie in the vocabulary.
+int check_tokens(const struct policy *p, const int *tokens, int n);
+// ERR_DATA when a sequence of that many positions is longer than the model's.
+int check_positions(const struct policy *p, int positions);
+// ERR_NUMERIC when one of n results is not finite; what names them.
+int check_finite(const float *x, size_t n, const char *what);
+
+#endif

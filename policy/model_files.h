@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weight files of a Hugging Face directory: model.safetensors, or shards with
+// model.safetensors.index.json. Everything is checked against the architecture before memory of the
+// model's size is asked for. Internal to policy/.
+#ifndef POLICY_MODEL_FILES_H
+#define POLICY_MODEL_FILES_H
+
+#include "policy/params.h"
+
+struct model_files;
+
+int model_files_open(struct model_files **out, const char *dir);
+void model_files_free(struct model_files **f);
+bool model_files_have(const struct model_files *f, const char *name);
+
+// Makes p's block (its layout is filled) and reads every tensor into it. Missing, misshapen and
+// unexpected tensors are listed together; those of multi-token-prediction layers, a tied head and
+// rotary tables are passed over. A value head that is absent is zero.
+int model_files_load(struct params *p, const struct arch *a, const struct model_files *f);
+
+#endif

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/optimizer.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int optimizer_open(struct optimizer **out, const struct policy *p,
+                   const struct optimizer_settings *s)
+{
+    struct optimizer *o = mem_alloc0(sizeof *o);
+    o->settings = *s;
+    o->size = p->params.size;
+    o->m = mem_floats(o->size);
+    o->v = mem_floats(o->size);
+    *out = o;
+    return 0;
+}
+
+void optimizer_free(struct optimizer **o)
+{
+    if (o && *o) {
+        free((*o)->m);
+        free((*o)->v);
+        free(*o);
+        *o = NULL;
+    }
+}
+
+double optimizer_rate(const struct optimizer_settings *s, int step, int total)
+{
+    if (step < s->warmup_steps) {
+        return s->learning_rate * (step + 1) / s->warmup_steps;
+    }
+    int span = total - s->warmup_steps;
+    double done = span > 0 ? fmin((double)(step - s->warmup_steps) / span, 1) : 1;
+    double share = 1;
+    switch (s->schedule) {
+    case SCHEDULE_CONSTANT:
+        break;
+    case SCHEDULE_LINEAR:
+        share = 1 - (1 - s->min_lr_ratio) * done;
+        break;
+    case SCHEDULE_COSINE:
+        share = s->min_lr_ratio + (1 - s->min_lr_ratio) * 0.5 * (1 + cos(M_PI * done));
+        break;
+    }
+    return s->learning_rate * share;
+}
+
+int optimizer_grad_norm(double *out, struct policy *p)
+{
+    double sum = 0; // padding and what is not trained have no gradient
+    int rc = p->dev->k->sum_squares(
+        p->dev, &(struct sum_squares_args){.x = p->grad, .n = p->params.size, .out = &sum});
+    if (rc == 0) {
+        *out = sqrt(sum);
+    }
+    return rc;
+}
+
+int optimizer_update(struct optimizer *o, struct policy *p, double lr, double *norm)
+{
+    assert(o->size == p->params.size && p->grad);
+    const struct optimizer_settings *s = &o->settings;
+    double n = 0;
+    int rc = optimizer_grad_norm(&n, p);
+    if (rc) {
+        return rc;
+    }
+    if (!isfinite(n)) {
+        return err_set(ERR_NUMERIC, "the norm of the gradient is %g", n);
+    }
+    double scale = s->max_grad_norm > 0 ? fmin(1, s->max_grad_norm / (n + 1e-6)) : 1;
+    for (int i = 0; i < p->params.count && rc == 0; i++) {
+        const struct param *q = &p->params.list[i];
+        if (!q->trained) {
+            continue;
+        }
+        rc = p->dev->k->adamw(
+            p->dev, &(struct adamw_args){.p = p->params.data + q->offset,
+                                         .m = o->m + q->offset,
+                                         .v = o->v + q->offset,
+                                         .g = p->grad + q->offset,
+                                         .n = q->size,
+                                         .lr = (float)lr,
+                                         .beta1 = (float)s->adam_beta1,
+                                         .beta2 = (float)s->adam_beta2,
+                                         .eps = (float)s->adam_epsilon,
+                                         .weight_decay = q->decay ? (float)s->weight_decay : 0.0f,
+                                         .grad_scale = (float)scale,
+                                         .step = o->step + 1});
+    }
+    if (rc) {
+        return rc;
+    }
+    o->step++;
+    *norm = n;
+    return policy_weights_changed(p);
+}
+
+// ---- files: m/NAME and v/NAME of each trained tensor, in the shapes of the model's file; "step"
+// in the metadata
+
+static char *moment_name(char kind, const char *name)
+{
+    struct strbuf b = {0};
+    strbuf_printf(&b, "%c/%s", kind, name);
+    return strbuf_take(&b);
+}
+
+int optimizer_save(const struct optimizer *o, const struct policy *p, const char *dir)
+{
+    const struct params *list = &p->params;
+    struct tensor *views = mem_array0((size_t)list->num_tensors, sizeof *views);
+    struct tensor *tensors = mem_array0(2 * (size_t)list->num_tensors, sizeof *tensors);
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        params_view(views, list, i ? o->v : o->m);
+        for (int j = 0; j < list->num_tensors; j++) {
+            if (list->tensors[j].trained) {
+                tensors[count] = views[j];
+                tensors[count++].name = moment_name("mv"[i], views[j].name);
+            }
+        }
+    }
+    struct strbuf step = {0};
+    strbuf_printf(&step, "%d", o->step);
+    const char *metadata[] = {"step", step.data};
+    char *path = path_join(dir, "optimizer.safetensors");
+    int rc = safetensors_write(path, tensors, count, metadata, 1);
+    for (int i = 0; i < count; i++) {
+        free((char *)(uintptr_t)tensors[i].name);
+    }
+    strbuf_free(&step);
+    free(path);
+    free(tensors);
+    free(views);
+    return rc;
+}
+
+// Copies the moments of one kind into a block, each checked against the model.
+static int load_moments(float *block, const struct safetensors *file, const struct params *list,
+                        char kind, const char *path)
+{
+    for (int i = 0; i < list->num_tensors; i++) {
+        const struct param_tensor *t = &list->tensors[i];
+        if (!t->trained) {
+            continue;
+        }
+        char *name = moment_name(kind, t->name);
+        const struct tensor *found = safetensors_find(file, name);
+        bool fits = found && found->dtype == TENSOR_F32 && found->rank == t->rank &&
+                    found->shape[0] == t->shape[0] &&
+                    (t->rank == 1 || found->shape[1] == t->shape[1]);
+        int rc = fits ? 0
+                      : err_set(ERR_MODEL, "%s: \"%s\" %s", path, name,
+                                found ? "is not of the model's shape" : "is missing");
+        free(name);
+        if (rc) {
+            return rc;
+        }
+        tensor_to_floats(block + t->offset, found);
+    }
+    return 0;
+}
+
+int optimizer_load(struct optimizer *o, const struct policy *p, const char *dir)
+{
+    assert(o->size == p->params.size);
+    char *path = path_join(dir, "optimizer.safetensors");
+    float *m = mem_floats(o->size), *v = mem_floats(o->size);
+    struct safetensors *file = NULL;
+    long long step = 0;
+    int rc = safetensors_open(&file, path, ERR_MODEL);
+    if (rc == 0) {
+        const char *text = safetensors_metadata(file, "step");
+        if (!text || !str_to_int(text, 0, INT32_MAX, &step)) {
+            rc = err_set(ERR_MODEL, "%s: the metadata give no \"step\"", path);
+        }
+    }
+    rc = rc ? rc : load_moments(m, file, &p->params, 'm', path);
+    rc = rc ? rc : load_moments(v, file, &p->params, 'v', path);
+    if (rc == 0) {
+        float *old_m = o->m, *old_v = o->v;
+        o->m = m;
+        o->v = v;
+        o->step = (int)step;
+        m = old_m;
+        v = old_v;
+    }
+    free(m);
+    free(v);
+    safetensors_free(&file);
+    free(path);
+    return rc;
+}

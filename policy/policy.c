@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/policy.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "policy/activations.h"
+#include "policy/model_files.h"
+#include "policy/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// A policy without parameters.
+static struct policy *policy_new(struct device *dev, const struct arch *arch)
+{
+    struct policy *p = mem_alloc0(sizeof *p);
+    p->arch = *arch;
+    p->dev = dev;
+    p->expert_load = mem_array0((size_t)arch->L * arch->E, sizeof *p->expert_load);
+    params_layout(&p->params, arch);
+    return p;
+}
+
+// Packs the weights of a policy whose parameters are set; on failure it is freed.
+static int finish(struct policy **out, struct policy *p)
+{
+    int rc = weights_open(&p->packed, p);
+    if (rc) {
+        policy_free(&p);
+        return rc;
+    }
+    *out = p;
+    return 0;
+}
+
+static int read_arch(struct arch *out, const char *dir)
+{
+    char *path = path_join(dir, "config.json");
+    struct json_doc *doc = NULL;
+    int rc = json_parse_file(&doc, path, 0, ERR_MODEL);
+    rc = rc ? rc : arch_from_json(out, doc, json_root(doc), path, ERR_MODEL);
+    json_free(&doc);
+    free(path);
+    return rc;
+}
+
+int policy_open(struct policy **out, struct device *dev, const char *dir, bool value_head)
+{
+    struct arch arch;
+    struct model_files *files = NULL;
+    int rc = read_arch(&arch, dir);
+    rc = rc ? rc : model_files_open(&files, dir);
+    if (rc) {
+        return rc;
+    }
+    arch.value_head = value_head || model_files_have(files, "score.weight") ||
+                      model_files_have(files, "score.bias");
+    struct policy *p = policy_new(dev, &arch);
+    rc = model_files_load(&p->params, &arch, files);
+    model_files_free(&files);
+    if (rc) {
+        policy_free(&p);
+        return rc;
+    }
+    return finish(out, p);
+}
+
+int policy_create(struct policy **out, struct device *dev, const struct arch *arch, uint64_t seed)
+{
+    struct policy *p = policy_new(dev, arch);
+    params_alloc(&p->params);
+    params_init(&p->params, arch->init_range, seed);
+    return finish(out, p);
+}
+
+int policy_clone(struct policy **out, const struct policy *p, bool value_head)
+{
+    struct arch arch = p->arch;
+    arch.value_head = value_head;
+    struct policy *q = policy_new(p->dev, &arch);
+    params_alloc(&q->params);
+    for (int i = 0; i < q->params.count; i++) {
+        const struct param *to = &q->params.list[i];
+        const struct param *from = params_find(&p->params, "%s", to->name);
+        if (from) {
+            memcpy(q->params.data + to->offset, p->params.data + from->offset,
+                   to->size * sizeof(float));
+        }
+    }
+    return finish(out, q);
+}
+
+void policy_free(struct policy **p)
+{
+    if (p && *p) {
+        params_free(&(*p)->params);
+        activations_free(&(*p)->acts);
+        weights_free(&(*p)->packed);
+        free((*p)->grad);
+        free((*p)->expert_load);
+        free(*p);
+        *p = NULL;
+    }
+}
+
+static int write_text(const char *dir, const char *name, struct strbuf *text)
+{
+    char *path = path_join(dir, name);
+    strbuf_putc(text, '\n');
+    int rc = file_write_atomic(path, text->data, text->len);
+    free(path);
+    strbuf_free(text);
+    return rc;
+}
+
+static int save_config(const struct arch *a, const char *dir)
+{
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    arch_to_json(&w, a);
+    return write_text(dir, "config.json", &text);
+}
+
+static int save_generation_config(const struct arch *a, const char *dir)
+{
+    const struct {
+        const char *key;
+        int id;
+    } ids[] = {
+        {"bos_token_id", a->bos_id}, {"eos_token_id", a->eos_id}, {"pad_token_id", a->pad_id}};
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    json_begin_object(&w);
+    json_put_key(&w, "_from_model_config");
+    json_put_bool(&w, true);
+    for (int i = 0; i < 3; i++) {
+        if (ids[i].id >= 0) {
+            json_put_key(&w, ids[i].key);
+            json_put_int(&w, ids[i].id);
+        }
+    }
+    json_end_object(&w);
+    return write_text(dir, "generation_config.json", &text);
+}
+
+int policy_save(const struct policy *p, const char *dir)
+{
+    int rc = save_config(&p->arch, dir);
+    rc = rc ? rc : save_generation_config(&p->arch, dir);
+    if (rc) {
+        return rc;
+    }
+    struct tensor *tensors = mem_array0((size_t)p->params.num_tensors, sizeof *tensors);
+    params_view(tensors, &p->params, p->params.data);
+    const char *metadata[] = {"format", "pt"}; // what transformers asks for
+    char *path = path_join(dir, "model.safetensors");
+    rc = safetensors_write(path, tensors, p->params.num_tensors, metadata, 1);
+    free(path);
+    free(tensors);
+    return rc;
+}
+
+int policy_weights_changed(struct policy *p) { return weights_pack(p->packed, p); }
+
+int policy_train_begin(struct policy *p)
+{
+    if (p->grad) {
+        return 0;
+    }
+    p->grad = mem_floats(p->params.size);
+    return weights_pack(p->packed, p);
+}
+
+void policy_grad_zero(struct policy *p) { memset(p->grad, 0, p->params.size * sizeof *p->grad); }

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/rope.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+// Dimension whose wave turns r times in the original context: arXiv:2309.00071, section 3.2, solved
+// for the index.
+static double correction_dim(const struct arch *a, double r)
+{
+    return a->Dr * log(a->yarn.original_positions / (2 * M_PI * r)) / (2 * log(a->rope_theta));
+}
+
+static double magnitude(double factor, double k)
+{
+    return factor <= 1 ? 1 : 0.1 * k * log(factor) + 1;
+}
+
+double rope_frequency(const struct arch *a, int i)
+{
+    const struct arch_yarn *y = &a->yarn;
+    double theta = pow(a->rope_theta, -2.0 * i / a->Dr);
+    if (y->factor == 0) {
+        return theta;
+    }
+    double lo = correction_dim(a, y->beta_fast), hi = correction_dim(a, y->beta_slow);
+    if (y->truncate) {
+        lo = floor(lo);
+        hi = ceil(hi);
+    }
+    lo = fmax(lo, 0);
+    hi = fmin(hi, a->Dr - 1);
+    if (lo == hi) {
+        hi += 0.001;
+    }
+    double w = fmin(fmax((i - lo) / (hi - lo), 0), 1);
+    return theta * (1 - w) + theta / y->factor * w;
+}
+
+double rope_attention_factor(const struct arch *a)
+{
+    const struct arch_yarn *y = &a->yarn;
+    if (y->factor == 0) {
+        return 1;
+    }
+    if (y->attention_factor != 0) {
+        return y->attention_factor;
+    }
+    if (y->mscale != 0 && y->mscale_all_dim != 0) {
+        return magnitude(y->factor, y->mscale) / magnitude(y->factor, y->mscale_all_dim);
+    }
+    return magnitude(y->factor, 1);
+}
+
+double rope_softmax_scale(const struct arch *a)
+{
+    const struct arch_yarn *y = &a->yarn;
+    double m =
+        y->factor != 0 && y->mscale_all_dim != 0 ? magnitude(y->factor, y->mscale_all_dim) : 1;
+    return m * m / sqrt(a->Dn + a->Dr);
+}
+
+void rope_table_grow(struct rope_table *t, const struct arch *a, int positions)
+{
+    if (positions <= t->positions) {
+        return;
+    }
+    int half = a->Dr / 2, rows = t->positions ? t->positions : 256;
+    while (rows < positions) {
+        rows += rows / 2;
+    }
+    size_t n = (size_t)rows * half;
+    rope_table_free(t);
+    t->cos = mem_floats(n);
+    t->sin = mem_floats(n);
+    t->positions = rows;
+    double att = rope_attention_factor(a);
+    for (int i = 0; i < half; i++) {
+        double f = rope_frequency(a, i);
+        for (int pos = 0; pos < rows; pos++) {
+            t->cos[(size_t)pos * half + i] = (float)(cos(pos * f) * att);
+            t->sin[(size_t)pos * half + i] = (float)(sin(pos * f) * att);
+        }
+    }
+}
+
+void rope_table_free(struct rope_table *t)
+{
+    free(t->cos);
+    free(t->sin);
+    *t = (struct rope_table){0};
+}

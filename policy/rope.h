@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rotary position tables with YaRN (arXiv:2309.00071), and the softmax scale that goes with them. A
+// table grows on demand; its rows do not depend on its size.
+#ifndef POLICY_ROPE_H
+#define POLICY_ROPE_H
+
+#include "policy/arch.h"
+
+struct rope_table {
+    int positions;    // rows held
+    float *cos, *sin; // [positions, Dr/2], the attention factor included
+};
+
+// Makes the table hold at least `positions` rows.
+void rope_table_grow(struct rope_table *t, const struct arch *a, int positions);
+void rope_table_free(struct rope_table *t);
+
+// Frequency of pair i < Dr/2, in radians a position.
+double rope_frequency(const struct arch *a, int i);
+// What cos and sin are multiplied by.
+double rope_attention_factor(const struct arch *a);
+// (Dn + Dr)^-1/2 m^2.
+double rope_softmax_scale(const struct arch *a);
+
+#endif

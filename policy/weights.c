@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/weights.h"
+
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+// The matrices of a param of rank 2 or 3.
+static struct matrix whole(const struct param *q)
+{
+    if (!q) {
+        return (struct matrix){0};
+    }
+    int d = q->rank == 3;
+    return (struct matrix){.offset = q->offset,
+                           .stride = q->size / (size_t)(d ? q->shape[0] : 1),
+                           .count = d ? q->shape[0] : 1,
+                           .out = q->shape[d],
+                           .in = q->shape[d + 1]};
+}
+
+static size_t offset_of(const struct param *q) { return q ? q->offset : 0; }
+
+// A kind of param of layer l, or NULL.
+static const struct param *find(const struct policy *p, int l, const char *name)
+{
+    return params_find(&p->params, "model.layers.%d.%s.weight", l, name);
+}
+
+static void find_layer(struct layer_weights *w, const struct policy *p, int l)
+{
+    const struct arch *a = &p->arch;
+    const char *ffn = l < a->dense_layers ? "mlp" : "mlp.shared_experts";
+    w->norm1 = offset_of(find(p, l, "input_layernorm"));
+    w->norm2 = offset_of(find(p, l, "post_attention_layernorm"));
+    w->q_norm = offset_of(find(p, l, "self_attn.q_a_layernorm"));
+    w->kv_norm = offset_of(find(p, l, "self_attn.kv_a_layernorm"));
+    w->route_bias =
+        offset_of(params_find(&p->params, "model.layers.%d.mlp.gate.e_score_correction_bias", l));
+    w->m[W_Q_A] = whole(find(p, l, "self_attn.q_a_proj"));
+    w->m[W_Q] = whole(find(p, l, a->Rq > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj"));
+    w->m[W_KV_A] = whole(find(p, l, "self_attn.kv_a_proj_with_mqa"));
+    w->m[W_O] = whole(find(p, l, "self_attn.o_proj"));
+    w->m[W_GATE] = whole(find(p, l, "mlp.gate"));
+    w->m[W_GATE_UP] =
+        whole(params_find(&p->params, "model.layers.%d.%s.gate_up_proj.weight", l, ffn));
+    w->m[W_DOWN] = whole(params_find(&p->params, "model.layers.%d.%s.down_proj.weight", l, ffn));
+    if (l >= a->dense_layers) {
+        w->m[W_EXP_GATE_UP] = whole(find(p, l, "mlp.experts.gate_up_proj"));
+        w->m[W_EXP_DOWN] = whole(find(p, l, "mlp.experts.down_proj"));
+    }
+    // kv_b_proj is, a head, Dn rows of W_UK and then Dv of W_UV.
+    size_t at = offset_of(find(p, l, "self_attn.kv_b_proj"));
+    size_t stride = (size_t)(a->Dn + a->Dv) * a->R;
+    w->m[W_UK] = (struct matrix){at, stride, a->H, a->Dn, a->R, NULL, NULL};
+    w->m[W_UV] = (struct matrix){at + (size_t)a->Dn * a->R, stride, a->H, a->Dv, a->R, NULL, NULL};
+}
+
+// Gives m its place in the block (NULL: only counts), and returns the floats it takes.
+static size_t place(struct matrix *m, const struct device *dev, bool to_out, bool to_in,
+                    float *block)
+{
+    size_t out = to_out ? matmul_packed_size(dev, m->in, m->out) * m->count : 0;
+    size_t in = to_in ? matmul_packed_size(dev, m->out, m->in) * m->count : 0;
+    m->to_out = block && to_out ? block : NULL;
+    m->to_in = block && to_in ? block + out : NULL;
+    return out + in;
+}
+
+static size_t place_all(struct policy_packed *w, const struct policy *p, float *block)
+{
+    size_t used = 0;
+    for (int l = 0; l < p->arch.L; l++) {
+        for (int i = 0; i < W_LAYER_COUNT; i++) {
+            used += place(&w->layers[l].m[i], p->dev, i != W_UK || w->both, i == W_UK || w->both,
+                          block ? block + used : NULL);
+        }
+    }
+    used += place(&w->head, p->dev, true, w->both, block ? block + used : NULL);
+    used += place(&w->score, p->dev, true, w->both, block ? block + used : NULL);
+    return used;
+}
+
+static int pack(const struct matrix *m, const struct policy *p)
+{
+    const float *b = p->params.data + m->offset;
+    int rc = 0;
+    if (m->to_out) {
+        rc = p->dev->k->matmul_pack(p->dev, &(struct pack_args){.b = b,
+                                                                .ldb = (size_t)m->in,
+                                                                .stride_b = m->stride,
+                                                                .k = m->in,
+                                                                .n = m->out,
+                                                                .count = m->count,
+                                                                .transposed = true,
+                                                                .out = m->to_out});
+    }
+    if (m->to_in && rc == 0) {
+        rc = p->dev->k->matmul_pack(p->dev, &(struct pack_args){.b = b,
+                                                                .ldb = (size_t)m->in,
+                                                                .stride_b = m->stride,
+                                                                .k = m->out,
+                                                                .n = m->in,
+                                                                .count = m->count,
+                                                                .out = m->to_in});
+    }
+    return rc;
+}
+
+int weights_pack(struct policy_packed *w, const struct policy *p)
+{
+    if (!w->block || w->both != (p->grad != NULL)) {
+        w->both = p->grad != NULL;
+        w->size = place_all(w, p, NULL);
+        free(w->block);
+        w->block = mem_floats(w->size);
+        place_all(w, p, w->block);
+    }
+    int rc = 0;
+    for (int l = 0; l < p->arch.L && rc == 0; l++) {
+        for (int i = 0; i < W_LAYER_COUNT && rc == 0; i++) {
+            rc = pack(&w->layers[l].m[i], p);
+        }
+    }
+    rc = rc ? rc : pack(&w->head, p);
+    return rc ? rc : pack(&w->score, p);
+}
+
+int weights_open(struct policy_packed **out, const struct policy *p)
+{
+    struct policy_packed *w = mem_alloc0(sizeof *w);
+    w->layers = mem_array0((size_t)p->arch.L, sizeof *w->layers);
+    for (int l = 0; l < p->arch.L; l++) {
+        find_layer(&w->layers[l], p, l);
+    }
+    const struct param *embed = params_find(&p->params, "model.embed_tokens.weight");
+    w->embed = embed->offset;
+    w->norm = params_find(&p->params, "model.norm.weight")->offset;
+    w->head = whole(p->arch.tied ? embed : params_find(&p->params, "lm_head.weight"));
+    w->score = whole(params_find(&p->params, "score.weight"));
+    w->score_bias = offset_of(params_find(&p->params, "score.bias"));
+    int rc = weights_pack(w, p);
+    if (rc) {
+        weights_free(&w);
+        return rc;
+    }
+    *out = w;
+    return 0;
+}
+
+void weights_free(struct policy_packed **w)
+{
+    if (w && *w) {
+        free((*w)->layers);
+        free((*w)->block);
+        free(*w);
+        *w = NULL;
+    }
+}

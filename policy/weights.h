@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights as the passes use them: where each stands in the block, and its packed forms on the
+// device. Internal to policy/.
+#ifndef POLICY_WEIGHTS_H
+#define POLICY_WEIGHTS_H
+
+#include "policy/policy.h"
+
+// `count` matrices [out,in] of the block. A packed form exists where a pass needs it.
+struct matrix {
+    size_t offset, stride; // in floats
+    int count, out, in;    // count 0: the model has no such weight
+    float *to_out;         // packed [in,out]: x W^T, the way of the forward pass
+    float *to_in;          // packed [out,in]: y W, its backward, and W_UK's forward
+};
+
+enum layer_matrix {
+    W_Q_A,         // [Rq,C]
+    W_Q,           // [H (Dn+Dr), Rq or C]
+    W_KV_A,        // [R+Dr,C]
+    W_UK,          // H of [Dn,R], inside kv_b_proj
+    W_UV,          // H of [Dv,R], inside kv_b_proj
+    W_O,           // [C,H Dv]
+    W_GATE,        // [E,C]
+    W_GATE_UP,     // [2 width,C]: the dense FFN, or the shared experts
+    W_DOWN,        // [C,width]
+    W_EXP_GATE_UP, // E of [2F,C]
+    W_EXP_DOWN,    // E of [C,F]
+    W_LAYER_COUNT
+};
+
+struct layer_weights {
+    struct matrix m[W_LAYER_COUNT];
+    size_t norm1, norm2, q_norm, kv_norm,
+        route_bias; // offsets; q_norm and route_bias where there is one
+};
+
+struct policy_packed {
+    struct layer_weights *layers; // [L]
+    struct matrix head;           // [V,C]; the embedding's when tied
+    struct matrix score;          // [1,C]
+    size_t embed, norm, score_bias;
+    bool both;    // packed both ways, for training
+    float *block; // all packed forms
+    size_t size;
+};
+
+// Finds the weights of p and packs them.
+int weights_open(struct policy_packed **out, const struct policy *p);
+// Packs again, and both ways once p has gradients.
+int weights_pack(struct policy_packed *w, const struct policy *p);
+void weights_free(struct policy_packed **w);
+
+#endif
