@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// The quickstart's tokenizer: what it makes of the two kinds of problem, text that comes back
+// whole, and saving.
+#include "tests/tokenizer_fixture.h"
+
+#include "base/philox.h"
+
+#define QUICKSTART TEST_GOLDEN "/../../configs/data/quickstart.tokenizer.json"
+
+static void put_random_char(struct strbuf *s, struct philox_stream *random)
+{
+    static const struct {
+        unsigned lo, n;
+    } ranges[] = {
+        {0, 128},      {' ', 1},        {'0', 10},        {'a', 26},    {0x80, 0x780},
+        {0x300, 112},  {0x800, 0xD000}, {0xE000, 0x2000}, {0x4E00, 64}, {0x10000, 0x100000},
+        {0x1F600, 64}, {'\n', 1}};
+    uint32_t r = philox_below(random, sizeof(ranges) / sizeof(*ranges));
+    unsigned c = ranges[r].lo + philox_below(random, ranges[r].n);
+    if (c < 0x80)
+        strbuf_putc(s, (char)c);
+    else if (c < 0x800)
+        strbuf_printf(s, "%c%c", 0xC0 | c >> 6, 0x80 | (c & 63));
+    else if (c < 0x10000)
+        strbuf_printf(s, "%c%c%c", 0xE0 | c >> 12, 0x80 | (c >> 6 & 63), 0x80 | (c & 63));
+    else
+        strbuf_printf(s, "%c%c%c%c", 0xF0 | c >> 18, 0x80 | (c >> 12 & 63), 0x80 | (c >> 6 & 63),
+                      0x80 | (c & 63));
+}
+
+static void random_text_comes_back(void **state)
+{
+    (void)state;
+    struct philox_stream random = philox_stream(11, 0);
+    struct tokenizer *t = open_or_skip(QUICKSTART);
+    struct strbuf text = {0};
+    struct token_list ids = {0};
+    for (int i = 0; i < 200000; i++) {
+        strbuf_clear(&text);
+        strbuf_puts(&text, i % 5 == 0 ? "x =" : "");
+        for (int n = (int)philox_below(&random, 24); n > 0; n--)
+            put_random_char(&text, &random);
+        ids.count = 0;
+        assert_int_equal(tokenizer_encode(&ids, t, text.data, text.len, false), 0);
+        struct strbuf back = {0};
+        assert_int_equal(tokenizer_decode(&back, t, ids.ids, ids.count, false), 0);
+        assert_int_equal(back.len, text.len);
+        if (text.len > 0)
+            assert_memory_equal(back.data, text.data, text.len);
+        strbuf_free(&back);
+    }
+    token_list_free(&ids);
+    strbuf_free(&text);
+    tokenizer_free(&t);
+}
+
+static void quickstart_writes_numbers_and_lines_in_few_tokens(void **state)
+{
+    (void)state;
+    static const char *const words[] = {" +", " -", " *", " /", " =",  " (left:", ")\n",     "make",
+                                        ":",  "\n", "[",  "]",  " ->", " [",      "program", "x ="};
+    static const char *const programs[] = {"sorted(x)",
+                                           "x[::-1]",
+                                           "x[1:]",
+                                           "x[:-1]",
+                                           "[i + 1 for i in x]",
+                                           "[i * 2 for i in x]",
+                                           "[i for i in x if i % 2 == 0]",
+                                           "[i for i in x if i % 2]",
+                                           "[i for i in x if i > 4]",
+                                           "[sum(x)]",
+                                           "x[:1]",
+                                           "x[-1:]",
+                                           "[len(x)]",
+                                           "sorted(set(x))",
+                                           "x + x",
+                                           "[max(x, default=0)]",
+                                           "[min(x, default=0)]",
+                                           "[i * i for i in x]"};
+    static const struct {
+        const char *text;
+        int tokens;
+    } lines[] = {{"make 24: 3 8 11\n", 7},
+                 {"3 + 8 = 11 (left: 11 5)\n", 9},
+                 {"8 * 3 = 24 (left: 24)\n<eos>", 9},
+                 {"[3 1 2] -> [1 2 3]\n", 12},
+                 {"[] -> []\n", 6},
+                 {"program:\n", 3},
+                 {"x = sorted(x)\nx = x[1:]\n<eos>", 5}};
+    struct tokenizer *t = open_or_skip(QUICKSTART);
+    assert_int_equal(tokenizer_vocab_size(t), 1078);
+    assert_int_equal(tokenizer_pad(t), 0);
+    assert_int_equal(tokenizer_eos(t), 1);
+    assert_true(tokenizer_is_special(t, 0) && tokenizer_is_special(t, 1) &&
+                !tokenizer_is_special(t, 2));
+    char text[64];
+    for (int n = 0; n < 800; n++) {
+        snprintf(text, sizeof(text), n < 400 ? "%d" : " %d", n % 400);
+        int id = tokenizer_find(t, text);
+        assert_true(id > 1);
+        expect_encoding(t, text, &id, 1);
+    }
+    for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
+        assert_true(tokenizer_find(t, words[i]) > 1);
+    for (size_t i = 0; i < 18; i++) {
+        snprintf(text, sizeof(text), "x = %s\n", programs[i]);
+        expect_encoding(t, text,
+                        (const int[]){tokenizer_find(t, "x ="), tokenizer_find(t, text + 3)}, 2);
+    }
+    for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {
+        struct token_list ids = {0};
+        assert_int_equal(tokenizer_encode(&ids, t, lines[i].text, strlen(lines[i].text), true), 0);
+        assert_int_equal(ids.count, lines[i].tokens);
+        token_list_free(&ids);
+    }
+    tokenizer_free(&t);
+}
+
+static void saving_writes_the_very_bytes_and_reopens(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_or_skip(QUICKSTART), *again = NULL;
+    char dir[] = "/tmp/test_tokenizer.XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(tokenizer_save(t, dir), 0);
+    char *path = path_join(dir, "tokenizer.json"),
+         *config = path_join(dir, "tokenizer_config.json");
+    struct strbuf wrote = {0}, source = {0};
+    assert_int_equal(file_read(&wrote, path, 0, ERR_DATA), 0);
+    assert_int_equal(file_read(&source, QUICKSTART, 0, ERR_DATA), 0);
+    assert_int_equal(wrote.len, source.len);
+    assert_memory_equal(wrote.data, source.data, wrote.len);
+    strbuf_clear(&wrote);
+    assert_int_equal(file_read(&wrote, config, 0, ERR_DATA), 0);
+    assert_non_null(strstr(wrote.data, "\"eos_token\":\"<eos>\",\"pad_token\":\"<pad>\""));
+    assert_int_equal(tokenizer_open(&again, dir), 0);
+    assert_int_equal(tokenizer_eos(again), 1);
+    tokenizer_free(&again);
+
+    // A config of one's own is kept as it is, and its roles win.
+    const char *mine = "{ \"eos_token\": {\"content\": \"<pad>\"},  \"pad_token\": \"[PAD]\" }";
+    assert_int_equal(file_write_atomic(config, mine, strlen(mine)), 0);
+    assert_int_equal(tokenizer_open(&again, dir), 0);
+    assert_int_equal(tokenizer_eos(again), 0);
+    assert_int_equal(tokenizer_pad(again), -1);
+    assert_int_equal(tokenizer_save(again, dir), 0);
+    strbuf_clear(&wrote);
+    assert_int_equal(file_read(&wrote, config, 0, ERR_DATA), 0);
+    assert_string_equal(wrote.data, mine);
+    tokenizer_free(&again);
+    const char *wrong = "{\"eos_token\": \"<nowhere>\"}";
+    assert_int_equal(file_write_atomic(config, wrong, strlen(wrong)), 0);
+    assert_int_equal(tokenizer_open(&again, dir), ERR_MODEL);
+    assert_non_null(strstr(err_message(), "<nowhere>"));
+    assert_int_equal(dir_remove_all(dir), 0);
+    assert_int_equal(tokenizer_open(&again, dir), ERR_MODEL);
+    free(path);
+    free(config);
+    strbuf_free(&wrote);
+    strbuf_free(&source);
+    tokenizer_free(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_text_comes_back),
+        cmocka_unit_test(quickstart_writes_numbers_and_lines_in_few_tokens),
+        cmocka_unit_test(saving_writes_the_very_bytes_and_reopens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
