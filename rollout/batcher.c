@@ -205,8 +205,10 @@ static int append(struct batcher *s, struct batcher_slot *slot, int row, bool *d
     const struct rollout_sampling *p = &s->requests[slot->request].sampling;
     if (!isfinite(s->logprob[row]) || !isfinite(s->entropy[row]))
         return err_set(ERR_NUMERIC,
-                       "the model's logits are not finite: request %d, sample %d, token %d",
-                       slot->request, slot->index, slot->len);
+                       "request %d, sample %d, token %d: the log-probability is %g and the entropy "
+                       "%g at temperature %g",
+                       slot->request, slot->index, slot->len, (double)s->logprob[row],
+                       (double)s->entropy[row], p->temperature);
     const int token = s->drawn[row];
     assert(token >= 0 && token < s->policy->arch.V);
     slot->tokens[slot->len] = token;
