@@ -40,26 +40,25 @@ static double aggregate(enum prm_aggregate how, const struct reward_step *steps,
     return min;
 }
 
-// Finds the steps of one item and asks for a value at each. False: nothing to ask, result filled.
-static bool ask_item(struct prm_scorer *s, struct arena *a, struct reward_result *out,
+// Finds the steps of one item and asks for a value at each.
+static void ask_item(struct prm_scorer *s, struct arena *a, struct reward_result *out,
                      const struct reward_item *item)
 {
     *out = (struct reward_result){.first_wrong = -1};
     if (item->tokens == NULL || item->token_ends == NULL || item->num_prompt_tokens < 1) {
         reward_set_unscorable(out, "the process reward model needs the tokens of the completion");
-        return false;
+        return;
     }
     out->num_steps = steps_split(&out->steps, a, item->completion, item->len, s->options.separator,
                                  item->token_ends, item->num_tokens);
-    if (out->num_steps == 0) {
-        reward_set_unscorable(out, "the completion has no steps");
-        return false;
+    if (out->num_steps == 0) { // nothing in it can be right
+        reward_set_value(out, 0.0);
+        return;
     }
     const int row = pack_sequence(&s->pack, item->prompt_tokens, item->num_prompt_tokens,
                                   item->tokens, item->num_tokens);
     for (int j = 0; j < out->num_steps; j++)
         pack_target(&s->pack, row + item->num_prompt_tokens + out->steps[j].token, 0, 1.0f);
-    return true;
 }
 
 // Runs the packed items [first, end) and writes their step values.
@@ -86,7 +85,8 @@ static int run_pack(struct prm_scorer *s, struct reward_result *out, int first, 
             if (r->first_wrong < 0 && r->steps[j].value < 0.5)
                 r->first_wrong = j;
         }
-        reward_set_value(r, aggregate(s->options.aggregate, r->steps, r->num_steps));
+        r->value = aggregate(s->options.aggregate, r->steps, r->num_steps);
+        r->valid = true;
     }
     pack_clear(&s->pack);
     return 0;

@@ -20,7 +20,7 @@ struct prm_scorer_options {
 };
 
 // A scorer named "prm" on a policy that has a value head; the policy is borrowed. Items need
-// tokens, token_ends and prompt_tokens. A completion without steps is unscorable.
+// tokens, token_ends and prompt_tokens. A completion without steps has the value 0.
 int prm_scorer_open(struct reward_scorer *out, struct policy *p,
                     const struct prm_scorer_options *options);
 

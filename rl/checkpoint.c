@@ -35,6 +35,8 @@ static int save_state(const struct checkpoint_state *s, const char *dir)
     json_put_int(&w, s->step);
     json_put_key(&w, "global_step");
     json_put_int(&w, s->global_step);
+    json_put_key(&w, "num_tokens");
+    json_put_int(&w, s->num_tokens);
     json_put_key(&w, "metrics_bytes");
     json_put_int(&w, s->metrics_bytes);
     json_put_key(&w, "seconds");
@@ -221,11 +223,19 @@ int checkpoint_find(char **out, char **damaged, const char *run_path)
     return 0;
 }
 
+static int state_int64(const struct json_doc *doc, const char *key, int64_t *out)
+{
+    if (!json_int(doc, json_get(json_root(doc), key), 0, INT64_MAX, out))
+        return err_set(ERR_DATA, "state.json: '%s' is missing or not a whole number", key);
+    return 0;
+}
+
 static int state_int(const struct json_doc *doc, const char *key, int *out)
 {
-    int64_t value;
-    if (!json_int(doc, json_get(json_root(doc), key), 0, INT_MAX, &value))
-        return err_set(ERR_DATA, "state.json: '%s' is missing or not a whole number", key);
+    int64_t value = 0;
+    const int rc = state_int64(doc, key, &value);
+    if (rc != 0 || value > INT_MAX)
+        return rc ? rc : err_set(ERR_DATA, "state.json: '%s' is too large", key);
     *out = (int)value;
     return 0;
 }
@@ -242,9 +252,10 @@ int checkpoint_read_state(struct checkpoint_state *state, const char *path)
         rc = state_int(doc, "step", &s.step);
     if (rc == 0)
         rc = state_int(doc, "global_step", &s.global_step);
-    if (rc == 0 &&
-        !json_int(doc, json_get(json_root(doc), "metrics_bytes"), 0, INT64_MAX, &s.metrics_bytes))
-        rc = err_set(ERR_DATA, "'%s': metrics_bytes is missing", file);
+    if (rc == 0)
+        rc = state_int64(doc, "num_tokens", &s.num_tokens);
+    if (rc == 0)
+        rc = state_int64(doc, "metrics_bytes", &s.metrics_bytes);
     const char *config = rc == 0 ? json_string(json_get(json_root(doc), "config")) : NULL;
     if (rc == 0 &&
         (config == NULL || !json_double(json_get(json_root(doc), "seconds"), &s.seconds) ||

@@ -5,12 +5,12 @@
 #include "base/file.h"
 #include "base/json.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,16 +20,29 @@ void metrics_begin(struct metrics_line *line, const char *stage, int step, int g
     line->step = step;
     line->global_step = global_step;
     line->count = 0;
+    arena_release(&line->names, (struct arena_mark){0});
+}
+
+void metrics_free(struct metrics_line *line)
+{
+    free(line->items);
+    arena_free(&line->names);
+    *line = (struct metrics_line){0};
 }
 
 void metrics_put(struct metrics_line *line, double value, const char *name_fmt, ...)
 {
-    assert(line->count < METRICS_MAX);
+    if (line->count == line->cap) {
+        line->cap = line->cap ? 2 * line->cap : 64;
+        line->items = mem_realloc(line->items, (size_t)line->cap * sizeof *line->items);
+    }
+    char name[256];
     va_list ap;
     va_start(ap, name_fmt);
-    vsnprintf(line->items[line->count].name, sizeof line->items[0].name, name_fmt, ap);
+    vsnprintf(name, sizeof name, name_fmt, ap);
     va_end(ap);
-    line->items[line->count++].value = value;
+    line->items[line->count++] =
+        (struct metrics_item){arena_strndup(&line->names, name, strlen(name)), value};
 }
 
 double metrics_get(const struct metrics_line *line, const char *name)

@@ -5,23 +5,27 @@
 #ifndef RL_METRICS_H
 #define RL_METRICS_H
 
+#include "base/mem.h"
 #include <stdint.h>
 
-#define METRICS_MAX 96
+struct metrics_item {
+    const char *name;
+    double value; // NaN: written as null
+};
 
+// A zeroed struct is an empty line; metrics_begin starts it anew.
 struct metrics_line {
     const char *stage; // borrowed
     int step, global_step;
-    int count;
-    struct {
-        char name[64];
-        double value; // NaN: written as null
-    } items[METRICS_MAX];
+    int count, cap;
+    struct metrics_item *items;
+    struct arena names;
 };
 
 void metrics_begin(struct metrics_line *line, const char *stage, int step, int global_step);
 void metrics_put(struct metrics_line *line, double value, const char *name_fmt, ...)
     __attribute__((format(printf, 3, 4)));
+void metrics_free(struct metrics_line *line);
 double metrics_get(const struct metrics_line *line, const char *name); // NaN when absent
 
 // Opens the file for appending after its first `keep` bytes, cutting off the rest: lines of steps

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rl/generate.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The text of a completion, and where each token ends in it.
+static void decode(struct generated *s, const struct tokenizer *t, struct arena *a,
+                   struct strbuf *scratch)
+{
+    int *ends = arena_push(a, (size_t)(s->len + 1) * sizeof *ends);
+    struct tokenizer_stream stream = {0};
+    strbuf_clear(scratch);
+    for (int i = 0; i < s->len; i++) {
+        tokenizer_stream_push(scratch, &stream, t, s->tokens[i], /* skip_special= */ true);
+        ends[i] = (int)scratch->len;
+    }
+    tokenizer_stream_flush(scratch, &stream);
+    if (s->len > 0)
+        ends[s->len - 1] = (int)scratch->len;
+    s->text = arena_strndup(a, scratch->len ? scratch->data : "", scratch->len);
+    s->text_len = scratch->len;
+    s->token_ends = ends;
+}
+
+static struct reward_item item_of(const struct generated *s)
+{
+    return (struct reward_item){
+        .prompt = s->task->prompt,
+        .completion = s->text,
+        .len = s->text_len,
+        .tokens = s->tokens,
+        .token_ends = s->token_ends,
+        .num_tokens = s->len,
+        .prompt_tokens = s->task->prompt_tokens,
+        .num_prompt_tokens = s->task->prompt_len,
+        .finished = s->finished,
+        .ref = &s->task->ref,
+    };
+}
+
+// Scores the samples of one source.
+static int score_source(struct generated *samples, int n, int source, const struct scoring *scoring,
+                        struct arena *a)
+{
+    struct reward_item *items = arena_push(a, (size_t)n * sizeof *items);
+    int *which = arena_push(a, (size_t)n * sizeof *which);
+    int m = 0;
+    for (int i = 0; i < n; i++) {
+        if (samples[i].task->source != source)
+            continue;
+        which[m] = i;
+        items[m++] = item_of(&samples[i]);
+    }
+    if (m == 0)
+        return 0;
+    struct reward_score *scores = ARENA_ARRAY(a, struct reward_score, m);
+    const int rc = reward_run(scoring->reward[source], a, scores, items, m);
+    for (int i = 0; i < m && rc == 0; i++)
+        samples[which[i]].score = scores[i];
+    return rc;
+}
+
+int generate(struct generated **out, struct generator *g, struct arena *a,
+             const struct generate_request *r, struct generate_times *times)
+{
+    struct rollout_request *requests = arena_push(a, (size_t)(r->num_tasks + 1) * sizeof *requests);
+    for (int i = 0; i < r->num_tasks; i++) {
+        requests[i] = (struct rollout_request){
+            .prompt = r->tasks[i].prompt_tokens,
+            .prompt_len = r->tasks[i].prompt_len,
+            .n = r->samples,
+            .id = r->tasks[i].key,
+            .sampling = {.temperature = r->temperature,
+                         .top_k = r->top_k,
+                         .top_p = r->top_p,
+                         .min_p = r->min_p,
+                         .max_tokens = r->max_tokens,
+                         .stop_tokens = &g->stop_token,
+                         .num_stop_tokens = g->stop_token >= 0},
+        };
+    }
+    const double start = log_clock();
+    const struct rollout_sample *drawn;
+    int count;
+    int rc = rollout_run(&drawn, &count, g->engine, r->step, requests, r->num_tasks, NULL, NULL);
+    if (rc != 0)
+        return rc;
+    assert(count == r->num_tasks * r->samples);
+    const double mid = log_clock();
+    struct generated *samples = ARENA_ARRAY(a, struct generated, count);
+    struct strbuf scratch = {0};
+    for (int i = 0; i < count; i++) {
+        samples[i] = (struct generated){
+            .task = &r->tasks[drawn[i].request],
+            .index = drawn[i].index,
+            .len = drawn[i].len,
+            .tokens = drawn[i].tokens,
+            .logprob = drawn[i].logprob,
+            .entropy = drawn[i].entropy,
+            .truncated = drawn[i].truncated,
+            .finished = drawn[i].finish == ROLLOUT_STOP,
+        };
+        decode(&samples[i], g->tokenizer, a, &scratch);
+    }
+    strbuf_free(&scratch);
+    for (int s = 0; s < g->scoring->num_sources && rc == 0; s++)
+        rc = score_source(samples, count, s, g->scoring, a);
+    times->rollout += mid - start;
+    times->score += log_clock() - mid;
+    if (rc == 0)
+        *out = samples;
+    return rc;
+}

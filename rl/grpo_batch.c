@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rl/grpo_batch.h"
+
+#include <math.h>
+#include <string.h>
+
+static void fill_steps(struct grpo_batch *b, const struct generated *samples, int n,
+                       struct arena *a)
+{
+    int total = 0;
+    for (int i = 0; i < n; i++)
+        total += samples[i].score.total.num_steps;
+    int *begin = arena_push(a, (size_t)(n + 1) * sizeof *begin);
+    int *token = ARENA_ARRAY(a, int, total + 1);
+    double *reward = ARENA_ARRAY(a, double, total + 1);
+    bool *valid = ARENA_ARRAY(a, bool, total + 1);
+    int k = 0;
+    for (int i = 0; i < n; i++) {
+        const struct reward_result *r = &samples[i].score.total;
+        begin[i] = k;
+        for (int j = 0; j < r->num_steps; j++, k++) {
+            token[k] = r->steps[j].token;
+            reward[k] = r->steps[j].value;
+            valid[k] = r->steps[j].valid;
+        }
+    }
+    begin[n] = k;
+    b->step_begin = begin;
+    b->step_token = token;
+    b->step_reward = reward;
+    b->step_valid = valid;
+}
+
+void grpo_data_build(struct grpo_data *out, const struct generated *samples, int groups, int size,
+                     struct arena *a)
+{
+    const int n = groups * size;
+    int *group_begin = arena_push(a, (size_t)(groups + 1) * sizeof *group_begin);
+    for (int g = 0; g <= groups; g++)
+        group_begin[g] = g * size;
+    size_t *token_begin = arena_push(a, (size_t)(n + 1) * sizeof *token_begin);
+    double *reward = ARENA_ARRAY(a, double, n + 1);
+    bool *valid = ARENA_ARRAY(a, bool, n + 1);
+    token_begin[0] = 0;
+    for (int i = 0; i < n; i++) {
+        token_begin[i + 1] = token_begin[i] + (size_t)samples[i].len;
+        reward[i] = samples[i].score.total.value;
+        valid[i] = samples[i].score.total.valid;
+    }
+    const size_t tokens = token_begin[n];
+    uint8_t *mask = arena_push(a, tokens + 1);
+    memset(mask, 1, tokens);
+    *out = (struct grpo_data){
+        .samples = samples,
+        .batch = {.num_groups = groups,
+                  .group_begin = group_begin,
+                  .token_begin = token_begin,
+                  .mask = mask,
+                  .reward = reward,
+                  .valid = valid},
+        .token_begin = token_begin,
+        .valid = valid,
+        .advantage = ARENA_ARRAY(a, double, tokens + 1),
+        .old = ARENA_ARRAY(a, double, tokens + 1),
+        .logp = ARENA_ARRAY(a, double, tokens + 1),
+        .ref = ARENA_ARRAY(a, double, tokens + 1),
+        .dlogp = ARENA_ARRAY(a, double, tokens + 1),
+    };
+    fill_steps(&out->batch, samples, n, a);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < samples[i].len; j++)
+            out->old[token_begin[i] + (size_t)j] = (double)samples[i].logprob[j];
+    memcpy(out->logp, out->old, tokens * sizeof *out->old);
+}
+
+// ---- metrics
+
+// rewards/NAME/mean and rewards/NAME/unscorable, NAME over all sources that have the component.
+static void put_components(struct metrics_line *line, const struct generated *samples, int n,
+                           const struct scoring *scoring)
+{
+    struct {
+        const char *name;
+        double sum;
+        int scored, unscorable;
+    } parts[32];
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        const struct reward *r = scoring->reward[samples[i].task->source];
+        for (int c = 0; c < reward_num_components(r); c++) {
+            const char *name = reward_component_name(r, c);
+            int k = 0;
+            while (k < count && strcmp(parts[k].name, name) != 0)
+                k++;
+            if (k == 32)
+                continue;
+            if (k == count) {
+                memset(&parts[count++], 0, sizeof parts[0]);
+                parts[k].name = name;
+            }
+            const struct reward_result *result = &samples[i].score.parts[c];
+            if (result->valid) {
+                parts[k].sum += result->value;
+                parts[k].scored++;
+            } else {
+                parts[k].unscorable++;
+            }
+        }
+    }
+    for (int k = 0; k < count; k++) {
+        metrics_put(line, parts[k].scored ? parts[k].sum / parts[k].scored : NAN, "rewards/%s/mean",
+                    parts[k].name);
+        if (parts[k].unscorable > 0)
+            metrics_put(line, parts[k].unscorable, "rewards/%s/unscorable", parts[k].name);
+    }
+}
+
+static void put_completions(struct metrics_line *line, const struct generated *samples, int n,
+                            int limit)
+{
+    double length = 0.0, entropy = 0.0;
+    int longest = 0, shortest = n > 0 ? samples[0].len : 0, clipped = 0;
+    for (int i = 0; i < n; i++) {
+        const struct generated *s = &samples[i];
+        length += s->len;
+        longest = s->len > longest ? s->len : longest;
+        shortest = s->len < shortest ? s->len : shortest;
+        clipped += !s->finished && s->len >= limit;
+        for (int j = 0; j < s->len; j++)
+            entropy += (double)s->entropy[j];
+    }
+    metrics_put(line, length / n, "completions/mean_length");
+    metrics_put(line, shortest, "completions/min_length");
+    metrics_put(line, longest, "completions/max_length");
+    metrics_put(line, (double)clipped / n, "completions/clipped_ratio");
+    metrics_put(line, length > 0.0 ? entropy / length : 0.0, "entropy");
+}
+
+// The audit: the model's step values against the exact labels.
+static void put_audit(struct metrics_line *line, const struct generated *samples, int n,
+                      const struct scoring *scoring)
+{
+    int64_t steps = 0, agree = 0, positive = 0;
+    for (int i = 0; i < n; i++) {
+        const int source = samples[i].task->source;
+        const int prm = scoring_component(scoring, source, "prm");
+        const int exact = scoring_component(scoring, source, "steps");
+        if (prm < 0 || exact < 0)
+            continue;
+        const struct reward_result *p = &samples[i].score.parts[prm];
+        const struct reward_result *e = &samples[i].score.parts[exact];
+        for (int j = 0; p->valid && e->valid && j < p->num_steps && j < e->num_steps; j++) {
+            const bool reachable = (e->steps[j].flags & REWARD_STEP_REACHABLE) != 0;
+            steps++;
+            positive += reachable;
+            agree += reachable == (p->steps[j].value > 0.5);
+        }
+    }
+    if (steps == 0)
+        return;
+    metrics_put(line, (double)agree / (double)steps, "process/prm_accuracy");
+    metrics_put(line, (double)positive / (double)steps, "process/exact_mean");
+}
+
+void grpo_metrics(struct metrics_line *line, const struct grpo_data *d,
+                  const struct grpo_reward_stats *stats, const struct scoring *scoring,
+                  int max_completion_length)
+{
+    const int n = d->batch.group_begin[d->batch.num_groups];
+    metrics_put(line, stats->reward, "reward");
+    metrics_put(line, stats->reward_std, "reward_std");
+    metrics_put(line, stats->frac_reward_zero_std, "frac_reward_zero_std");
+    metrics_put(line, stats->num_unscorable, "num_unscorable");
+    put_components(line, d->samples, n, scoring);
+    if (d->batch.step_begin[n] > 0) {
+        metrics_put(line, stats->step_reward, "process/reward");
+        metrics_put(line, stats->step_reward_std, "process/reward_std");
+        metrics_put(line, d->batch.step_begin[n], "process/steps");
+    }
+    put_audit(line, d->samples, n, scoring);
+    put_completions(line, d->samples, n, max_completion_length);
+}

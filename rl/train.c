@@ -1,0 +1,533 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop of a run: opens what all stages share, runs the stages one after the other, and between
+// steps evaluates, logs, saves and listens for signals.
+//
+// Order within step s of a stage: the step itself, its line in metrics.jsonl, its trace, the
+// evaluation that falls on s, then the checkpoint. A checkpoint therefore covers every line up to
+// its step, and knows how long metrics.jsonl was: a resumed run cuts it there and goes on.
+#include "rl/train.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/team.h"
+#include "rl/console.h"
+#include "rl/evaluate.h"
+#include "rl/trainer.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int number)
+{
+    if (stop_signal != 0) // the second one: at once; checkpoints are whole or absent
+        _Exit(128 + number);
+    stop_signal = number;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+// ---- what a run has open
+
+struct train {
+    struct trainer t;
+    struct strbuf config_text;
+    struct rundir_stage *done;       // [stages], for status.json
+    double clock_start, stage_start; // when this attempt, and this stage in it, began
+    struct metrics_line line;
+};
+
+static double run_seconds(const struct train *r)
+{
+    return r->t.at.seconds + log_clock() - r->clock_start;
+}
+
+static int stage_index(const struct train *r)
+{
+    return (int)(r->t.stage - r->t.config->stages.items);
+}
+
+static int write_status(struct train *r, enum rundir_state state)
+{
+    const int n = r->t.stage != NULL ? stage_index(r) + 1 : 0;
+    if (n > 0) {
+        struct rundir_stage *s = &r->done[n - 1];
+        s->name = r->t.stage->name;
+        s->steps = r->t.at.step;
+        s->seconds = r->t.at.stage_seconds + log_clock() - r->stage_start;
+    }
+    return rundir_write_status(r->t.run, state, run_seconds(r), r->done, n);
+}
+
+static const struct stage *stage_of(enum config_stage_kind kind)
+{
+    switch (kind) {
+    case STAGE_SFT:
+        return &stage_sft;
+    case STAGE_PRM:
+        return &stage_prm;
+    case STAGE_GRPO:
+        return &stage_grpo;
+    case STAGE_EVAL:
+        break;
+    }
+    return NULL;
+}
+
+// ---- opening
+
+static int open_sandbox(struct trainer *t)
+{
+    bool needed = false;
+    for (int i = 0; i < t->config->stages.count; i++)
+        needed = needed || scoring_needs(t->config, &t->config->stages.items[i].reward, "code");
+    return needed ? sandbox_open(&t->sandbox, NULL) : 0;
+}
+
+static int open_tokenizer(struct trainer *t)
+{
+    const char *path = t->config->tokenizer != NULL ? t->config->tokenizer : t->config->model.dir;
+    if (path == NULL)
+        return err_set(ERR_CONFIG, "a new model needs a \"tokenizer\"");
+    return tokenizer_open(&t->tokenizer, path);
+}
+
+// A new model gets the tokenizer's special tokens where its config names none.
+static struct arch new_arch(const struct trainer *t)
+{
+    struct arch a = t->config->model.arch;
+    if (a.bos_id < 0)
+        a.bos_id = tokenizer_bos(t->tokenizer);
+    if (a.eos_id < 0)
+        a.eos_id = tokenizer_eos(t->tokenizer);
+    if (a.pad_id < 0)
+        a.pad_id = tokenizer_pad(t->tokenizer);
+    return a;
+}
+
+static int open_policy(struct trainer *t)
+{
+    const struct config_model *m = &t->config->model;
+    const struct arch arch = new_arch(t);
+    int rc = m->dir != NULL ? policy_open(&t->policy, t->dev, m->dir, false)
+                            : policy_create(&t->policy, t->dev, &arch, m->init_seed);
+    const int vocabulary = tokenizer_vocab_size(t->tokenizer);
+    if (rc == 0 && vocabulary > t->policy->arch.V)
+        rc = err_set(ERR_MODEL, "the tokenizer has %d tokens, the model's vocabulary only %d",
+                     vocabulary, t->policy->arch.V);
+    return rc;
+}
+
+static int open_folder_model(struct policy **out, struct trainer *t, const char *checkpoint,
+                             const char *folder, bool value_head)
+{
+    char *path = path_join(checkpoint, folder);
+    const int rc = dir_exists(path) ? policy_open(out, t->dev, path, value_head) : 0;
+    free(path);
+    return rc;
+}
+
+// Models and place of the newest whole checkpoint. Nothing to open: the run starts from its
+// beginning.
+static int open_checkpoint(struct train *r, char **checkpoint)
+{
+    struct trainer *t = &r->t;
+    char *damaged = NULL;
+    int rc = checkpoint_find(checkpoint, &damaged, t->run->path);
+    if (rc != 0) {
+        log_line(LOG_WARN, "%s: starting from the beginning", err_message());
+        return 0;
+    }
+    if (damaged != NULL)
+        log_line(LOG_WARN, "left out: %s", damaged);
+    free(damaged);
+    struct checkpoint_state state;
+    rc = checkpoint_read_state(&state, *checkpoint);
+    if (rc != 0)
+        return rc;
+    if (strcmp(state.config, r->config_text.data) != 0)
+        rc = err_set(ERR_CONFIG,
+                     "the config is not the one that '%s' was started with (see its config.json); "
+                     "resume with the same config, or start another run",
+                     t->run->path);
+    free((char *)state.config);
+    state.config = r->config_text.data;
+    t->at = state;
+    if (rc == 0)
+        rc = policy_open(&t->policy, t->dev, *checkpoint, false);
+    if (rc == 0)
+        rc = open_folder_model(&t->prm, t, *checkpoint, "prm", true);
+    if (rc == 0)
+        rc = open_folder_model(&t->reference, t, *checkpoint, "reference", false);
+    log_line(LOG_INFO, "resuming from %s", *checkpoint);
+    return rc;
+}
+
+static int open_shared(struct train *r)
+{
+    struct trainer *t = &r->t;
+    int rc = open_sandbox(t); // before weights are loaded: what it forks stays small
+    if (rc == 0)
+        rc = open_tokenizer(t);
+    if (rc == 0)
+        rc = sources_open(&t->sources, t->config, t->tokenizer);
+    if (rc == 0)
+        rc = team_open(&t->team, t->config->run.threads);
+    if (rc == 0)
+        rc = device_open(&t->dev, t->team, DEVICE_BEST);
+    return rc;
+}
+
+static int open_run_files(struct train *r)
+{
+    struct trainer *t = &r->t;
+    char *config = rundir_file(t->run, "config.json"),
+         *lines = rundir_file(t->run, "metrics.jsonl");
+    int rc = 0;
+    if (!file_exists(config))
+        rc = file_write_atomic(config, r->config_text.data, r->config_text.len);
+    if (rc == 0)
+        rc = metrics_open(&t->metrics, lines, t->at.metrics_bytes);
+    free(config);
+    free(lines);
+    return rc;
+}
+
+static void train_close(struct train *r)
+{
+    struct trainer *t = &r->t;
+    metrics_close(&t->metrics);
+    optimizer_free(&t->optimizer);
+    policy_free(&t->policy);
+    policy_free(&t->prm);
+    policy_free(&t->reference);
+    sources_close(&t->sources);
+    sandbox_close(&t->sandbox);
+    tokenizer_free(&t->tokenizer);
+    device_free(&t->dev);
+    team_close(&t->team);
+    rundir_close(&t->run);
+    arena_free(&t->step_arena);
+    strbuf_free(&t->trace);
+    strbuf_free(&r->config_text);
+    metrics_free(&r->line);
+    free(r->done);
+}
+
+// ---- evaluation
+
+static bool evaluated_source(const struct config_eval *e, const char *name)
+{
+    for (int i = 0; i < e->sources.count; i++)
+        if (strcmp(e->sources.items[i], name) == 0)
+            return true;
+    return e->sources.count == 0;
+}
+
+// The held-out tasks of all sources of the stage's evaluation.
+static int eval_tasks(struct task **out, int *count, struct trainer *t)
+{
+    const struct config_eval *e = &t->stage->eval;
+    int total = 0;
+    for (int s = 0; s < t->config->data.count; s++)
+        total += source_eval_count(t->sources, s);
+    struct task *tasks = ARENA_ARRAY(&t->step_arena, struct task, total + 1);
+    int n = 0;
+    for (int s = 0; s < t->config->data.count; s++) {
+        if (!evaluated_source(e, t->config->data.items[s].name))
+            continue;
+        int of_source = source_eval_count(t->sources, s);
+        if (e->limit > 0 && of_source > e->limit)
+            of_source = e->limit;
+        for (int i = 0; i < of_source; i++) {
+            const int rc = source_eval_task(&tasks[n++], t->sources, &t->step_arena, s, i);
+            if (rc != 0)
+                return rc;
+        }
+    }
+    *out = tasks;
+    *count = n;
+    return 0;
+}
+
+static int evaluate_policy(struct evaluation *out, struct trainer *t)
+{
+    const struct config_eval *e = &t->stage->eval;
+    struct task *tasks;
+    int n;
+    struct rollout_engine *engine = NULL;
+    struct scoring *scoring = NULL;
+    int rc = eval_tasks(&tasks, &n, t);
+    if (rc == 0)
+        rc = scoring_open(&scoring, t->config, &t->stage->reward, t->sandbox, t->prm);
+    if (rc == 0)
+        rc = trainer_open_engine(&engine, t, (uint64_t)t->config->run.seed);
+    if (rc == 0) {
+        struct generator g = trainer_generator(t, engine, scoring);
+        const struct evaluate_options o = {
+            .samples = e->samples,
+            .k = e->k.items,
+            .num_k = e->k.count,
+            .temperature = e->temperature,
+            .top_p = e->top_p,
+            .max_tokens = t->stage->rollout.max_completion_length,
+        };
+        rc = evaluate(out, &g, &t->step_arena, tasks, n, &o);
+    }
+    rollout_free(&engine);
+    scoring_close(&scoring);
+    return rc;
+}
+
+// Evaluates the policy at step `step` of the stage and writes the line.
+static int run_evaluation(struct train *r, int step)
+{
+    struct trainer *t = &r->t;
+    const double start = log_clock();
+    struct evaluation e;
+    int rc = evaluate_policy(&e, t);
+    if (rc == 0 && e.num_tasks > 0) {
+        metrics_begin(&r->line, t->stage->name, step, t->at.global_step);
+        evaluate_metrics(&r->line, &e);
+        metrics_put(&r->line, log_clock() - start, "eval/seconds");
+        console_evaluation(&e, t->stage->name, step);
+        rc = metrics_write(&t->metrics, &r->line, run_seconds(r));
+    }
+    sources_recycle(t->sources);
+    arena_release(&t->step_arena, (struct arena_mark){0});
+    return rc;
+}
+
+// ---- steps
+
+static int save(struct train *r)
+{
+    struct trainer *t = &r->t;
+    struct checkpoint_state state = t->at;
+    state.stage = stage_index(r);
+    state.seconds = run_seconds(r);
+    state.stage_seconds = t->at.stage_seconds + log_clock() - r->stage_start;
+    state.metrics_bytes = t->metrics.bytes;
+    state.config = r->config_text.data;
+    const struct checkpoint_parts parts = {
+        .policy = t->policy,
+        .prm = t->prm,
+        .reference = t->reference,
+        .optimizer = t->optimizer,
+        .optimized = t->optimized,
+        .tokenizer = t->tokenizer,
+    };
+    int rc = checkpoint_save(t->run->path, &parts, &state);
+    if (rc == 0)
+        rc = checkpoint_prune(t->run->path, t->config->run.save_total_limit);
+    return rc;
+}
+
+static int write_trace(struct trainer *t)
+{
+    if (t->trace.len == 0)
+        return 0;
+    char name[64];
+    snprintf(name, sizeof name, "traces/step-%06d.jsonl.zst", t->at.global_step);
+    char *path = rundir_file(t->run, name);
+    struct strbuf packed = {0};
+    int rc = zstd_pack(&packed, t->trace.data, t->trace.len, 3);
+    if (rc == 0)
+        rc = file_write_atomic(path, packed.data, packed.len);
+    strbuf_free(&packed);
+    strbuf_clear(&t->trace);
+    free(path);
+    return rc;
+}
+
+static int run_step(struct train *r, const struct stage *s, void *state)
+{
+    struct trainer *t = &r->t;
+    const int step = t->at.step;
+    const double start = log_clock();
+    metrics_begin(&r->line, t->stage->name, step + 1, t->at.global_step + 1);
+    int rc = s->step(state, t, step, &r->line);
+    sources_recycle(t->sources);
+    arena_release(&t->step_arena, (struct arena_mark){0});
+    if (rc != 0)
+        return rc;
+    t->at.step++;
+    t->at.global_step++;
+    metrics_put(&r->line, (double)t->at.num_tokens, "num_tokens");
+    metrics_put(&r->line, log_clock() - start, "step_time");
+    rc = metrics_write(&t->metrics, &r->line, run_seconds(r));
+    if (rc == 0)
+        rc = write_trace(t);
+    const double seconds = t->at.stage_seconds + log_clock() - r->stage_start;
+    console_step(&r->line, s->shown, t->steps, seconds, t->config->run.logging_steps);
+    return rc;
+}
+
+static bool due(int step, int every) { return every > 0 && step % every == 0; }
+
+static int run_steps(struct train *r, const struct stage *s, void *state)
+{
+    struct trainer *t = &r->t;
+    int rc = 0;
+    while (t->at.step < t->steps && rc == 0) {
+        rc = run_step(r, s, state);
+        if (rc != 0)
+            break;
+        const bool last = t->at.step == t->steps, stopping = stop_signal != 0;
+        const bool trains_policy = t->optimized == t->policy;
+        if (trains_policy && (last || due(t->at.step, t->stage->eval.every)))
+            rc = run_evaluation(r, t->at.step);
+        if (rc == 0 && (last || stopping || due(t->at.step, t->config->run.save_every)))
+            rc = save(r);
+        if (rc == 0)
+            rc = write_status(r, RUN_RUNNING);
+        if (rc == 0 && stopping)
+            return err_set(ERR_INTERRUPTED,
+                           "interrupted at step %d of stage '%s' and saved; go on with --resume",
+                           t->at.step, t->stage->name);
+    }
+    return rc;
+}
+
+// Steps of a stage: as configured, or by passes over the rows of its sources.
+static int stage_steps(int *out, const struct trainer *t)
+{
+    const struct config_stage *c = t->stage;
+    if (c->steps > 0 || c->kind == STAGE_EVAL) {
+        *out = c->steps;
+        return 0;
+    }
+    int64_t rows = 0;
+    for (int i = 0; i < c->sources.count; i++) {
+        for (int s = 0; s < t->config->data.count; s++) {
+            if (strcmp(t->config->data.items[s].name, c->sources.items[i].source) != 0)
+                continue;
+            const int64_t n = source_train_count(t->sources, s);
+            if (n == 0)
+                return err_set(ERR_CONFIG, "stage '%s': source '%s' has no end; give \"steps\"",
+                               c->name, c->sources.items[i].source);
+            rows += n;
+        }
+    }
+    const int per_step = c->kind == STAGE_SFT ? c->batch : c->rollout.num_prompts;
+    *out = (int)ceil(c->epochs * (double)rows / per_step);
+    return 0;
+}
+
+// A stage that trains a model from scratch says nothing before its first step.
+static bool evaluates_at_start(const struct train *r)
+{
+    const struct trainer *t = &r->t;
+    return t->at.step == 0 && t->stage->kind != STAGE_PRM &&
+           (t->config->model.dir != NULL || t->at.global_step > 0);
+}
+
+static int run_stage(struct train *r, const char *checkpoint)
+{
+    struct trainer *t = &r->t;
+    const struct stage *s = stage_of(t->stage->kind);
+    r->stage_start = log_clock();
+    int rc = stage_steps(&t->steps, t);
+    if (rc == 0 && t->at.step >= t->steps && s != NULL && t->at.step > 0)
+        return 0; // resumed at its end
+    if (rc == 0)
+        rc = write_status(r, RUN_RUNNING);
+    console_stage(t->stage->name, config_stage_kind_name(t->stage->kind), t->steps);
+    if (rc == 0 && evaluates_at_start(r))
+        rc = run_evaluation(r, 0);
+    if (rc != 0 || s == NULL)
+        return rc;
+    void *state = NULL;
+    rc = s->open(&state, t);
+    if (rc == 0 && checkpoint != NULL)
+        rc = optimizer_load(t->optimizer, t->optimized, checkpoint);
+    if (rc == 0)
+        rc = run_steps(r, s, state);
+    if (state != NULL)
+        s->close(state);
+    optimizer_free(&t->optimizer);
+    policy_free(&t->reference);
+    return rc;
+}
+
+static int run_stages(struct train *r, const char *checkpoint)
+{
+    struct trainer *t = &r->t;
+    const int first = t->at.stage;
+    for (int i = first; i < t->config->stages.count; i++) {
+        t->stage = &t->config->stages.items[i];
+        const bool resumed = i == first && checkpoint != NULL;
+        const int rc = run_stage(r, resumed ? checkpoint : NULL);
+        if (rc != 0)
+            return rc;
+        const int written = write_status(r, RUN_RUNNING);
+        if (written != 0)
+            return written;
+        t->at.step = 0;
+        t->at.stage_seconds = 0.0;
+    }
+    return 0;
+}
+
+static enum rundir_state final_state(int rc)
+{
+    return rc == 0 ? RUN_DONE : rc == ERR_INTERRUPTED ? RUN_INTERRUPTED : RUN_FAILED;
+}
+
+// Names of the stages that a resumed run has behind it, for status.json.
+static void note_done_stages(struct train *r)
+{
+    for (int i = 0; i < r->t.at.stage; i++) {
+        r->done[i].name = r->t.config->stages.items[i].name;
+        r->done[i].steps = r->t.config->stages.items[i].steps;
+    }
+}
+
+int train_run(const struct config *c, const char *run_path, bool resume)
+{
+    struct train r = {.t = {.config = c, .metrics = {.fd = -1}}, .clock_start = log_clock()};
+    struct trainer *t = &r.t;
+    char *checkpoint = NULL;
+    config_dump(&r.config_text, c);
+    r.done = mem_array0((size_t)c->stages.count + 1, sizeof *r.done);
+    int rc = rundir_open(&t->run, run_path, resume);
+    if (rc != 0) {
+        train_close(&r);
+        return rc;
+    }
+    catch_signals();
+    rc = rundir_open_log(t->run, LOG_INFO);
+    if (rc == 0)
+        rc = open_shared(&r);
+    if (rc == 0 && resume)
+        rc = open_checkpoint(&r, &checkpoint);
+    if (rc == 0 && t->policy == NULL)
+        rc = open_policy(t);
+    if (rc == 0)
+        rc = open_run_files(&r);
+    if (rc == 0) {
+        console_run(t->run->path, t->policy, t->dev);
+        note_done_stages(&r);
+        rc = run_stages(&r, checkpoint);
+        const int written = write_status(&r, final_state(rc));
+        if (rc == 0)
+            rc = written;
+    }
+    if (rc == 0)
+        console_done(t->run->path, run_seconds(&r));
+    free(checkpoint);
+    train_close(&r);
+    return rc;
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// A run in progress: what all stages share. A stage is three functions; the loop in rl/train.c
+// opens it, calls its step until its steps are done, evaluates, logs and saves. A stage keeps no
+// state that a checkpoint does not: after a resume it is opened with the checkpoint's models and
+// the number of steps done, and goes on to the same bytes.
+#ifndef RL_TRAINER_H
+#define RL_TRAINER_H
+
+#include "rl/checkpoint.h"
+#include "rl/config.h"
+#include "rl/generate.h"
+#include "rl/metrics.h"
+#include "rl/rundir.h"
+#include "rl/source.h"
+
+struct trainer {
+    const struct config *config;
+    const struct config_stage *stage; // the one in progress
+    struct team *team;
+    struct device *dev;
+    struct tokenizer *tokenizer;
+    struct sources *sources;
+    struct sandbox *sandbox; // NULL: no reward runs programs
+    struct policy *policy;
+    struct policy *prm;          // NULL until a prm stage made it
+    struct policy *reference;    // NULL: the stage has no KL term
+    struct optimizer *optimizer; // of the stage; NULL: it trains nothing
+    struct policy *optimized;    // what it trains
+    struct rundir *run;
+    struct metrics metrics;
+    struct checkpoint_state at;
+    int steps;               // of the stage
+    struct arena step_arena; // emptied after each step
+    struct strbuf trace;     // JSON lines of the step's samples, written when not empty
+};
+
+struct stage {
+    // Makes what the stage needs; t->at.step steps are done already. Sets t->optimizer and
+    // t->optimized.
+    int (*open)(void **state, struct trainer *t);
+    int (*step)(void *state, struct trainer *t, int step, struct metrics_line *line);
+    void (*close)(void *state);
+    // What the console shows of a step's line, besides step and time: names, NULL at the end.
+    const char *const *shown;
+};
+extern const struct stage stage_sft, stage_prm, stage_grpo;
+
+// Key of a stage's randomness: different for every stage of a run.
+uint64_t trainer_seed(const struct trainer *t);
+
+// A generator on a policy for the stage's scoring; engine and scoring are owned by the caller.
+struct generator trainer_generator(const struct trainer *t, struct rollout_engine *engine,
+                                   const struct scoring *scoring);
+int trainer_open_engine(struct rollout_engine **out, const struct trainer *t, uint64_t seed);
+
+// Opens t->optimizer for `target` with the stage's settings.
+int trainer_open_optimizer(struct trainer *t, struct policy *target);
+// One update of t->optimized from its gradients; puts grad_norm and learning_rate.
+int trainer_update(struct trainer *t, int step, struct metrics_line *line);
+// The V3 balance update of t->optimized, and moe/max_violation; expert loads are reset.
+void trainer_balance(struct trainer *t, struct metrics_line *line);
+
+// Appends the trace line of a sample; advantage [len] may be NULL.
+void trace_sample(struct strbuf *out, const struct generated *s, const struct scoring *scoring,
+                  const double *advantage);
+
+#endif
