@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rl/session.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/team.h"
+
+#include <stdlib.h>
+
+static int open_tokenizer(struct session *s, const char *model_dir, bool needed)
+{
+    char *path = path_join(model_dir, "tokenizer.json");
+    const bool there = file_exists(path);
+    free(path);
+    if (!there && !needed)
+        return 0;
+    const int rc = tokenizer_open(&s->tokenizer, model_dir);
+    if (rc != 0)
+        return rc;
+    const int tokens = tokenizer_vocab_size(s->tokenizer);
+    if (tokens > s->policy->arch.V)
+        return err_set(ERR_MODEL, "'%s': the tokenizer has %d tokens, the model's vocabulary %d",
+                       model_dir, tokens, s->policy->arch.V);
+    return 0;
+}
+
+int session_open(struct session *out, const char *model_dir, int threads, bool need_tokenizer)
+{
+    struct session s = {0};
+    int rc = team_open(&s.team, threads);
+    if (rc == 0)
+        rc = device_open(&s.dev, s.team, DEVICE_BEST);
+    if (rc == 0)
+        rc = policy_open(&s.policy, s.dev, model_dir, /* value_head= */ false);
+    if (rc == 0)
+        rc = open_tokenizer(&s, model_dir, need_tokenizer);
+    if (rc != 0) {
+        session_close(&s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void session_close(struct session *s)
+{
+    policy_free(&s->policy);
+    tokenizer_free(&s->tokenizer);
+    device_free(&s->dev);
+    team_close(&s->team);
+}
+
+int session_stop_token(const struct session *s)
+{
+    if (s->policy->arch.eos_id >= 0 || s->tokenizer == NULL)
+        return s->policy->arch.eos_id;
+    return tokenizer_eos(s->tokenizer);
+}

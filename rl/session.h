@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a verb that works with one model has open: threads, device, tokenizer, weights.
+#ifndef RL_SESSION_H
+#define RL_SESSION_H
+
+#include "policy/policy.h"
+#include "policy/tokenizer.h"
+
+struct session {
+    struct team *team;
+    struct device *dev;
+    struct tokenizer *tokenizer; // NULL: the directory has none (only where that was allowed)
+    struct policy *policy;
+};
+
+// threads 0: as many as this process may use. need_tokenizer false: a directory without
+// tokenizer.json will do. session_close takes a session that is zeroed or was opened in part.
+int session_open(struct session *out, const char *model_dir, int threads, bool need_tokenizer);
+void session_close(struct session *s);
+
+// The token that ends a completion: the model's, else the tokenizer's; -1: none.
+int session_stop_token(const struct session *s);
+
+#endif
