@@ -35,7 +35,7 @@ struct verb {
 };
 
 // Parses argv[1..) by a table that ends with a row without a name. Unknown options (with "did you mean"), missing and out-of-range values are
-// ERR_CONFIG. `--help` prints the table's help and sets *done: the verb returns 0 at once. Memory of lists is never freed.
+// ERR_CONFIG. `--help` prints the table's help and sets *done: the verb returns 0 at once. The caller frees the items of lists.
 int options_parse(const struct option *options, int argc, char **argv, const char *summary, bool *done);
 
 // Verbs, one file each.
