@@ -2,6 +2,7 @@
 #include "rl/evaluate.h"
 
 #include "base/mem.h"
+#include "reward/answer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -15,12 +16,34 @@ static bool is_right(const struct reward_result *r) { return r->value >= 1.0 - 1
 struct task_outcome {
     int right, scored;
     double best; // whether the sample that the process reward model prefers is right; NaN: no model
+    double majority; // whether the commonest answer is right; NaN: the samples have no answers
 };
+
+// Whether the most frequent of the samples' final answers is right; of equally frequent ones the
+// first.
+static double majority_right(const struct generated *samples, int n, int verdict)
+{
+    int most = 0;
+    double right = 0.0; // when no sample states an answer
+    for (int i = 0; i < n; i++) {
+        struct answer_span a, b;
+        if (!answer_find(&a, samples[i].text, samples[i].text_len))
+            continue;
+        int votes = 0;
+        for (int j = 0; j < n; j++)
+            votes += answer_find(&b, samples[j].text, samples[j].text_len) && answer_equal(a, b);
+        if (votes > most) {
+            most = votes;
+            right = is_right(&samples[i].score.parts[verdict]);
+        }
+    }
+    return right;
+}
 
 static struct task_outcome judge_task(const struct generated *samples, int n,
                                       const struct scoring *scoring)
 {
-    struct task_outcome out = {.best = NAN};
+    struct task_outcome out = {.best = NAN, .majority = NAN};
     const int verdict = scoring_verdict(scoring, samples[0].task->source);
     const int prm = scoring_component(scoring, samples[0].task->source, "prm");
     if (verdict < 0)
@@ -37,6 +60,8 @@ static struct task_outcome judge_task(const struct generated *samples, int n,
             out.best = is_right(&part[verdict]);
         }
     }
+    if (out.scored > 0 && verdict == scoring_component(scoring, samples[0].task->source, "answer"))
+        out.majority = majority_right(samples, n, verdict);
     return out;
 }
 
@@ -56,8 +81,8 @@ static void summarise(struct evaluate_group *group, int g, const int *group_of,
                       const struct task_outcome *outcome, const struct generated *samples, int n,
                       const struct evaluate_options *o, double *scratch)
 {
-    double best = 0.0, length = 0.0, finished = 0.0;
-    int scored = 0, judged = 0, drawn = 0;
+    double best = 0.0, majority = 0.0, length = 0.0, finished = 0.0;
+    int scored = 0, judged = 0, voted = 0, drawn = 0;
     group->num_k = o->num_k < 8 ? o->num_k : 8;
     for (int i = 0; i < n; i++) {
         if (group_of[i] != g)
@@ -81,6 +106,10 @@ static void summarise(struct evaluate_group *group, int g, const int *group_of,
             best += t->best;
             judged++;
         }
+        if (!isnan(t->majority)) {
+            majority += t->majority;
+            voted++;
+        }
     }
     group->tasks = scored;
     group->pass_at_1 = stats_mean(scratch, scored, 0.0, 1.0);
@@ -89,6 +118,7 @@ static void summarise(struct evaluate_group *group, int g, const int *group_of,
         group->pass_at_k[k] = scored > 0 ? group->pass_at_k[k] / scored : 0.0;
     }
     group->best_of_n = judged > 0 ? best / judged : NAN;
+    group->majority = voted > 0 ? majority / voted : NAN;
     group->mean_length = drawn > 0 ? length / drawn : 0.0;
     group->finished = drawn > 0 ? finished / drawn : 0.0;
 }
@@ -96,7 +126,7 @@ static void summarise(struct evaluate_group *group, int g, const int *group_of,
 int evaluate(struct evaluation *out, struct generator *g, struct arena *a, const struct task *tasks,
              int n, const struct evaluate_options *o)
 {
-    struct evaluation e = {.num_tasks = n};
+    struct evaluation e = {.num_tasks = n, .samples = o->samples};
     struct generated *samples = NULL;
     struct generate_times times = {0};
     const struct generate_request request = {
@@ -147,6 +177,8 @@ void evaluate_metrics(struct metrics_line *line, const struct evaluation *e)
                 metrics_put(line, g->pass_at_k[k], "eval/%s/pass@%d", g->name, g->k[k]);
         if (!isnan(g->best_of_n))
             metrics_put(line, g->best_of_n, "eval/%s/best_of_n", g->name);
+        if (!isnan(g->majority))
+            metrics_put(line, g->majority, "eval/%s/maj@%d", g->name, e->samples);
         metrics_put(line, g->tasks, "eval/%s/n", g->name);
         metrics_put(line, g->unscorable, "eval/%s/unscorable", g->name);
         metrics_put(line, g->mean_length, "eval/%s/mean_length", g->name);

@@ -16,11 +16,13 @@ struct evaluate_group { // SOURCE of eval/SOURCE/...
     int num_k;
     int k[8];
     double pass_at_k[8];
-    double best_of_n; // best of the samples by the process reward model; NaN without one
+    double best_of_n; // by the process reward model; NaN without one
+    double majority;  // maj@samples, of answers; NaN without them
     double mean_length, finished;
 };
 
 struct evaluation {
+    int samples; // of a task
     int num_groups;
     struct evaluate_group *groups; // in the arena
     double pass_at_1;              // over all groups' tasks
