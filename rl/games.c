@@ -51,10 +51,11 @@ static uint64_t puzzle_key(const struct puzzle *p)
     return key;
 }
 
-static bool draw(struct puzzle *out, const struct games *g, struct philox_stream *r)
+// Draws numbers and target for a puzzle of out->n numbers; false when it has no solution or is held
+// out.
+static bool draw_once(struct puzzle *out, const struct games *g, struct philox_stream *r)
 {
     const struct games_settings *s = &g->s;
-    out->n = s->numbers[philox_below(r, (uint32_t)s->num_numbers)];
     for (int i = 0; i < out->n; i++)
         out->numbers[i] = 1 + (int)philox_below(r, (uint32_t)s->max);
     sort(out->numbers, out->n);
@@ -64,10 +65,13 @@ static bool draw(struct puzzle *out, const struct games *g, struct philox_stream
            !idset_has(&g->held, puzzle_key(out));
 }
 
-static bool draw_until(struct puzzle *out, const struct games *g, struct philox_stream *r)
+// How many numbers is drawn once and kept, so that the counts are even whatever share of each can
+// be solved. False: there seem to be no more puzzles with so many numbers.
+static bool draw(struct puzzle *out, const struct games *g, struct philox_stream *r)
 {
+    out->n = g->s.numbers[philox_below(r, (uint32_t)g->s.num_numbers)];
     for (int i = 0; i < DRAWS_PER_PUZZLE; i++)
-        if (draw(out, g, r))
+        if (draw_once(out, g, r))
             return true;
     return false;
 }
@@ -107,7 +111,7 @@ int games_open(struct games **out, const struct games_settings *s)
     struct puzzle spare; // for training
     for (int i = 0; i <= s->holdout; i++) {
         struct puzzle *p = i < s->holdout ? &g->holdout[i] : &spare;
-        if (!draw_until(p, g, &r)) {
+        if (!draw(p, g, &r)) {
             games_close(&g);
             return err_set(ERR_CONFIG,
                            "games: \"holdout\" is %d, but only about %d puzzles have a solution",

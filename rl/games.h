@@ -9,10 +9,10 @@
 #include "rl/problem.h"
 
 struct games_settings {
-    const int *numbers; // [num_numbers] how many numbers a puzzle may have, each 2..6; drawn evenly
+    const int *numbers; // [num_numbers] how many a puzzle may have, each 2..6; equally often
     int num_numbers;
     int max;                    // numbers are 1..max; max <= 399
-    int target_min, target_max; // 0..399
+    int target_min, target_max; // within 0..399
     int holdout;
     uint64_t seed;
 };

@@ -15,23 +15,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Completions with their judgements; borrowed. Samples of a group are neighbours.
+// Completions with their judgements; borrowed. Samples of a group are neighbours. Offsets have one
+// entry more than there are things: the last is where the last thing ends.
 struct grpo_batch {
     int num_groups;
-    const int *group_begin;    // [num_groups + 1] first sample of each group; the last entry is the
-                               // number of samples
-    const size_t *token_begin; // [samples + 1] first token of each sample; the last entry is the
-                               // number of tokens
-    const uint8_t
-        *mask; // [tokens] 1: learned from (written by the model), 0: not (a tool wrote it)
-    const double *reward; // [samples] outcome; read only where valid
-    const bool *valid; // [samples] false: unscorable; takes no part in anything and has advantage 0
-    // Steps, needed for process supervision only (step_begin may be NULL otherwise).
-    const int *step_begin; // [samples + 1]
-    const int *step_token; // [steps] token of its sample that ends the step, from 0, rising within
-                           // a sample
+    const int *group_begin;    // [num_groups + 1] first sample of each group
+    const size_t *token_begin; // [samples + 1] first token of each sample
+    const uint8_t *mask;       // [tokens] 1: learned from, 0: not (a tool wrote it)
+    const double *reward;      // [samples] outcome; read only where valid
+    const bool *valid;         // [samples] false: unscorable, has advantage 0 and counts nowhere
+    // Steps, for process supervision; step_begin may be NULL without it.
+    const int *step_begin;     // [samples + 1] first step of each sample
+    const int *step_token;     // [steps] token of its sample (from 0) that ends the step; rising
     const double *step_reward; // [steps] read only where step_valid
-    const bool *step_valid;    // [steps] false: no part in anything
+    const bool *step_valid;    // [steps] false: counts nowhere
 };
 
 enum grpo_scale {
@@ -41,9 +38,11 @@ enum grpo_scale {
 };
 
 enum grpo_credit {
-    GRPO_CREDIT_SUM, // DeepSeekMath 4.1.3: a token gets the sum of the normalised rewards of the
-                     // steps that end at or after it
-    GRPO_CREDIT_MIN  // PURE: the soft minimum of the raw step rewards; not scaled
+    // DeepSeekMath 4.1.3: the sum of the normalised rewards of the steps that end at the token or
+    // after
+    GRPO_CREDIT_SUM,
+    // PURE: the soft minimum of the raw step rewards; not scaled
+    GRPO_CREDIT_MIN
 };
 
 struct grpo_advantage_config {
@@ -55,19 +54,15 @@ struct grpo_advantage_config {
     bool min_baseline;      // subtract the group's mean return of the first token
 };
 
-// Over scorable samples (a group with none counts in no mean). Names in comments are those of
-// metrics.jsonl.
+// Over scorable samples; a group with none counts in no mean. In quotes: names in metrics.jsonl.
 struct grpo_reward_stats {
     int num_samples, num_unscorable;
-    double reward;     // reward: mean over samples
-    double reward_std; // reward_std: mean over groups of two or more of the group's standard
-                       // deviation, or that of the batch under GRPO_SCALE_BATCH
-    double
-        frac_reward_zero_std; // frac_reward_zero_std: share of groups whose rewards are all equal
-    double step_reward;       // process/reward: mean over steps
-    double step_reward_std;   // process/reward_std: mean over groups with two or more steps
-    double frac_step_reward_zero_std; // process/frac_reward_zero_std: share of groups whose step
-                                      // rewards are all equal
+    // "reward": mean over samples. "reward_std": mean over groups of two or more of their standard
+    // deviations; under GRPO_SCALE_BATCH that of the batch. "frac_reward_zero_std": share of groups
+    // whose rewards are all equal.
+    double reward, reward_std, frac_reward_zero_std;
+    // "process/reward" and so on: the same of steps.
+    double step_reward, step_reward_std, frac_step_reward_zero_std;
 };
 
 // advantage [tokens]: A_t, and 0 where mask is 0. stats may be NULL. NaN is not accepted in valid
@@ -77,12 +72,10 @@ void grpo_advantages(double *advantage, struct grpo_reward_stats *stats, const s
 
 enum grpo_loss_type {
     GRPO_LOSS_GRPO,    // mean over samples of the mean over a sample's tokens
-    GRPO_LOSS_BNPO,    // mean over all tokens (TRL: of a micro-batch; here always of the optimiser
-                       // batch, so the same as DAPO)
+    GRPO_LOSS_BNPO,    // mean over all tokens; TRL: of a micro-batch; here the same as DAPO
     GRPO_LOSS_DAPO,    // mean over all tokens
     GRPO_LOSS_DR_GRPO, // sum over tokens / (samples * max_completion_length)
-    GRPO_LOSS_SEQ_SUM  // mean over samples of the sum over a sample's tokens (verl's
-                       // seq-mean-token-sum)
+    GRPO_LOSS_SEQ_SUM  // mean over samples of the sum over a sample's tokens (verl)
 };
 
 enum grpo_level {
@@ -90,17 +83,16 @@ enum grpo_level {
     GRPO_LEVEL_SEQUENCE // GSPO (arXiv:2507.18071): the geometric mean over a sample's tokens
 };
 
-// Estimators of KL(policy || reference) of one token, d = logp - ref: k1 = d, k2 = d^2 / 2, k3 =
-// e^-d + d - 1.
+// Estimators of KL(policy || reference) of one token, with d = logp - ref: k1 = d, k2 = d^2 / 2,
+// k3 = e^-d + d - 1.
 enum grpo_kl { GRPO_KL_K1, GRPO_KL_K2, GRPO_KL_K3 };
 
 struct grpo_loss_config {
     enum grpo_loss_type type;
     enum grpo_level level;
     double eps_low, eps_high; // the ratio is clipped to [1 - eps_low, 1 + eps_high]
-    double
-        delta; // upper bound of the ratio itself (two-sided clipping, verl's clip_ratio_c); 0: none
-    double beta; // weight of the KL term; 0: none, and `ref` is not read
+    double delta;             // bound of the unclipped ratio (verl's clip_ratio_c); 0: none
+    double beta;              // weight of the KL term; 0: none, and `ref` is not read
     enum grpo_kl kl;
     int max_completion_length; // of GRPO_LOSS_DR_GRPO
 };
@@ -117,8 +109,7 @@ struct grpo_norm grpo_norm(const struct grpo_batch *b, int first_sample, int end
 // grpo_loss_stats after the last.
 struct grpo_loss_sum {
     double loss, kl;
-    size_t low,
-        high; // tokens (GRPO_LEVEL_SEQUENCE: samples) whose ratio was clipped, below and above
+    size_t low, high; // tokens (GRPO_LEVEL_SEQUENCE: samples) clipped below and above
     size_t tokens;
     int samples;
     double low_min, high_max; // of the samples' shares of clipped tokens
