@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT           64
-#define ARENA_BLOCK         ((size_t)64 << 10) // bytes of an arena's first block
-#define ARENA_BLOCK_LARGEST ((size_t)64 << 20) // blocks double in size up to here
+#define ALIGNMENT   64
+#define ARENA_BLOCK ((size_t)64 << 10) // bytes of an arena's first block
+#define ARENA_BLOCK_LARGEST                                                                        \
+    ((size_t)1 << 30) // blocks double in size up to here; only what is used is resident
 
 void *mem_alloc(size_t size)
 {
