@@ -91,7 +91,7 @@ static size_t find_slot(const struct bpe *b, const char *bytes, size_t len)
 
 void bpe_add_token(struct bpe *b, int id, const char *bytes, int len, bool mergeable)
 {
-    assert(id >= 0 && id < b->size && !b->tokens[id].bytes && len > 0);
+    assert(id >= 0 && id < b->size && !b->tokens[id].bytes && (len > 0 || !mergeable));
     struct bpe_token *t = &b->tokens[id];
     t->bytes = arena_strndup(&b->arena, bytes, (size_t)len);
     t->len = len;

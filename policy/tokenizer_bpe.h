@@ -39,7 +39,7 @@ struct bpe {
 void bpe_init(struct bpe *b, int size, int merges);
 void bpe_free(struct bpe *b);
 
-// The bytes are copied. A mergeable token's bytes must not be in the vocabulary yet. len > 0.
+// The bytes are copied. A mergeable token has some, and they are not in the vocabulary yet.
 void bpe_add_token(struct bpe *b, int id, const char *bytes, int len, bool mergeable);
 int bpe_find(const struct bpe *b, const char *bytes, size_t len); // a mergeable token; -1: none
 // A pair that is given twice keeps the later rank. Adds no more pairs than were announced.

@@ -4,6 +4,7 @@
 #include "tests/tokenizer_fixture.h"
 
 #include "base/philox.h"
+#include "base/team.h"
 
 #define QUICKSTART TEST_GOLDEN "/../../configs/data/quickstart.tokenizer.json"
 
@@ -51,6 +52,44 @@ static void random_text_comes_back(void **state)
     }
     token_list_free(&ids);
     strbuf_free(&text);
+    tokenizer_free(&t);
+}
+
+struct shared_work {
+    const struct tokenizer *t;
+    struct token_list ids[4]; // of each rank
+};
+
+static void encode_many(void *arg, int rank, int size)
+{
+    struct shared_work *work = arg;
+    struct philox_stream random = philox_stream(12, 0);
+    struct strbuf text = {0};
+    (void)size;
+    for (int i = 0; i < 2000; i++) {
+        strbuf_clear(&text);
+        for (int n = (int)philox_below(&random, 40); n > 0; n--)
+            put_random_char(&text, &random);
+        if (tokenizer_encode(&work->ids[rank], work->t, text.data, text.len, false) != 0)
+            token_list_add(&work->ids[rank], -1 - rank); // seen as a difference
+    }
+    strbuf_free(&text);
+}
+
+static void threads_may_share_a_tokenizer(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_or_skip(QUICKSTART);
+    struct shared_work work = {.t = t};
+    struct team *team = NULL;
+    assert_int_equal(team_open(&team, 4), 0);
+    team_run(team, encode_many, &work);
+    team_close(&team);
+    assert_true(work.ids[0].count > 2000);
+    for (int i = 0; i < 4; i++)
+        expect_ids(&work.ids[i], work.ids[0].ids, work.ids[0].count, "random text");
+    for (int i = 0; i < 4; i++)
+        token_list_free(&work.ids[i]);
     tokenizer_free(&t);
 }
 
@@ -116,6 +155,16 @@ static void quickstart_writes_numbers_and_lines_in_few_tokens(void **state)
     tokenizer_free(&t);
 }
 
+static void expect_file(const char *dir, const char *name, const char *want)
+{
+    char *path = path_join(dir, name);
+    struct strbuf text = {0};
+    assert_int_equal(file_read(&text, path, 0, ERR_DATA), 0);
+    assert_string_equal(text.data, want);
+    strbuf_free(&text);
+    free(path);
+}
+
 static void saving_writes_the_very_bytes_and_reopens(void **state)
 {
     (void)state;
@@ -137,17 +186,22 @@ static void saving_writes_the_very_bytes_and_reopens(void **state)
     assert_int_equal(tokenizer_eos(again), 1);
     tokenizer_free(&again);
 
-    // A config of one's own is kept as it is, and its roles win.
+    // A config of one's own and a chat template are kept as they are, and the roles of that config
+    // win.
     const char *mine = "{ \"eos_token\": {\"content\": \"<pad>\"},  \"pad_token\": \"[PAD]\" }";
+    char *chat = path_join(dir, "chat_template.jinja"), *copy = path_join(dir, "copy");
     assert_int_equal(file_write_atomic(config, mine, strlen(mine)), 0);
+    assert_int_equal(file_write_atomic(chat, "{{ x }}", 7), 0);
     assert_int_equal(tokenizer_open(&again, dir), 0);
     assert_int_equal(tokenizer_eos(again), 0);
     assert_int_equal(tokenizer_pad(again), -1);
-    assert_int_equal(tokenizer_save(again, dir), 0);
-    strbuf_clear(&wrote);
-    assert_int_equal(file_read(&wrote, config, 0, ERR_DATA), 0);
-    assert_string_equal(wrote.data, mine);
+    assert_int_equal(dir_make_all(copy), 0);
+    assert_int_equal(tokenizer_save(again, copy), 0);
+    expect_file(copy, "tokenizer_config.json", mine);
+    expect_file(copy, "chat_template.jinja", "{{ x }}");
     tokenizer_free(&again);
+    free(chat);
+    free(copy);
     const char *wrong = "{\"eos_token\": \"<nowhere>\"}";
     assert_int_equal(file_write_atomic(config, wrong, strlen(wrong)), 0);
     assert_int_equal(tokenizer_open(&again, dir), ERR_MODEL);
@@ -165,6 +219,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_text_comes_back),
+        cmocka_unit_test(threads_may_share_a_tokenizer),
         cmocka_unit_test(quickstart_writes_numbers_and_lines_in_few_tokens),
         cmocka_unit_test(saving_writes_the_very_bytes_and_reopens),
     };
