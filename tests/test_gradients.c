@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients of what the golden models do not have, against finite differences: the value head,
+// entropy, a model without experts or without shared ones, rotation by halves, and a tied head.
+#include "tests/model_fixture.h"
+
+#include "base/philox.h"
+
+enum { T = 40, NUM_TARGETS = 25 };
+
+// A model of the smallest sizes at which nothing is degenerate, with weights large enough that no
+// gradient is near zero.
+static struct policy *small_model(struct device *dev, struct arch arch)
+{
+    struct policy *p = NULL;
+    assert_ok(policy_create(&p, dev, &arch, 5));
+    for (int i = 0; i < p->params.num_tensors; i++) {
+        const struct param_tensor *t = &p->params.tensors[i];
+        struct philox_stream r = philox_stream(9, (uint64_t)i);
+        for (size_t j = 0; j < t->size; j++) {
+            double z = philox_next_normal(&r);
+            double value = t->rank == 2 ? z * 0.9 / sqrt(t->shape[1]) : 1 + 0.1 * z;
+            p->params.data[t->offset + j] = (float)value;
+        }
+    }
+    assert_ok(policy_weights_changed(p));
+    assert_ok(policy_train_begin(p));
+    return p;
+}
+
+static struct arch small_arch(void)
+{
+    return (struct arch){.kind = ARCH_DEEPSEEK_V3,
+                         .V = 50,
+                         .C = 24,
+                         .L = 2,
+                         .H = 2,
+                         .R = 12,
+                         .Dn = 6,
+                         .Dr = 4,
+                         .Dv = 5,
+                         .dense_width = 20,
+                         .dense_layers = 1,
+                         .E = 4,
+                         .K = 4, // all are chosen: no step of a difference changes the choice
+                         .S = 1,
+                         .F = 8,
+                         .n_group = 1,
+                         .topk_group = 1,
+                         .scoring = MOE_SIGMOID,
+                         .group_rank = MOE_GROUP_TOP2,
+                         .route_bias = true,
+                         .route_normalise = true,
+                         .route_scale = 1.5,
+                         .norm_eps = 1e-6,
+                         .rope_theta = 100,
+                         .init_range = 0.02,
+                         .max_positions = 64,
+                         .bos_id = 0,
+                         .eos_id = 1,
+                         .pad_id = -1};
+}
+
+struct problem {
+    struct pack pack;
+    struct policy_batch batch;
+    bool values;
+};
+
+static struct problem problem_open(bool values)
+{
+    struct problem q = {.values = values};
+    struct philox_stream r = philox_stream(21, 4);
+    int tokens[T];
+    for (int t = 0; t < T; t++) {
+        tokens[t] = (int)philox_below(&r, 50);
+    }
+    pack_sequence(&q.pack, tokens, 28, NULL, 0);
+    pack_sequence(&q.pack, tokens + 28, T - 28, NULL, 0);
+    for (int i = 0; i < NUM_TARGETS; i++) {
+        pack_target(&q.pack, i + i / 2, (int)philox_below(&r, 50), 0.5f + 0.1f * (float)(i % 7));
+    }
+    q.batch = pack_batch(&q.pack);
+    return q;
+}
+
+static double weight(int i) { return ((i * 7) % 11 - 4) / 10.0; }
+
+// A loss that weighs log-probabilities and entropies, or values; also its gradient when asked.
+static double loss(struct policy *p, const struct problem *q, bool backward)
+{
+    float a[NUM_TARGETS], b[NUM_TARGETS], da[NUM_TARGETS], db[NUM_TARGETS];
+    double sum = 0;
+    if (q->values) {
+        assert_ok(policy_forward_values(p, &q->batch, backward, a));
+    } else {
+        assert_ok(policy_forward(p, &q->batch, backward, a, b));
+    }
+    for (int i = 0; i < NUM_TARGETS; i++) {
+        da[i] = (float)weight(i);
+        db[i] = (float)weight(i + 3);
+        sum += weight(i) * (double)a[i] + (q->values ? 0 : weight(i + 3) * (double)b[i]);
+    }
+    if (backward) {
+        policy_grad_zero(p);
+        assert_ok(q->values ? policy_backward_values(p, &q->batch, da)
+                            : policy_backward(p, &q->batch, da, db));
+    }
+    return sum;
+}
+
+// Along the gradient of each tensor the loss rises by its norm. A wrong gradient of whatever kind
+// rises less than it claims.
+static void check_directions(struct policy *p, const struct problem *q)
+{
+    loss(p, q, true);
+    float *grad = mem_floats(p->params.size);
+    memcpy(grad, p->grad, p->params.size * sizeof *grad);
+    int checked = 0;
+    for (int i = 0; i < p->params.num_tensors; i++) {
+        const struct param_tensor *t = &p->params.tensors[i];
+        float *x = p->params.data + t->offset;
+        float *saved = mem_floats(t->size);
+        double norm = 0, both[2];
+        for (size_t j = 0; j < t->size; j++) {
+            saved[j] = x[j];
+            norm += pow((double)grad[t->offset + j], 2);
+        }
+        norm = sqrt(norm);
+        for (int side = 0; side < 2 && norm > 0; side++) {
+            for (size_t j = 0; j < t->size; j++) {
+                double step = (side ? 2e-3 : -2e-3) * (double)grad[t->offset + j] / norm;
+                x[j] = (float)((double)saved[j] + step);
+            }
+            assert_ok(policy_weights_changed(p));
+            both[side] = loss(p, q, false);
+        }
+        memcpy(x, saved, t->size * sizeof *x);
+        free(saved);
+        if (norm > 0) { // float32 losses of about 100 carry 1e-5: 3e-3 of the slope, and steps are
+                        // not infinitesimal
+            double slope = (both[1] - both[0]) / 4e-3;
+            if (!(fabs(slope - norm) <= 0.01 + 0.02 * norm)) {
+                fail_msg("%s: gradient %.6g, finite difference %.6g", t->name, norm, slope);
+            }
+            checked++;
+        } else {
+            assert_true(!t->trained || q->values); // the unused head of a value loss
+        }
+    }
+    assert_true(checked > 15);
+    free(grad);
+    assert_ok(policy_weights_changed(p));
+}
+
+static void check_arch(struct arch arch, bool values)
+{
+    struct device *dev = NULL;
+    assert_ok(device_open(&dev, NULL, DEVICE_BEST));
+    struct problem q = problem_open(values);
+    struct policy *p = small_model(dev, arch);
+    check_directions(p, &q);
+    policy_free(&p);
+    pack_free(&q.pack);
+    device_free(&dev);
+}
+
+static void log_probability_and_entropy(void **state)
+{
+    (void)state;
+    check_arch(small_arch(), false);
+}
+
+static void value_head(void **state)
+{
+    (void)state;
+    struct arch arch = small_arch();
+    arch.value_head = true;
+    check_arch(arch, true);
+}
+
+static void model_without_experts(void **state)
+{
+    (void)state;
+    struct arch arch = small_arch();
+    arch.dense_layers = arch.L;
+    arch.E = arch.K = arch.S = arch.F = 0;
+    check_arch(arch, false);
+}
+
+static void mixture_without_shared_experts_and_rotation_by_halves(void **state)
+{
+    (void)state;
+    struct arch arch = small_arch();
+    arch.S = 0;
+    arch.dense_layers = 0;
+    arch.rope_halves = true;
+    arch.Rq = 10;
+    check_arch(arch, false);
+}
+
+static void tied_head(void **state)
+{
+    (void)state;
+    struct arch arch = small_arch();
+    arch.tied = true;
+    check_arch(arch, false);
+}
+
+// The gradient of a tied matrix is the sum of what its two uses would have alone.
+static void tied_gradient_is_the_sum_of_both_uses(void **state)
+{
+    (void)state;
+    struct device *dev = NULL;
+    assert_ok(device_open(&dev, NULL, DEVICE_BEST));
+    struct problem q = problem_open(false);
+    struct arch arch = small_arch();
+    struct policy *untied = small_model(dev, arch);
+    arch.tied = true;
+    struct policy *tied = small_model(dev, arch);
+    for (int i = 0; i < untied->params.count; i++) {
+        const struct param *to = &untied->params.list[i];
+        bool head = !strcmp(to->name, "lm_head.weight");
+        const struct param *from =
+            params_find(&tied->params, "%s", head ? "model.embed_tokens.weight" : to->name);
+        memcpy(untied->params.data + to->offset, tied->params.data + from->offset,
+               to->size * sizeof(float));
+    }
+    assert_ok(policy_weights_changed(untied));
+    assert_true(loss(untied, &q, true) == loss(tied, &q, true));
+    const struct param *embed = params_find(&untied->params, "model.embed_tokens.weight");
+    float *sum = mem_floats(embed->size);
+    for (size_t i = 0; i < embed->size; i++) {
+        sum[i] = untied->grad[embed->offset + i] +
+                 untied->grad[params_find(&untied->params, "lm_head.weight")->offset + i];
+    }
+    assert_gradient("tied gradient", tied->grad + embed->offset, sum, embed->size);
+    free(sum);
+    policy_free(&tied);
+    policy_free(&untied);
+    pack_free(&q.pack);
+    device_free(&dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(log_probability_and_entropy),
+        cmocka_unit_test(value_head),
+        cmocka_unit_test(model_without_experts),
+        cmocka_unit_test(mixture_without_shared_experts_and_rotation_by_halves),
+        cmocka_unit_test(tied_head),
+        cmocka_unit_test(tied_gradient_is_the_sum_of_both_uses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
