@@ -13,9 +13,9 @@ A game asks for arithmetic and is solved a line at a time; a program is to be fo
                                x = sorted(x)
 
 Ids: 0 <pad>, 1 <eos> (both special); 2 to 257 the bytes; then the numbers 10 to 399 bare and 0 to 399 behind a blank
-(digits are bytes already), the operators, the fixed words, and what follows "x =" in each primitive, to the end of the line.
-The split makes each of these one piece, and ignore_merges makes a piece that is in the vocabulary one token. Merges are there
-for digits only, so that larger numbers are cut into few tokens; any other text comes apart into bytes.
+(digits are bytes already), the operators, the fixed words, and what follows "x =" in each primitive, to the end of
+the line. The split makes each of these one piece, and ignore_merges makes a piece that is in the vocabulary one token.
+Merges are there for digits only, so that larger numbers are cut into few tokens; other text comes apart into bytes.
 """
 import json
 import os
