@@ -17,7 +17,7 @@ enum {
 };
 
 struct programs_settings {
-    int depth;    // 1..PROGRAMS_DEPTH_MAX lines, drawn evenly
+    int depth; // 1..PROGRAMS_DEPTH_MAX: lines at most; drawn evenly before dull tasks are dropped
     int examples; // 1..PROGRAMS_EXAMPLES_MAX that the prompt shows
     int holdout;
     uint64_t seed;
