@@ -58,7 +58,7 @@ static int help(int argc, char **argv)
     const struct verb *verb = find_verb(argv[1]);
     if (!verb)
         return unknown_verb(argv[1]);
-    char *args[] = {argv[1], "--help", NULL};
+    char word[] = "--help", *args[] = {argv[1], word, NULL};
     return verb->run(2, args);
 }
 
