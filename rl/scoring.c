@@ -160,7 +160,7 @@ void scoring_close(struct scoring **s)
     if (*s == NULL)
         return;
     for (int i = 0; i < (*s)->num_sources; i++) {
-        reward_close((*s)->reward[i]);
+        reward_close(&(*s)->reward[i]);
         free((*s)->component[i]);
     }
     free((*s)->reward);
