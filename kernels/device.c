@@ -2,10 +2,41 @@
 #include "kernels/device.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/reference.h"
+#include "kernels/cpu/scratch.h"
 #include <stdlib.h>
 
+#if defined(__x86_64__)
+
+enum device_isa device_best_isa(void)
+{
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return DEVICE_REFERENCE;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return DEVICE_AVX512;
+    return DEVICE_AVX2;
+}
+
+static const struct kernels *table_of(enum device_isa isa)
+{
+    if (isa == DEVICE_AVX512)
+        return &kernels_avx512;
+    return isa == DEVICE_AVX2 ? &kernels_avx2 : &reference_kernels;
+}
+
+#else
+
 enum device_isa device_best_isa(void) { return DEVICE_REFERENCE; }
+
+static const struct kernels *table_of(enum device_isa isa)
+{
+    (void)isa;
+    return &reference_kernels;
+}
+
+#endif
 
 const char *device_isa_name(enum device_isa isa)
 {
@@ -17,12 +48,14 @@ int device_open(struct device **out, struct team *team, enum device_isa isa)
 {
     const enum device_isa best = device_best_isa();
     if (isa != DEVICE_BEST && isa > best)
-        return err_set(ERR_ENV, "this CPU does not have the instructions of \"%s\"",
-                       device_isa_name(isa));
+        return err_set(ERR_ENV,
+                       "this CPU does not have the instructions of \"%s\"; its best are \"%s\"",
+                       device_isa_name(isa), device_isa_name(best));
     struct device *dev = mem_alloc0(sizeof(*dev));
     dev->isa = isa == DEVICE_BEST ? best : isa;
     dev->team = team;
-    dev->k = &reference_kernels;
+    dev->k = table_of(dev->isa);
+    dev->scratch = scratch_create(team_size(team));
     *out = dev;
     return 0;
 }
@@ -31,12 +64,15 @@ void device_free(struct device **dev)
 {
     if (!dev || !*dev)
         return;
+    scratch_free(&(*dev)->scratch);
     free(*dev);
     *dev = NULL;
 }
 
 size_t matmul_packed_size(const struct device *dev, int k, int n)
 {
-    (void)dev;
-    return (size_t)k * (size_t)n;
+    // Columns of a panel: two vectors (fast_gemm.h). The reference does not pad.
+    static const size_t panel[] = {1, 16, 32};
+    const size_t cols = panel[dev->isa];
+    return (size_t)k * (((size_t)n + cols - 1) / cols * cols);
 }

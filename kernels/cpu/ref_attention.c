@@ -22,7 +22,7 @@ static void attend(const struct attention_args *a, const struct attention_seq *s
 {
     const size_t R = (size_t)a->R, D = R + (size_t)a->Dr;
     const float *const *blocks = a->kv_blocks + seq->block;
-    double max = -INFINITY, total = 0.0;
+    double max = -HUGE_VAL, total = 0.0;
     for (size_t u = 0; u < keys; u++) {
         const float *kv = blocks[u / ATTENTION_BLOCK] + u % ATTENTION_BLOCK * D;
         p[u] = (double)a->scale * dot(a->q + row * D, kv, D);

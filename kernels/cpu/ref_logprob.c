@@ -15,7 +15,7 @@ struct row_stats {
 // entropy = log S - sum e^(z-m) (z-m) / S, S = sum e^(z-m)
 static struct row_stats row_stats(const float *logits, size_t V, float tau)
 {
-    struct row_stats s = {.tau = tau == 0.0f ? 1.0 : (double)tau, .max = -INFINITY};
+    struct row_stats s = {.tau = tau == 0.0f ? 1.0 : (double)tau, .max = -HUGE_VAL};
     double total = 0.0, weighted = 0.0;
     for (size_t v = 0; v < V; v++)
         s.max = fmax(s.max, (double)logits[v] / s.tau);
@@ -140,7 +140,7 @@ static int truncate_candidates(const struct candidate *c, int n, const struct sa
 static int draw(const float *logits, int V, const struct sample_row *row, struct candidate *c,
                 bool *truncated)
 {
-    double max = -INFINITY, total = 0.0, sum = 0.0;
+    double max = -HUGE_VAL, total = 0.0, sum = 0.0;
     for (int v = 0; v < V; v++)
         max = fmax(max, (double)logits[v] / (double)row->temperature);
     for (int v = 0; v < V; v++)

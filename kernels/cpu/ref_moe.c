@@ -10,7 +10,7 @@
 
 static void route_scores(const float *logits, float *scores, int E, enum moe_scoring scoring)
 {
-    double max = -INFINITY, total = 0.0;
+    double max = -HUGE_VAL, total = 0.0;
     for (int e = 0; e < E; e++)
         max = fmax(max, (double)logits[e]);
     for (int e = 0; e < E; e++)

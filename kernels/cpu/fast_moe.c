@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mixture of experts: routing and the permutation of tokens to experts, cut by tokens.
+#include "kernels/cpu/fast.h"
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void row_add(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+static void row_add_scaled(float *y, const float *x, float scale, size_t n)
+{
+    const vec s = vec_set1(scale);
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(n, i);
+        vec_store_mask(y + i, vec_fma(s, vec_load_mask(x + i, m), vec_load_mask(y + i, m)), m);
+    }
+}
+
+// ---- routing
+
+static void softmax_row(const float *logits, float *scores, size_t E)
+{
+    vec largest = vec_set1(-INFINITY), total = vec_zero();
+    for (size_t e = 0; e < E; e += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(E, e);
+        largest =
+            vec_max(vec_select(m, vec_load_mask(logits + e, m), vec_set1(-INFINITY)), largest);
+    }
+    const vec max = vec_set1(vec_largest(largest));
+    for (size_t e = 0; e < E; e += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(E, e);
+        const vec p = vec_exp(vec_sub(vec_load_mask(logits + e, m), max));
+        vec_store_mask(scores + e, p, m);
+        total = vec_add(total, vec_select(m, p, vec_zero()));
+    }
+    const vec sum = vec_set1(vec_sum(total));
+    for (size_t e = 0; e < E; e += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(E, e);
+        vec_store_mask(scores + e, vec_div(vec_load_mask(scores + e, m), sum), m);
+    }
+}
+
+static void sigmoid_row(const float *logits, float *scores, size_t E)
+{
+    for (size_t e = 0; e < E; e += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(E, e);
+        vec_store_mask(scores + e, vec_sigmoid(vec_load_mask(logits + e, m)), m);
+    }
+}
+
+// The index of the largest of x[n] that is not taken, the lower one of equals; a NaN is never
+// larger. -1 when all are taken.
+static int largest_index(const float *x, const unsigned char *taken, int n)
+{
+    int best = -1;
+    for (int i = 0; i < n; i++)
+        if (!taken[i] && (best < 0 || x[i] > x[best]))
+            best = i;
+    return best;
+}
+
+static float group_rank(const float *x, int n, enum moe_group_rank rank)
+{
+    float first = -INFINITY, second = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        if (x[i] > first) {
+            second = first;
+            first = x[i];
+        } else if (x[i] > second) {
+            second = x[i];
+        }
+    }
+    return rank == MOE_GROUP_MAX || n == 1 ? first : first + second;
+}
+
+// Scratch of a row: biased scores and ranks of groups, and flags for both.
+struct route_row {
+    float *biased, *rank;
+    unsigned char *taken, *group_taken;
+};
+
+// Marks as taken the experts outside the topk_group best groups.
+static void bar_groups(const struct moe_route_args *a, const struct route_row *w)
+{
+    const int size = a->E / a->n_group;
+    for (int g = 0; g < a->n_group; g++)
+        w->rank[g] = group_rank(w->biased + g * size, size, a->group_rank);
+    memset(w->group_taken, 0, (size_t)a->n_group);
+    memset(w->taken, 1, (size_t)a->E);
+    for (int k = 0; k < a->topk_group; k++) {
+        const int g = largest_index(w->rank, w->group_taken, a->n_group);
+        w->group_taken[g] = 1;
+        memset(w->taken + g * size, 0, (size_t)size);
+    }
+}
+
+static void choose_experts(const struct moe_route_args *a, const struct route_row *w, int *experts)
+{
+    for (int k = 0; k < a->K; k++) {
+        const int e = largest_index(w->biased, w->taken, a->E);
+        int at = k;
+        assert(e >= 0);
+        w->taken[e] = 1;
+        for (; at > 0 && experts[at - 1] > e; at--)
+            experts[at] = experts[at - 1];
+        experts[at] = e;
+    }
+}
+
+static void route_row(const struct moe_route_args *a, const struct route_row *w, size_t t)
+{
+    const size_t E = (size_t)a->E, K = (size_t)a->K;
+    float *scores = a->scores + t * E, *weights = a->weights + t * K;
+    int *experts = a->experts + t * K;
+    if (a->scoring == MOE_SOFTMAX)
+        softmax_row(a->logits + t * E, scores, E);
+    else
+        sigmoid_row(a->logits + t * E, scores, E);
+    for (size_t e = 0; e < E; e++)
+        w->biased[e] = scores[e] + (a->bias ? a->bias[e] : 0.0f);
+    if (a->n_group > 1)
+        bar_groups(a, w);
+    else
+        memset(w->taken, 0, E);
+    choose_experts(a, w, experts);
+    float total = 1e-20f;
+    for (size_t k = 0; k < K; k++)
+        total += scores[experts[k]];
+    for (size_t k = 0; k < K; k++)
+        weights[k] = (a->normalise ? scores[experts[k]] / total : scores[experts[k]]) * a->scale;
+}
+
+struct route_job {
+    struct device *dev;
+    const struct moe_route_args *a;
+};
+
+static void route_share(void *arg, int rank, int size)
+{
+    const struct route_job *job = arg;
+    const size_t E = (size_t)job->a->E;
+    float *scratch = cpu_scratch(job->dev, rank, 3 * E);
+    struct route_row w = {.biased = scratch, .rank = scratch + E};
+    w.taken = (unsigned char *)(scratch + 2 * E);
+    w.group_taken = w.taken + E;
+    int begin, end;
+    team_share(job->a->T, 1, rank, size, &begin, &end);
+    for (int t = begin; t < end; t++)
+        route_row(job->a, &w, (size_t)t);
+}
+
+int FAST(moe_route)(struct device *dev, const struct moe_route_args *a)
+{
+    assert(a->n_group >= 1 && a->E % a->n_group == 0 && a->topk_group <= a->n_group);
+    assert(a->K <= a->E / a->n_group * (a->n_group > 1 ? a->topk_group : 1));
+    struct route_job job = {dev, a};
+    cpu_run(dev, (double)a->T * a->E * (8 + 2 * a->K), route_share, &job);
+    return 0;
+}
+
+// With S the sum over the chosen: d a_j = scale / S (dw_j - sum_i dw_i a_i / S) when normalised,
+// else scale dw_j.
+static void route_grad_row(const struct moe_route_grad_args *a, size_t t)
+{
+    const size_t E = (size_t)a->E, K = (size_t)a->K;
+    const float *score = a->scores + t * E, *dweight = a->dweights + t * K;
+    const int *experts = a->experts + t * K;
+    float *da = a->dlogits + t * E;
+    float total = 1e-20f, mixed = 0.0f, mean = 0.0f;
+    for (size_t k = 0; k < K; k++) {
+        total += score[experts[k]];
+        mixed += dweight[k] * score[experts[k]];
+    }
+    memset(da, 0, E * sizeof(*da));
+    for (size_t k = 0; k < K; k++) {
+        const size_t e = (size_t)experts[k];
+        da[e] = a->scale * (a->normalise ? (dweight[k] - mixed / total) / total : dweight[k]);
+        mean += da[e] * score[e];
+    }
+    for (size_t e = 0; e < E; e++)
+        da[e] = a->scoring == MOE_SOFTMAX ? score[e] * (da[e] - mean)
+                                          : da[e] * score[e] * (1.0f - score[e]);
+}
+
+static void route_grad_share(void *arg, int rank, int size)
+{
+    const struct moe_route_grad_args *a = arg;
+    int begin, end;
+    team_share(a->T, 1, rank, size, &begin, &end);
+    for (int t = begin; t < end; t++)
+        route_grad_row(a, (size_t)t);
+}
+
+int FAST(moe_route_grad)(struct device *dev, const struct moe_route_grad_args *a)
+{
+    struct moe_route_grad_args job = *a;
+    cpu_run(dev, 6.0 * a->T * (a->E + 4 * a->K), route_grad_share, &job);
+    return 0;
+}
+
+// ---- permutation
+
+// A counting sort on the calling thread: two passes over the pairs.
+int FAST(moe_sort)(struct device *dev, const struct moe_sort_args *a)
+{
+    (void)dev;
+    const int pairs = a->T * a->K;
+    int *count = a->segments;
+    memset(count, 0, ((size_t)a->E + 1) * sizeof(*count));
+    for (int p = 0; p < pairs; p++) {
+        assert(a->experts[p] >= 0 && a->experts[p] < a->E);
+        count[a->experts[p] + 1]++;
+    }
+    for (int e = 0; e < a->E; e++)
+        count[e + 1] += count[e];
+    for (int p = 0; p < pairs; p++) {
+        const int slot = count[a->experts[p]]++;
+        a->slot[p] = slot;
+        a->pair[slot] = p;
+    }
+    // Each count has moved on to the end of its segment, which is the start of the next.
+    memmove(count + 1, count, (size_t)a->E * sizeof(*count));
+    count[0] = 0;
+    return 0;
+}
+
+static void gather_share(void *arg, int rank, int size)
+{
+    const struct moe_gather_args *a = arg;
+    const size_t C = (size_t)a->C;
+    int begin, end;
+    team_share(a->T * a->K, 1, rank, size, &begin, &end);
+    for (int s = begin; s < end; s++)
+        memcpy(a->xs + (size_t)s * C, a->x + (size_t)(a->pair[s] / a->K) * C, C * sizeof(float));
+}
+
+int FAST(moe_gather)(struct device *dev, const struct moe_gather_args *a)
+{
+    struct moe_gather_args job = *a;
+    cpu_run(dev, 2.0 * a->T * a->K * a->C, gather_share, &job);
+    return 0;
+}
+
+static void gather_grad_share(void *arg, int rank, int size)
+{
+    const struct moe_gather_grad_args *a = arg;
+    const size_t C = (size_t)a->C, K = (size_t)a->K;
+    int begin, end;
+    team_share(a->T, 1, rank, size, &begin, &end);
+    for (size_t t = (size_t)begin; t < (size_t)end; t++)
+        for (size_t k = 0; k < K; k++)
+            row_add(a->dx + t * C, a->dxs + (size_t)a->slot[t * K + k] * C, C);
+}
+
+int FAST(moe_gather_grad)(struct device *dev, const struct moe_gather_grad_args *a)
+{
+    struct moe_gather_grad_args job = *a;
+    cpu_run(dev, 3.0 * a->T * a->K * a->C, gather_grad_share, &job);
+    return 0;
+}
+
+static void combine_share(void *arg, int rank, int size)
+{
+    const struct moe_combine_args *a = arg;
+    const size_t C = (size_t)a->C, K = (size_t)a->K;
+    int begin, end;
+    team_share(a->T, 1, rank, size, &begin, &end);
+    for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++)
+        row_add_scaled(a->y + p / K * C, a->ys + (size_t)a->slot[p] * C, a->weights[p], C);
+}
+
+int FAST(moe_combine)(struct device *dev, const struct moe_combine_args *a)
+{
+    struct moe_combine_args job = *a;
+    cpu_run(dev, 4.0 * a->T * a->K * a->C, combine_share, &job);
+    return 0;
+}
+
+static void combine_grad_share(void *arg, int rank, int size)
+{
+    const struct moe_combine_grad_args *a = arg;
+    const size_t C = (size_t)a->C, K = (size_t)a->K;
+    int begin, end;
+    team_share(a->T, 1, rank, size, &begin, &end);
+    for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++) {
+        const size_t row = (size_t)a->slot[p] * C;
+        const float *dy = a->dy + p / K * C, weight = a->weights[p];
+        a->dweights[p] = vec_dot(a->ys + row, dy, C);
+        for (size_t c = 0; c < C; c++)
+            a->dys[row + c] = weight * dy[c];
+    }
+}
+
+int FAST(moe_combine_grad)(struct device *dev, const struct moe_combine_grad_args *a)
+{
+    struct moe_combine_grad_args job = *a;
+    cpu_run(dev, 5.0 * a->T * a->K * a->C, combine_grad_share, &job);
+    return 0;
+}

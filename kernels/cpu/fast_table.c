@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/fast.h"
+
+const struct kernels FAST(kernels) = {
+    .matmul_pack = FAST(matmul_pack),
+    .matmul = FAST(matmul),
+    .matmul_grad = FAST(matmul_grad),
+    .embed = FAST(embed),
+    .embed_grad = FAST(embed_grad),
+    .rmsnorm = FAST(rmsnorm),
+    .rmsnorm_grad = FAST(rmsnorm_grad),
+    .rope = FAST(rope),
+    .swiglu = FAST(swiglu),
+    .swiglu_grad = FAST(swiglu_grad),
+    .add = FAST(add),
+    .attention = FAST(attention),
+    .attention_grad = FAST(attention_grad),
+    .moe_route = FAST(moe_route),
+    .moe_route_grad = FAST(moe_route_grad),
+    .moe_sort = FAST(moe_sort),
+    .moe_gather = FAST(moe_gather),
+    .moe_gather_grad = FAST(moe_gather_grad),
+    .moe_combine = FAST(moe_combine),
+    .moe_combine_grad = FAST(moe_combine_grad),
+    .linear_logprob = FAST(linear_logprob),
+    .linear_logprob_grad = FAST(linear_logprob_grad),
+    .sample = FAST(sample),
+    .sum_squares = FAST(sum_squares),
+    .adamw = FAST(adamw),
+};
