@@ -13,6 +13,7 @@ int rows_open(struct rows **out, const char *path, int limit, int holdout, const
 void rows_close(struct rows **r);
 int rows_train_count(const struct rows *r);
 int rows_eval_count(const struct rows *r);
+// A row that has no prompt gets an empty one.
 int rows_problem(struct problem *out, struct arena *a, const struct rows *r, int index);
 
 #endif
