@@ -19,10 +19,7 @@ int err_set(int code, const char *fmt, ...)
     return code;
 }
 
-const char *err_message(void)
-{
-    return message;
-}
+const char *err_message(void) { return message; }
 
 void die_out_of_memory(unsigned long bytes)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors. A fallible function returns 0 or one of the negative codes below and leaves its outputs untouched; the message
-// is set once, where the fault is seen, and kept per thread. Callers clean up and return the code as it is. The codes are
-// the program's exit codes, negated.
+// Errors. A fallible function returns 0 or one of the negative codes below and leaves its outputs
+// untouched; the message is set once, where the fault is seen, and kept per thread. Callers clean
+// up and return the code as it is. The codes are the program's exit codes, negated.
 #ifndef BASE_ERROR_H
 #define BASE_ERROR_H
 
@@ -16,7 +16,8 @@ enum err {
     ERR_INTERRUPTED = -75 // interrupted and saved
 };
 
-// Sets this thread's message (one line unless it lists several faults; values in quotes) and returns code.
+// Sets this thread's message (one line unless it lists several faults; values in quotes) and
+// returns code.
 int err_set(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 // This thread's last message; "" when none was set. Valid until the next err_set of the thread.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lines for the person at the terminal. Only programs (rl/ and mains) log; every other module returns messages.
+// Lines for the person at the terminal. Only programs (rl/ and mains) log; every other module
+// returns messages.
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
@@ -7,7 +8,8 @@
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
-void log_open(enum log_level level, const char *file); // file: appended to as well, with times; NULL for none
+void log_open(enum log_level level,
+              const char *file); // file: appended to as well, with times; NULL for none
 void log_close(void);
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

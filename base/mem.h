@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host memory: allocation that never returns NULL (the process ends with exit code 5 instead), and arenas: regions that
-// are filled by pushing and emptied at once. An arena belongs to one thread.
+// Host memory: allocation that never returns NULL (the process ends with exit code 5 instead), and
+// arenas: regions that are filled by pushing and emptied at once. An arena belongs to one thread.
 #ifndef BASE_MEM_H
 #define BASE_MEM_H
 
 #include <stddef.h>
 
-// size 0 gives a pointer that may be freed. Memory of mem_alloc0 and mem_array0 is zeroed. count * size may not overflow.
+// size 0 gives a pointer that may be freed. Memory of mem_alloc0 and mem_array0 is zeroed. count *
+// size may not overflow.
 void *mem_alloc(size_t size);
 void *mem_alloc0(size_t size);
 void *mem_array0(size_t count, size_t size);
@@ -28,7 +29,8 @@ struct arena_mark {
     size_t used;
 };
 
-// Memory of the arena, aligned to 64 bytes, not initialised; arena_push0: zeroed. Valid until release past it or arena_free.
+// Memory of the arena, aligned to 64 bytes, not initialised; arena_push0: zeroed. Valid until
+// release past it or arena_free.
 void *arena_push(struct arena *a, size_t size);
 void *arena_push0(struct arena *a, size_t size);
 char *arena_strndup(struct arena *a, const char *s, size_t len);

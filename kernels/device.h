@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// A device: the memory and the kernels of one processor, and the team of threads that runs them. Used by one thread at a time.
+// A device: the memory and the kernels of one processor, and the team of threads that runs them.
+// Used by one thread at a time.
 #ifndef KERNELS_DEVICE_H
 #define KERNELS_DEVICE_H
 
 #include "kernels/kernels.h"
 #include <stddef.h>
 
-// Instruction sets of the CPU variants, weakest first. DEVICE_REFERENCE is the plain definition of every operation.
+// Instruction sets of the CPU variants, weakest first. DEVICE_REFERENCE is the plain definition of
+// every operation.
 enum device_isa { DEVICE_REFERENCE, DEVICE_AVX2, DEVICE_AVX512, DEVICE_BEST };
 
 struct device {
@@ -16,7 +18,8 @@ struct device {
     struct device_scratch *scratch; // one growing buffer per rank, owned
 };
 
-// isa: an upper bound; what the CPU lacks is never chosen. ERR_ENV when a named instruction set is absent.
+// isa: an upper bound; what the CPU lacks is never chosen. ERR_ENV when a named instruction set is
+// absent.
 int device_open(struct device **out, struct team *team, enum device_isa isa);
 void device_free(struct device **dev);
 const char *device_isa_name(enum device_isa isa); // "reference", "avx2", "avx512"

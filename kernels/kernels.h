@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operations of the model on a device's memory: one argument struct and one table slot per operation. cpu/ref_*.c hold the plain
-// definition of each; the fast variants are reachable only through the table that device_open fills. Callers never name a variant.
+// The operations of the model on a device's memory: one argument struct and one table slot per
+// operation. cpu/ref_*.c hold the plain definition of each; the fast variants are reachable only
+// through the table that device_open fills. Callers never name a variant.
 //
-// Conventions. Matrices are row-major float32; `ld*` is the distance between rows in floats; shapes are in comments, in the letters of
-// kernels/letters.h (T tokens, C hidden, H heads, R kv_lora_rank, Dn, Dr, Dv head parts, E experts, K per token, F expert width, V vocabulary).
-// Inputs are never written. Outputs are overwritten unless a field says "+=". Pointers must not overlap unless said. Sizes may be 0.
-// Every operation returns 0 or ERR_* (a CPU operation cannot fail and returns 0; a launch may).
+// Conventions. Matrices are row-major float32; `ld*` is the distance between rows in floats; shapes
+// are in comments, in the letters of kernels/letters.h (T tokens, C hidden, H heads, R
+// kv_lora_rank, Dn, Dr, Dv head parts, E experts, K per token, F expert width, V vocabulary).
+// Inputs are never written. Outputs are overwritten unless a field says "+=". Pointers must not
+// overlap unless said. Sizes may be 0. Every operation returns 0 or ERR_* (a CPU operation cannot
+// fail and returns 0; a launch may).
 //
 // Two rules hold for every variant, and tests/kernelcheck.c tests them:
-//   Row independence: a row of an output has the same bits whatever other rows are in the call, at whatever index it stands, and for
-//   any number of threads. The order of a reduction depends on the shape of one row alone.
-//   Gradient sums over tokens have a fixed order as well: the same bits for any number of threads.
+// - Row independence: a row of an output has the same bits whatever other rows are in the call, at
+//   whatever index it stands, and for any number of threads. The order of a reduction depends on
+//   the shape of one row alone.
+// - Gradient sums over tokens have a fixed order as well: the same bits for any number of threads.
 #ifndef KERNELS_KERNELS_H
 #define KERNELS_KERNELS_H
 
@@ -20,10 +24,11 @@
 struct team;
 struct device;
 
-// ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs to the device.
+// ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs
+// to the device.
 
-// B [k,n] of `count` matrices, stride_b apart, given as [k,n] or, transposed, as [n,k] (the layout of weights on disk); out: count packed
-// matrices, each matmul_packed_size(k, n) floats.
+// B [k,n] of `count` matrices, stride_b apart, given as [k,n] or, transposed, as [n,k] (the layout
+// of weights on disk); out: count packed matrices, each matmul_packed_size(k, n) floats.
 struct pack_args {
     const float *b;
     size_t ldb, stride_b;
@@ -32,8 +37,9 @@ struct pack_args {
     float *out;
 };
 
-// C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides), or, with segments, one tall A and C
-// whose rows [segments[g], segments[g+1]) belong to B[g] (experts); m and stride_a, stride_c are then unused. Sum over k ascending.
+// C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides),
+// or, with segments, one tall A and C whose rows [segments[g], segments[g+1]) belong to B[g]
+// (experts); m and stride_a, stride_c are then unused. Sum over k ascending.
 struct matmul_args {
     const float *a; // [m,k] each
     size_t lda, stride_a;
@@ -45,7 +51,8 @@ struct matmul_args {
     bool accumulate;
 };
 
-// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and segments as above.
+// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and
+// segments as above.
 struct matmul_grad_args {
     const float *dy; // [m,n] each
     size_t lddy, stride_dy;
@@ -72,7 +79,8 @@ struct embed_grad_args {
     int T, C;
 };
 
-// sum = x + add (when add is given; sum may be x or add), y = w sum / sqrt(mean(sum^2) + eps). rstd [T] may be NULL.
+// sum = x + add (when add is given; sum may be x or add), y = w sum / sqrt(mean(sum^2) + eps). rstd
+// [T] may be NULL.
 struct rmsnorm_args {
     const float *x, *add; // [T,C], rows ldx apart; add dense or NULL
     float *sum;           // [T,C] dense, NULL when add is NULL
@@ -92,8 +100,8 @@ struct rmsnorm_grad_args {
     bool accumulate;
 };
 
-// Rotates pairs of D values per head: y = RoPE(x) with cos/sin rows of position[t]; inverse: the transpose (backward). y may be x.
-// halves: pairs are (i, i + D/2), else (2i, 2i+1).
+// Rotates pairs of D values per head: y = RoPE(x) with cos/sin rows of position[t]; inverse: the
+// transpose (backward). y may be x. halves: pairs are (i, i + D/2), else (2i, 2i+1).
 struct rope_args {
     const float *x; // [T,heads,D]; token rows ldx, heads stride_x apart
     float *y;
@@ -122,9 +130,11 @@ struct add_args {
     size_t n;
 };
 
-// ---- latent attention (arXiv:2405.04434, section 2.1, absorbed form): queries of R + Dr against cached rows of R + Dr, whose first R are the values.
+// ---- latent attention (arXiv:2405.04434, section 2.1, absorbed form): queries of R + Dr against
+// cached rows of R + Dr, whose first R are the values.
 
-#define ATTENTION_BLOCK 64 // cached rows per block; softmax runs over blocks counted from position 0
+#define ATTENTION_BLOCK                                                                            \
+    64 // cached rows per block; softmax runs over blocks counted from position 0
 
 struct attention_seq {
     int query; // row in q of its first query
@@ -133,20 +143,22 @@ struct attention_seq {
     int block; // index into kv_blocks of its block 0
 };
 struct attention_args {
-    const float *q;                  // [T,H,R+Dr]
-    const float *const *kv_blocks;   // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
+    const float *q; // [T,H,R+Dr]
+    const float *const *
+        kv_blocks; // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
     const struct attention_seq *seqs;
     int num_seqs, H, R, Dr;
     float scale;
     float *out; // [T,H,R]
     float *lse; // [T,H], or NULL
 };
-// Packed sequences only: pos is 0 and the keys of a sequence are the rows of kv beside its queries (block is unused).
+// Packed sequences only: pos is 0 and the keys of a sequence are the rows of kv beside its queries
+// (block is unused).
 struct attention_grad_args {
-    const float *q;   // [T,H,R+Dr]
-    const float *kv;  // [T,R+Dr]
-    const float *out; // [T,H,R]
-    const float *lse; // [T,H]
+    const float *q;    // [T,H,R+Dr]
+    const float *kv;   // [T,R+Dr]
+    const float *out;  // [T,H,R]
+    const float *lse;  // [T,H]
     const float *dout; // [T,H,R]
     float *dq;         // [T,H,R+Dr]
     float *dkv;        // [T,R+Dr]
@@ -158,10 +170,14 @@ struct attention_grad_args {
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
 
 enum moe_scoring { MOE_SOFTMAX, MOE_SIGMOID };
-enum moe_group_rank { MOE_GROUP_MAX, MOE_GROUP_TOP2 }; // a group's rank: its largest score, or the sum of its two largest
+enum moe_group_rank {
+    MOE_GROUP_MAX,
+    MOE_GROUP_TOP2
+}; // a group's rank: its largest score, or the sum of its two largest
 
-// scores a = softmax or sigmoid of the logits; selection by a + bias inside the topk_group best of n_group groups (1: no groups), ties to
-// the lower index; weights = a, normalised over the K chosen when asked (sum + 1e-20), times scale. Chosen experts are listed by ascending index.
+// scores a = softmax or sigmoid of the logits; selection by a + bias inside the topk_group best of
+// n_group groups (1: no groups), ties to the lower index; weights = a, normalised over the K chosen
+// when asked (sum + 1e-20), times scale. Chosen experts are listed by ascending index.
 struct moe_route_args {
     const float *logits; // [T,E]
     const float *bias;   // [E] or NULL
@@ -183,7 +199,8 @@ struct moe_route_grad_args {
     bool normalise;
     float scale;
 };
-// Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p]; pair[slot] is its inverse.
+// Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p];
+// pair[slot] is its inverse.
 struct moe_sort_args {
     const int *experts; // [T,K]
     int T, K, E;
@@ -218,14 +235,16 @@ struct moe_combine_grad_args {
     int T, K, C;
 };
 
-// ---- the last product, fused with log-probability and entropy: the logits of a batch are never stored
+// ---- the last product, fused with log-probability and entropy: the logits of a batch are never
+// stored
 
-// z = hidden W / tau; logprob[t] = log softmax(z)[token[t]]; entropy[t] = -sum p log p (MATH.md). tau 0 counts as 1.
+// z = hidden W / tau; logprob[t] = log softmax(z)[token[t]]; entropy[t] = -sum p log p (MATH.md).
+// tau 0 counts as 1.
 struct linear_logprob_args {
-    const float *hidden; // [T,C]
-    const float *w;      // packed [C,V]
-    const int *token;    // [T]
-    const float *tau;    // [T]
+    const float *hidden;      // [T,C]
+    const float *w;           // packed [C,V]
+    const int *token;         // [T]
+    const float *tau;         // [T]
     float *logprob, *entropy; // [T]; entropy may be NULL
     int T, C, V;
 };
@@ -241,8 +260,9 @@ struct linear_logprob_grad_args {
     int T, C, V;
 };
 
-// One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p, then min_p, with u in (0,1); temperature 0
-// takes the largest (ties: lowest index). logprob and entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
+// One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,
+// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index). logprob and
+// entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
 struct sample_row {
     float temperature;
     int top_k;   // 0: off
@@ -251,11 +271,11 @@ struct sample_row {
     double u;
 };
 struct sample_args {
-    const float *logits; // [B,V]
+    const float *logits;           // [B,V]
     const struct sample_row *rows; // [B]
-    int *token;                // [B]
-    float *logprob, *entropy;  // [B]
-    bool *truncated;           // [B] or NULL: the truncation removed something
+    int *token;                    // [B]
+    float *logprob, *entropy;      // [B]
+    bool *truncated;               // [B] or NULL: the truncation removed something
     int B, V;
 };
 
@@ -267,7 +287,8 @@ struct sum_squares_args {
     size_t n;
     double *out;
 };
-// AdamW (arXiv:1711.05101): g' = g grad_scale; p -= lr wd p; p -= lr m^/(sqrt(v^) + eps), m^ and v^ bias-corrected for `step` >= 1.
+// AdamW (arXiv:1711.05101): g' = g grad_scale; p -= lr wd p; p -= lr m^/(sqrt(v^) + eps), m^ and v^
+// bias-corrected for `step` >= 1.
 struct adamw_args {
     float *p, *m, *v;
     const float *g;

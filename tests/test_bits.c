@@ -6,7 +6,6 @@
 
 #include "base/philox.h"
 
-
 // A crowd of sequences, with lengths on both sides of the block and page size, over the vocabulary
 // of the fixture.
 enum { CROWD = 32, LENGTH_MAX = 150 };
