@@ -146,6 +146,27 @@ static uint64_t task_key(const char *source, const char *id)
     return h;
 }
 
+// A row of ids: a prompt, of one token when the row does not say, and what follows.
+static void use_tokens(struct task *t, const struct problem *p)
+{
+    t->prompt_len = p->prompt_tokens > 0 ? p->prompt_tokens : 1;
+    t->prompt_tokens = p->tokens;
+    t->completion_tokens = p->tokens + t->prompt_len;
+    t->completion_len = p->num_tokens - t->prompt_len;
+    t->loss_mask = p->loss_mask != NULL ? p->loss_mask + t->prompt_len : NULL;
+}
+
+static int use_text(struct task *t, const struct sources *s, struct arena *a,
+                    const struct problem *p)
+{
+    int rc = encode(&t->prompt_tokens, &t->prompt_len, s, a, p->prompt, true, false);
+    if (rc == 0 && t->prompt_len == 0)
+        rc = err_set(ERR_DATA, "item '%s' of '%s' has an empty prompt", p->id, t->group);
+    if (rc == 0 && p->completion != NULL)
+        rc = encode(&t->completion_tokens, &t->completion_len, s, a, p->completion, false, true);
+    return rc;
+}
+
 static int task_of(struct task *out, struct sources *s, struct arena *a, int source,
                    const struct problem *p)
 {
@@ -157,14 +178,15 @@ static int task_of(struct task *out, struct sources *s, struct arena *a, int sou
         .group = p->source != NULL ? p->source : name,
         .prompt = p->prompt,
         .completion = p->completion,
+        .num_steps = p->num_steps,
+        .steps = p->steps,
+        .labels = p->labels,
     };
     int rc = reference_of(&t.ref, s, p);
-    if (rc == 0)
-        rc = encode(&t.prompt_tokens, &t.prompt_len, s, a, p->prompt, true, false);
-    if (rc == 0 && t.prompt_len == 0)
-        rc = err_set(ERR_DATA, "item '%s' of source '%s' has an empty prompt", p->id, name);
-    if (rc == 0 && p->completion != NULL)
-        rc = encode(&t.completion_tokens, &t.completion_len, s, a, p->completion, false, true);
+    if (rc == 0 && p->tokens != NULL)
+        use_tokens(&t, p);
+    else if (rc == 0)
+        rc = use_text(&t, s, a, p);
     if (rc == 0)
         *out = t;
     return rc;

@@ -265,17 +265,7 @@ static int grpo_step(void *state, struct trainer *t, int step, struct metrics_li
     if (rc != 0)
         return rc;
     struct generator g = trainer_generator(t, s->engine, s->scoring);
-    const struct generate_request request = {
-        .tasks = tasks,
-        .num_tasks = r->num_prompts,
-        .samples = r->num_generations,
-        .temperature = r->temperature,
-        .top_p = r->top_p,
-        .min_p = r->min_p,
-        .top_k = r->top_k,
-        .max_tokens = r->max_completion_length,
-        .step = (uint64_t)step,
-    };
+    const struct generate_request request = trainer_request(t, tasks, step);
     struct generated *samples;
     struct generate_times times = {0};
     rc = generate(&samples, &g, &t->step_arena, &request, &times);

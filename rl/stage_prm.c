@@ -26,7 +26,9 @@ static int prm_open(void **state, struct trainer *t)
     int rc = 0;
     if (t->prm == NULL) // not resumed: the backbone starts as the policy, the head at zero
         rc = policy_clone(&t->prm, t->policy, /* value_head= */ true);
-    const uint64_t done = (uint64_t)t->at.step * (uint64_t)t->stage->rollout.num_prompts;
+    const int tasks = t->stage->samples_from == SAMPLES_FROM_POLICY ? t->stage->rollout.num_prompts
+                                                                    : t->stage->batch;
+    const uint64_t done = (uint64_t)t->at.step * (uint64_t)tasks;
     if (rc == 0)
         rc = source_mix_open(&s->mix, t->sources, &t->stage->sources, done);
     if (rc == 0)
@@ -85,9 +87,10 @@ static int check_labelled(const struct task *tasks, int n, const struct scoring 
     return 0;
 }
 
-static int prm_step(void *state, struct trainer *t, int step, struct metrics_line *line)
+// Labelled samples of the policy.
+static int sampled_examples(struct prm_example **out, int *count, struct prm_stage *s,
+                            struct trainer *t, int step, struct metrics_line *line)
 {
-    struct prm_stage *s = state;
     const struct config_rollout *r = &t->stage->rollout;
     struct task *tasks = ARENA_ARRAY(&t->step_arena, struct task, r->num_prompts);
     int rc = 0;
@@ -98,48 +101,105 @@ static int prm_step(void *state, struct trainer *t, int step, struct metrics_lin
     if (rc != 0)
         return rc;
     struct generator g = trainer_generator(t, s->engine, s->scoring);
-    const struct generate_request request = {
-        .tasks = tasks,
-        .num_tasks = r->num_prompts,
-        .samples = r->num_generations,
-        .temperature = r->temperature,
-        .top_p = r->top_p,
-        .min_p = r->min_p,
-        .top_k = r->top_k,
-        .max_tokens = r->max_completion_length,
-        .step = (uint64_t)step,
-    };
+    const struct generate_request request = trainer_request(t, tasks, step);
     struct generated *samples;
     struct generate_times times = {0};
     rc = generate(&samples, &g, &t->step_arena, &request, &times);
     if (rc != 0)
         return rc;
-    const int n = r->num_prompts * r->num_generations;
-    struct prm_example *examples = ARENA_ARRAY(&t->step_arena, struct prm_example, n);
-    for (int i = 0; i < n; i++) {
-        examples[i] = example_of(&samples[i], s->scoring, &t->step_arena);
-        t->at.num_tokens += examples[i].prompt_len + examples[i].len;
+    *count = r->num_prompts * r->num_generations;
+    *out = ARENA_ARRAY(&t->step_arena, struct prm_example, *count);
+    for (int i = 0; i < *count; i++) {
+        (*out)[i] = example_of(&samples[i], s->scoring, &t->step_arena);
         trace_sample(&t->trace, &samples[i], s->scoring, NULL);
     }
+    metrics_put(line, times.rollout, "time/rollout");
+    metrics_put(line, times.score, "time/reward");
+    return 0;
+}
+
+// A row's labelled steps, each followed by the separator.
+static int example_of_row(struct prm_example *out, const struct task *task,
+                          const struct tokenizer *tokenizer, struct arena *a)
+{
+    if (task->num_steps == 0 || task->labels == NULL)
+        return err_set(ERR_DATA, "item '%s' of '%s' has no labelled steps", task->id, task->group);
+    struct strbuf text = {0};
+    struct token_list tokens = {0};
+    size_t *end = ARENA_ARRAY(a, size_t, task->num_steps);
+    for (int j = 0; j < task->num_steps; j++) {
+        strbuf_printf(&text, "%s\n", task->steps[j]);
+        end[j] = text.len;
+    }
+    const int rc = tokenizer_encode(&tokens, tokenizer, text.data, text.len, false);
+    strbuf_free(&text);
+    if (rc != 0)
+        return rc;
+    int *ids = ARENA_ARRAY(a, int, tokens.count), *at = ARENA_ARRAY(a, int, task->num_steps);
+    float *label = ARENA_ARRAY(a, float, task->num_steps);
+    size_t bytes = 0, len;
+    for (int i = 0, j = 0; i < tokens.count; i++) {
+        ids[i] = tokens.ids[i];
+        tokenizer_token_bytes(tokenizer, ids[i], &len);
+        for (bytes += len; j < task->num_steps && end[j] <= bytes; j++)
+            at[j] = i;
+    }
+    for (int j = 0; j < task->num_steps; j++)
+        label[j] = isnan(task->labels[j]) ? -1.0f : task->labels[j];
+    *out = (struct prm_example){
+        task->prompt_tokens, ids, task->prompt_len, tokens.count, task->num_steps, at, label};
+    token_list_free(&tokens);
+    return 0;
+}
+
+static int row_examples(struct prm_example **out, int *count, struct prm_stage *s,
+                        struct trainer *t)
+{
+    *count = t->stage->batch;
+    *out = ARENA_ARRAY(&t->step_arena, struct prm_example, *count);
+    int rc = 0;
+    for (int i = 0; i < *count && rc == 0; i++) {
+        struct task task;
+        rc = source_mix_take(&task, &s->mix, t->sources, &t->step_arena);
+        if (rc == 0)
+            rc = example_of_row(&(*out)[i], &task, t->tokenizer, &t->step_arena);
+    }
+    return rc;
+}
+
+static double share(double part, double whole) { return whole > 0.0 ? part / whole : NAN; }
+
+static void put_loss(struct metrics_line *line, const struct prm_loss *loss)
+{
+    const double steps = (double)loss->num_steps, positive = (double)loss->num_positive;
+    const double right_negative = (double)(loss->num_right - loss->right_positive);
+    metrics_put(line, loss->loss, "loss");
+    metrics_put(line, share((double)loss->num_right, steps), "process/prm_accuracy");
+    metrics_put(line, share(fmax(positive, steps - positive), steps), "process/majority_accuracy");
+    metrics_put(line, share(positive, steps), "process/positive_share");
+    metrics_put(line, share((double)loss->right_positive, positive), "process/prm_recall_right");
+    metrics_put(line, share(right_negative, steps - positive), "process/prm_recall_wrong");
+    metrics_put(line, steps, "process/steps");
+}
+
+static int prm_step(void *state, struct trainer *t, int step, struct metrics_line *line)
+{
+    struct prm_stage *s = state;
+    struct prm_example *examples;
+    int n;
+    int rc = t->stage->samples_from == SAMPLES_FROM_POLICY
+                 ? sampled_examples(&examples, &n, s, t, step, line)
+                 : row_examples(&examples, &n, s, t);
+    if (rc != 0)
+        return rc;
+    for (int i = 0; i < n; i++)
+        t->at.num_tokens += examples[i].prompt_len + examples[i].len;
     struct prm_loss loss;
     policy_grad_zero(t->prm);
     rc = prm_train_batch(&loss, t->prm, examples, n, t->config->run.micro_batch_tokens);
     if (rc != 0)
         return rc;
-    const double steps = fmax(1.0, (double)loss.num_steps);
-    const double positive = (double)loss.num_positive;
-    const double right_negative = (double)(loss.num_right - loss.right_positive);
-    metrics_put(line, loss.loss, "loss");
-    metrics_put(line, (double)loss.num_right / steps, "process/prm_accuracy");
-    metrics_put(line, fmax(positive, steps - positive) / steps, "process/majority_accuracy");
-    metrics_put(line, positive / steps, "process/positive_share");
-    metrics_put(line, positive > 0 ? (double)loss.right_positive / positive : NAN,
-                "process/prm_recall_right");
-    metrics_put(line, positive < steps ? right_negative / (steps - positive) : NAN,
-                "process/prm_recall_wrong");
-    metrics_put(line, (double)loss.num_steps, "process/steps");
-    metrics_put(line, times.rollout, "time/rollout");
-    metrics_put(line, times.score, "time/reward");
+    put_loss(line, &loss);
     rc = trainer_update(t, step, line);
     trainer_balance(t, line);
     return rc;

@@ -21,6 +21,9 @@ struct task {
     int completion_len;
     const unsigned char *loss_mask; // [completion_len] tokens that are learned; NULL: all
     struct reward_reference ref;
+    int num_steps; // labelled steps of a completion, for the process reward model; 0: none
+    const char *const *steps; // [num_steps]
+    const float *labels;      // [num_steps] 1 right .. 0 wrong, NaN: not judged
 };
 
 #endif

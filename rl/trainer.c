@@ -21,6 +21,22 @@ struct generator trainer_generator(const struct trainer *t, struct rollout_engin
     };
 }
 
+struct generate_request trainer_request(const struct trainer *t, const struct task *tasks, int step)
+{
+    const struct config_rollout *r = &t->stage->rollout;
+    return (struct generate_request){
+        .tasks = tasks,
+        .num_tasks = r->num_prompts,
+        .samples = r->num_generations,
+        .temperature = r->temperature,
+        .top_p = r->top_p,
+        .min_p = r->min_p,
+        .top_k = r->top_k,
+        .max_tokens = r->max_completion_length,
+        .step = (uint64_t)step,
+    };
+}
+
 int trainer_open_engine(struct rollout_engine **out, const struct trainer *t, uint64_t seed)
 {
     const struct rollout_options o = {.seed = seed, .max_batch = t->stage->rollout.max_batch};

@@ -51,6 +51,9 @@ uint64_t trainer_seed(const struct trainer *t);
 // A generator on a policy for the stage's scoring; engine and scoring are owned by the caller.
 struct generator trainer_generator(const struct trainer *t, struct rollout_engine *engine,
                                    const struct scoring *scoring);
+// The request for a step's samples of tasks [num_prompts], as the stage's rollout says.
+struct generate_request trainer_request(const struct trainer *t, const struct task *tasks,
+                                        int step);
 int trainer_open_engine(struct rollout_engine **out, const struct trainer *t, uint64_t seed);
 
 // Opens t->optimizer for `target` with the stage's settings.
