@@ -339,10 +339,15 @@ static void put_int(struct json_writer *w, const char *key, int64_t v)
     json_put_int(w, v);
 }
 
-static void put_double(struct json_writer *w, const char *key, double v)
+// Readers that check types take 1 for an integer: a real is written with a point.
+static void put_real(struct json_writer *w, const char *key, double v)
 {
     json_put_key(w, key);
+    size_t at = w->out->len;
     json_put_double(w, v);
+    if (!strpbrk(w->out->data + at, ".e")) {
+        strbuf_puts(w->out, ".0");
+    }
 }
 
 static void put_bool(struct json_writer *w, const char *key, bool v)
@@ -360,7 +365,7 @@ static void put_string(struct json_writer *w, const char *key, const char *v)
 static void put_rope(struct json_writer *w, const struct arch *a)
 {
     const struct arch_yarn *y = &a->yarn;
-    put_double(w, "rope_theta", a->rope_theta);
+    put_real(w, "rope_theta", a->rope_theta);
     if (a->kind == ARCH_DEEPSEEK_V3) {
         put_bool(w, "rope_interleave", !a->rope_halves);
     }
@@ -371,18 +376,18 @@ static void put_rope(struct json_writer *w, const struct arch *a)
     }
     json_begin_object(w);
     put_string(w, "type", "yarn");
-    put_double(w, "factor", y->factor);
+    put_real(w, "factor", y->factor);
     put_int(w, "original_max_position_embeddings", y->original_positions);
-    put_double(w, "beta_fast", y->beta_fast);
-    put_double(w, "beta_slow", y->beta_slow);
+    put_real(w, "beta_fast", y->beta_fast);
+    put_real(w, "beta_slow", y->beta_slow);
     if (y->mscale != 0) {
-        put_double(w, "mscale", y->mscale);
+        put_real(w, "mscale", y->mscale);
     }
     if (y->mscale_all_dim != 0) {
-        put_double(w, "mscale_all_dim", y->mscale_all_dim);
+        put_real(w, "mscale_all_dim", y->mscale_all_dim);
     }
     if (y->attention_factor != 0) {
-        put_double(w, "attention_factor", y->attention_factor);
+        put_real(w, "attention_factor", y->attention_factor);
     }
     if (!y->truncate) {
         put_bool(w, "truncate", false);
@@ -397,12 +402,7 @@ static void put_mixture(struct json_writer *w, const struct arch *a)
     put_int(w, "moe_layer_freq", 1);
     put_int(w, "n_routed_experts", a->E);
     put_int(w, "num_experts_per_tok", a->K);
-    json_put_key(w, "n_shared_experts");
-    if (a->S > 0) {
-        json_put_int(w, a->S);
-    } else {
-        json_put_null(w);
-    }
+    put_int(w, "n_shared_experts", a->S);
     put_int(w, "moe_intermediate_size", a->F);
     put_int(w, "n_group", a->n_group);
     put_int(w, "topk_group", a->topk_group);
@@ -410,7 +410,7 @@ static void put_mixture(struct json_writer *w, const struct arch *a)
                v3 ? "noaux_tc" : (a->n_group > 1 ? "group_limited_greedy" : "greedy"));
     put_string(w, "scoring_func", v3 ? "sigmoid" : "softmax");
     put_bool(w, "norm_topk_prob", a->route_normalise);
-    put_double(w, "routed_scaling_factor", a->route_scale);
+    put_real(w, "routed_scaling_factor", a->route_scale);
 }
 
 static void put_token_ids(struct json_writer *w, const struct arch *a)
@@ -459,17 +459,16 @@ void arch_to_json(struct json_writer *w, const struct arch *a)
     if (a->E > 0) {
         put_mixture(w, a);
     } else {
-        json_put_key(w, "n_routed_experts");
-        json_put_null(w);
-        put_int(w, "first_k_dense_replace", a->L);
+        put_int(w, "first_k_dense_replace",
+                a->L); // n_routed_experts is left out: every layer is dense
     }
     if (v3) {
         put_int(w, "num_nextn_predict_layers", 0);
     }
     put_string(w, "hidden_act", "silu");
     put_bool(w, "attention_bias", false);
-    put_double(w, "rms_norm_eps", a->norm_eps);
-    put_double(w, "initializer_range", a->init_range);
+    put_real(w, "rms_norm_eps", a->norm_eps);
+    put_real(w, "initializer_range", a->init_range);
     put_int(w, "max_position_embeddings", a->max_positions);
     put_rope(w, a);
     put_bool(w, "tie_word_embeddings", a->tied);
