@@ -56,6 +56,8 @@ static void what_is_written_reads_as_the_same(void **state)
         assert_ok(parse(&second, a));
         char *b = written(&second);
         assert_string_equal(a, b);
+        // Readers that check types take a number without a point for an integer.
+        assert_non_null(strstr(a, "\"rope_theta\":10000.0,"));
         free(a);
         free(b);
     }
