@@ -31,9 +31,10 @@ struct policy {
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
-// value_head: adds score.weight and score.bias, zero when the files lack them (a head that the files
-// have is kept either way). Refuses missing, misshapen or unexpected tensors in one list, and weights
-// that hold NaN or Inf. Layers for multi-token prediction are passed over: arch.num_mtp_layers says.
+// value_head: adds score.weight and score.bias, zero when the files lack them (a head that the
+// files have is kept either way). Refuses missing, misshapen or unexpected tensors in one list, and
+// weights that hold NaN or Inf. Layers for multi-token prediction are passed over:
+// arch.num_mtp_layers says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, bool value_head);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
