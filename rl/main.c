@@ -12,7 +12,11 @@
 #include <string.h>
 
 static const struct verb verbs[] = {
+    {"bench", "speed of the kernels on this machine, with the share of its limits", verb_bench},
     {"config", "every key of a config: type, default, range, meaning", verb_config},
+    {"logprobs", "log-probability and entropy of every given token", verb_logprobs},
+    {"sample", "completions of prompts", verb_sample},
+    {"tokenize", "token ids of texts", verb_tokenize},
 };
 enum { NUM_VERBS = sizeof verbs / sizeof *verbs };
 
