@@ -163,25 +163,29 @@ static bool is_stop(const struct rollout_sampling *p, int token)
     return false;
 }
 
-static void *keep(struct arena *a, const void *data, size_t size)
+// Copies `size` bytes to *at, which moves on; returns where they are.
+static void *keep(char **at, const void *data, size_t size)
 {
-    return memcpy(arena_push(a, size), data, size);
+    void *to = memcpy(*at, data, size);
+    *at += size;
+    return to;
 }
 
 static int finish(struct batcher *s, struct batcher_slot *slot, enum rollout_finish why)
 {
     struct rollout_sample *out = &s->samples[s->first_sample[slot->request] + slot->index];
     const size_t n = (size_t)slot->len;
-    *out = (struct rollout_sample){
-        .request = slot->request,
-        .index = slot->index,
-        .len = slot->len,
-        .tokens = keep(s->results, slot->tokens, n * sizeof *slot->tokens),
-        .logprob = keep(s->results, slot->logprob, n * sizeof *slot->logprob),
-        .entropy = keep(s->results, slot->entropy, n * sizeof *slot->entropy),
-        .truncated = keep(s->results, slot->truncated, n * sizeof *slot->truncated),
-        .finish = why,
-    };
+    const size_t bytes = n * (sizeof *slot->tokens + sizeof *slot->logprob + sizeof *slot->entropy +
+                              sizeof *slot->truncated);
+    char *at = arena_push(s->results, bytes);
+    out->request = slot->request;
+    out->index = slot->index;
+    out->len = slot->len;
+    out->tokens = keep(&at, slot->tokens, n * sizeof *slot->tokens);
+    out->logprob = keep(&at, slot->logprob, n * sizeof *slot->logprob);
+    out->entropy = keep(&at, slot->entropy, n * sizeof *slot->entropy);
+    out->truncated = keep(&at, slot->truncated, n * sizeof *slot->truncated);
+    out->finish = why;
     release_slot(s, slot);
     s->stats->completion_tokens += slot->len;
     return s->on_sample ? s->on_sample(s->arg, out) : 0;

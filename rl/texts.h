@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the verbs on texts read and write: one text of the command line or of standard input, or the
+// rows of a data file; JSON lines.
+#ifndef RL_TEXTS_H
+#define RL_TEXTS_H
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "policy/tokenizer.h"
+#include "rl/dataset.h"
+
+struct text_row {
+    const char *id;
+    // What the row says: tokens, or a prompt, a completion, or both. NULL: not given.
+    const char *prompt, *completion;
+    const int *tokens; // [num_tokens]
+    int num_tokens;
+};
+
+struct texts {
+    struct text_row *rows;
+    int count;
+    struct dataset *data; // NULL: a single text, which is a prompt with the id "0"
+    struct strbuf text;   // the single text
+};
+
+// From exactly one of `text` (`option` is its name in errors, with the verb) and the data file; "-"
+// of either reads standard input, a text to its last byte. Errors: ERR_CONFIG, ERR_DATA.
+int texts_open(struct texts *out, const char *verb, const char *option, const char *text,
+               const char *data);
+void texts_close(struct texts *t); // leaves a zeroed struct
+
+// Appends the tokens of a row: its own, checked against a vocabulary of size V (0: unchecked), or
+// the prompt's with what the post-processor adds (special), then the completion's when asked for.
+// Errors (out as it was): ERR_DATA; ERR_MODEL when a text meets a model without tokenizer (NULL).
+int texts_encode(struct token_list *out, const struct text_row *row, const struct tokenizer *t,
+                 int V, bool special, bool with_completion);
+
+// Members of a line.
+void texts_put_id(struct json_writer *w, const struct text_row *row);
+void texts_put_ids(struct json_writer *w, const char *key, const int *ids, int count);
+void texts_put_floats(struct json_writer *w, const char *key, const float *x, int count);
+
+// Writes the lines to a file, at once, or to standard output (path NULL or "-").
+int texts_write(const char *path, const struct strbuf *lines);
+
+#endif

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// gradus sample: completions of prompts, one JSON line a sample.
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "rl/session.h"
+#include "rl/texts.h"
+#include "rl/verb.h"
+#include "rollout/rollout.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_STOP_TOKENS = 64 };
+
+struct sample_options {
+    const char *model, *prompt, *data, *out;
+    int n, max_tokens, top_k, seed, threads;
+    double temperature, top_p, min_p;
+};
+
+static int parse(struct sample_options *o, int argc, char **argv, bool *done)
+{
+    const struct option options[] = {
+        {"--model", "DIR", OPTION_STRING, &o->model, 0, 0, true, "a model directory"},
+        {"--prompt", "TEXT", OPTION_STRING, &o->prompt, 0, 0, false,
+         "one prompt; - reads standard input"},
+        {"--data", "FILE", OPTION_STRING, &o->data, 0, 0, false,
+         "or JSON Lines of prompts; - reads standard input"},
+        {"-n", "N", OPTION_INT, &o->n, 1, 1000000, false, "samples of each prompt (1)"},
+        {"--temperature", "T", OPTION_REAL, &o->temperature, 0, 100, false,
+         "0 takes the likeliest token (1)"},
+        {"--top-p", "P", OPTION_REAL, &o->top_p, 1e-9, 1, false,
+         "only the likeliest tokens that reach P together (1: off)"},
+        {"--top-k", "K", OPTION_INT, &o->top_k, 0, INT_MAX, false,
+         "only the K likeliest tokens (0: off)"},
+        {"--min-p", "P", OPTION_REAL, &o->min_p, 0, 1, false,
+         "only tokens at least P times as likely as the likeliest (0: off)"},
+        {"--max-tokens", "M", OPTION_INT, &o->max_tokens, 1, INT_MAX, false,
+         "end a completion after M tokens (256)"},
+        {"--seed", "S", OPTION_INT, &o->seed, 0, INT_MAX, false, "of the randomness (0)"},
+        {"--threads", "N", OPTION_INT, &o->threads, 0, 4096, false, "0: every CPU (0)"},
+        {"--out", "FILE", OPTION_STRING, &o->out, 0, 0, false, "write there, not to the terminal"},
+        {0}};
+    return options_parse(options, argc, argv,
+                         "Completions of prompts, JSON lines {\"id\",\"prompt\",\"completion\","
+                         "\"tokens\",\"logprobs\",\"finish\"}.",
+                         done);
+}
+
+// ---- the tokens that end a completion
+
+struct stops {
+    int ids[MAX_STOP_TOKENS], count;
+};
+
+static void add_stop(struct stops *s, int64_t id)
+{
+    for (int i = 0; i < s->count; i++) {
+        if (s->ids[i] == id)
+            return;
+    }
+    if (id >= 0 && s->count < MAX_STOP_TOKENS)
+        s->ids[s->count++] = (int)id;
+}
+
+// The model's end token, and those of generation_config.json (eos_token_id: one id or several).
+static int read_stops(struct stops *out, const struct session *s, const char *dir)
+{
+    add_stop(out, session_stop_token(s));
+    char *path = path_join(dir, "generation_config.json");
+    struct json_doc *doc = NULL;
+    int rc = file_exists(path) ? json_parse_file(&doc, path, 0, ERR_MODEL) : 0;
+    const struct json *eos = doc ? json_get(json_root(doc), "eos_token_id") : NULL;
+    const bool several = json_type(eos) == JSON_ARRAY;
+    const struct json *v = several ? json_first(eos) : eos;
+    for (; rc == 0 && json_type(v) != JSON_NULL; v = several ? json_next(v) : NULL) {
+        int64_t id;
+        if (json_int(doc, v, 0, INT_MAX, &id))
+            add_stop(out, id);
+        else
+            rc = err_set(ERR_MODEL, "%s:%d: \"eos_token_id\" is no token id", path,
+                         json_line(doc, v));
+    }
+    json_free(&doc);
+    free(path);
+    return rc;
+}
+
+// ---- requests
+
+// The requests of all rows; tokens receives all prompts, one after the other. With a prompt too
+// long to leave max_tokens, the completion may fill the model's positions.
+static int make_requests(struct rollout_request *requests, struct token_list *tokens,
+                         const struct texts *texts, const struct session *s,
+                         const struct sample_options *o, const struct stops *stops)
+{
+    const int V = s->policy->arch.V, positions = s->policy->arch.max_positions;
+    for (int i = 0; i < texts->count; i++) {
+        const int begin = tokens->count;
+        const int rc = texts_encode(tokens, &texts->rows[i], s->tokenizer, V, true, false);
+        if (rc != 0)
+            return rc;
+        const int len = tokens->count - begin, room = positions - len;
+        if (len == 0)
+            return err_set(ERR_DATA, "row '%s': the prompt has no tokens", texts->rows[i].id);
+        if (room < 1)
+            return err_set(ERR_DATA,
+                           "row '%s': %d prompt tokens leave no room in the model's %d "
+                           "positions",
+                           texts->rows[i].id, len, positions);
+        requests[i] = (struct rollout_request){
+            .prompt_len = len,
+            .n = o->n,
+            .id = (uint64_t)i,
+            .sampling = {.temperature = o->temperature,
+                         .top_k = o->top_k,
+                         .top_p = o->top_p,
+                         .min_p = o->min_p,
+                         .max_tokens = o->max_tokens < room ? o->max_tokens : room,
+                         .stop_tokens = stops->ids,
+                         .num_stop_tokens = stops->count},
+        };
+    }
+    for (int i = 0, at = 0; i < texts->count; at += requests[i++].prompt_len)
+        requests[i].prompt = &tokens->ids[at];
+    return 0;
+}
+
+// ---- progress and output
+
+struct progress {
+    int64_t samples, done, tokens;
+    double start;
+};
+
+static int show_progress(void *arg, const struct rollout_sample *s)
+{
+    struct progress *p = arg;
+    char text[64];
+    p->done++;
+    p->tokens += s->len;
+    snprintf(text, sizeof text, "%.0f tokens/s", (double)p->tokens / (log_clock() - p->start));
+    log_progress((double)p->done, (double)p->samples, text);
+    return 0;
+}
+
+// The completion's text is without its stop token; tokens and logprobs have it.
+static int put_sample(struct strbuf *out, const struct rollout_sample *s,
+                      const struct text_row *row, const struct tokenizer *t)
+{
+    struct strbuf text = {0};
+    const int len = s->len - (s->finish == ROLLOUT_STOP);
+    const int rc = t ? tokenizer_decode(&text, t, s->tokens, len, false) : 0;
+    if (rc != 0)
+        return rc;
+    struct json_writer w = {.out = out};
+    json_begin_object(&w);
+    texts_put_id(&w, row);
+    if (row->prompt) {
+        json_put_key(&w, "prompt");
+        json_put_string(&w, row->prompt);
+    } else {
+        texts_put_ids(&w, "prompt_tokens", row->tokens, row->num_tokens);
+    }
+    if (t) {
+        json_put_key(&w, "completion");
+        json_put_text(&w, text.len ? text.data : "", text.len);
+    }
+    texts_put_ids(&w, "tokens", s->tokens, s->len);
+    texts_put_floats(&w, "logprobs", s->logprob, s->len);
+    json_put_key(&w, "finish");
+    json_put_string(&w, s->finish == ROLLOUT_STOP ? "stop" : "length");
+    json_end_object(&w);
+    strbuf_putc(out, '\n');
+    strbuf_free(&text);
+    return 0;
+}
+
+static void report(const struct rollout_engine *e, int samples, double seconds)
+{
+    struct rollout_stats st;
+    rollout_get_stats(e, &st);
+    log_line(LOG_INFO,
+             "%d samples, %lld tokens in %.2f s: %.0f tokens/s (prompts %.0f tokens/s, then %.0f; "
+             "%.1f samples at once)",
+             samples, (long long)st.completion_tokens, seconds,
+             (double)st.completion_tokens / fmax(seconds, 1e-9),
+             (double)st.prompt_tokens / fmax(st.prefill_seconds, 1e-9),
+             (double)(st.completion_tokens - samples) / fmax(st.decode_seconds, 1e-9),
+             st.mean_batch);
+}
+
+static int generate_lines(struct strbuf *out, const struct session *s, const struct texts *texts,
+                          const struct rollout_request *requests, const struct sample_options *o)
+{
+    struct rollout_engine *engine = NULL;
+    const struct rollout_sample *samples = NULL;
+    struct progress progress = {.samples = (int64_t)texts->count * o->n, .start = log_clock()};
+    int count = 0;
+    int rc = rollout_open(&engine, s->policy, &(struct rollout_options){.seed = (uint64_t)o->seed});
+    if (rc == 0)
+        rc = rollout_run(&samples, &count, engine, 0, requests, texts->count, show_progress,
+                         &progress);
+    log_progress_end();
+    for (int i = 0; rc == 0 && i < count; i++)
+        rc = put_sample(out, &samples[i], &texts->rows[samples[i].request], s->tokenizer);
+    if (rc == 0)
+        report(engine, count, log_clock() - progress.start);
+    rollout_free(&engine);
+    return rc;
+}
+
+int verb_sample(int argc, char **argv)
+{
+    struct sample_options o = {.n = 1, .max_tokens = 256, .temperature = 1, .top_p = 1};
+    bool done = false;
+    int rc = parse(&o, argc, argv, &done);
+    if (rc != 0 || done)
+        return rc;
+    struct texts texts = {0};
+    struct session session = {0};
+    struct stops stops = {0};
+    struct token_list tokens = {0};
+    struct strbuf out = {0};
+    struct rollout_request *requests = NULL;
+    rc = texts_open(&texts, "sample", "--prompt", o.prompt, o.data);
+    if (rc == 0)
+        rc = session_open(&session, o.model, o.threads, /* need_tokenizer= */ false);
+    if (rc == 0)
+        rc = read_stops(&stops, &session, o.model);
+    if (rc == 0) {
+        requests = mem_array0((size_t)texts.count, sizeof *requests);
+        rc = make_requests(requests, &tokens, &texts, &session, &o, &stops);
+    }
+    if (rc == 0)
+        rc = generate_lines(&out, &session, &texts, requests, &o);
+    if (rc == 0)
+        rc = texts_write(o.out, &out);
+    free(requests);
+    strbuf_free(&out);
+    token_list_free(&tokens);
+    session_close(&session);
+    texts_close(&texts);
+    return rc;
+}
