@@ -11,7 +11,7 @@
 
 // ---- reading
 
-static int open_text(struct texts *t, const char *text)
+static int open_text(struct texts *t, const char *option, const char *text)
 {
     if (strcmp(text, "-") == 0) {
         const int rc = file_read(&t->text, "/dev/stdin", 0, ERR_DATA);
@@ -23,13 +23,26 @@ static int open_text(struct texts *t, const char *text)
         strbuf_puts(&t->text, text);
     }
     t->rows = mem_array0(1, sizeof *t->rows);
-    t->rows[0] = (struct text_row){.id = "0", .prompt = t->text.len ? t->text.data : ""};
+    t->rows[0] =
+        (struct text_row){.id = "0", .where = option, .prompt = t->text.len ? t->text.data : ""};
     t->count = 1;
     return 0;
 }
 
+static const char *where(struct texts *t, const char *name, int line)
+{
+    char number[16];
+    const int digits = snprintf(number, sizeof number, ":%d", line);
+    const size_t len = strlen(name);
+    char *s = arena_push(&t->arena, len + (size_t)digits + 1);
+    memcpy(s, name, len);
+    memcpy(s + len, number, (size_t)digits + 1);
+    return s;
+}
+
 static int open_data(struct texts *t, const char *path)
 {
+    const char *name = strcmp(path, "-") == 0 ? "standard input" : path;
     const int rc = dataset_open(&t->data, path, 0);
     if (rc != 0)
         return rc;
@@ -38,6 +51,7 @@ static int open_data(struct texts *t, const char *path)
     for (int i = 0; i < t->count; i++) {
         const struct problem *p = &t->data->items[i];
         t->rows[i] = (struct text_row){.id = p->id,
+                                       .where = where(t, name, p->line),
                                        .prompt = p->prompt,
                                        .completion = p->completion,
                                        .tokens = p->tokens,
@@ -52,7 +66,7 @@ int texts_open(struct texts *out, const char *verb, const char *option, const ch
     if ((text != NULL) == (data != NULL))
         return err_set(ERR_CONFIG, "%s: exactly one of %s and --data is needed", verb, option);
     struct texts t = {0};
-    const int rc = text ? open_text(&t, text) : open_data(&t, data);
+    const int rc = text ? open_text(&t, option, text) : open_data(&t, data);
     if (rc != 0) {
         texts_close(&t);
         return rc;
@@ -66,6 +80,7 @@ void texts_close(struct texts *t)
     free(t->rows);
     dataset_close(&t->data);
     strbuf_free(&t->text);
+    arena_free(&t->arena);
     memset(t, 0, sizeof *t);
 }
 
@@ -76,7 +91,7 @@ static int add_tokens(struct token_list *out, const struct text_row *row, int V)
     for (int i = 0; i < row->num_tokens; i++) {
         const int id = row->tokens[i];
         if (id < 0 || (V > 0 && id >= V))
-            return err_set(ERR_DATA, "row '%s': token %d is %d, ids are 0 to %d", row->id, i, id,
+            return err_set(ERR_DATA, "%s: token %d is %d, ids are 0 to %d", row->where, i, id,
                            V - 1);
     }
     for (int i = 0; i < row->num_tokens; i++)
@@ -90,8 +105,8 @@ static int add_text(struct token_list *out, const struct text_row *row, const st
     if (text == NULL)
         return 0;
     if (t == NULL)
-        return err_set(ERR_MODEL,
-                       "row '%s' is a text and the model directory has no tokenizer.json", row->id);
+        return err_set(ERR_MODEL, "%s: a text, and the model directory has no tokenizer.json",
+                       row->where);
     return tokenizer_encode(out, t, text, strlen(text), special);
 }
 

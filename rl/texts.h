@@ -12,6 +12,7 @@
 
 struct text_row {
     const char *id;
+    const char *where; // for errors: FILE:LINE, or the option of a single text
     // What the row says: tokens, or a prompt, a completion, or both. NULL: not given.
     const char *prompt, *completion;
     const int *tokens; // [num_tokens]
@@ -23,6 +24,7 @@ struct texts {
     int count;
     struct dataset *data; // NULL: a single text, which is a prompt with the id "0"
     struct strbuf text;   // the single text
+    struct arena arena;
 };
 
 // From exactly one of `text` (`option` is its name in errors, with the verb) and the data file; "-"

@@ -33,10 +33,10 @@ static int encode_rows(struct logprobs *l)
         l->ends[i] = l->tokens.count;
         const int len = l->ends[i] - begin_of(l, i);
         if (len == 0)
-            return err_set(ERR_DATA, "row '%s' has no tokens", row->id);
+            return err_set(ERR_DATA, "%s: no tokens", row->where);
         if (len > a->max_positions)
-            return err_set(ERR_DATA, "row '%s' has %d tokens, the model %d positions", row->id, len,
-                           a->max_positions);
+            return err_set(ERR_DATA, "%s: %d tokens, and the model has %d positions", row->where,
+                           len, a->max_positions);
     }
     return 0;
 }

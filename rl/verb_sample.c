@@ -106,12 +106,12 @@ static int make_requests(struct rollout_request *requests, struct token_list *to
             return rc;
         const int len = tokens->count - begin, room = positions - len;
         if (len == 0)
-            return err_set(ERR_DATA, "row '%s': the prompt has no tokens", texts->rows[i].id);
+            return err_set(ERR_DATA, "%s: the prompt has no tokens", texts->rows[i].where);
         if (room < 1)
             return err_set(ERR_DATA,
-                           "row '%s': %d prompt tokens leave no room in the model's %d "
+                           "%s: %d prompt tokens leave no room in the model's %d "
                            "positions",
-                           texts->rows[i].id, len, positions);
+                           texts->rows[i].where, len, positions);
         requests[i] = (struct rollout_request){
             .prompt_len = len,
             .n = o->n,
