@@ -96,7 +96,8 @@ with tempfile.TemporaryDirectory() as work:
     report(a == b and len(a) > 16, "metrics have the same values", f"first difference in line {first + 1}:\n"
            f"{a[first:first + 1]}\n{b[first:first + 1]}")
     zero = [x["sampling/logp_diff_max"] for x in a if x["stage"] == "grpo" and "loss" in x]
-    report(len(zero) == 5 and not any(zero), "rollout and update have the same log-probabilities in every step", f"{zero}")
+    report(len(zero) == 5 and not any(zero), "rollout and update have the same log-probabilities in every step",
+           f"{zero}")
     again = subprocess.run(command(whole), stderr=subprocess.PIPE, text=True)
     report(again.returncode == 2 and "--resume" in again.stderr, "a used run directory is refused", again.stderr)
 print(f"1..{count}")

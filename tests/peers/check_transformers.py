@@ -4,9 +4,10 @@
 
 usage: check_transformers.py DIR GOLDEN.safetensors [DIR GOLDEN.safetensors]...
 
-DIR holds config.json and model.safetensors; GOLDEN has input_ids, lengths and logits (tests/golden/models/*/golden.safetensors).
-Every sequence is run alone, in float32. Exits with 1 when a logit is off by more than 1e-4 max(1, |golden|), or when transformers had to
-initialise or leave out a tensor. Needs torch, transformers and safetensors.
+DIR holds config.json and model.safetensors; GOLDEN has input_ids, lengths and logits
+(tests/golden/models/*/golden.safetensors). Every sequence is run alone, in float32. Exits with 1 when a logit is off by
+more than 1e-4 max(1, |golden|), or when transformers had to initialise or leave out a tensor. Needs torch, transformers
+and safetensors.
 """
 import sys
 
@@ -31,7 +32,8 @@ def check(directory, golden_path):
             start += length
     faults = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     good = worst <= 1e-4 and not faults
-    print(f"{'ok' if good else 'not ok'} {directory}: {type(model).__name__}, largest error {worst:.2g}, {faults or 'every tensor taken'}")
+    print(f"{'ok' if good else 'not ok'} {directory}: {type(model).__name__}, largest error {worst:.2g}, "
+          f"{faults or 'every tensor taken'}")
     return good
 
 

@@ -99,7 +99,10 @@ wrong_guards() {
     done
 }
 
-long_lines() { files '*.c' '*.h' '*.py' '*.sh' 'meson.build' '*/meson.build' gradus | xargs awk 'length > 120 { print FILENAME ":" FNR ": " length " columns" }'; }
+long_lines() {
+    files '*.c' '*.h' '*.py' '*.sh' 'meson.build' '*/meson.build' gradus |
+        xargs awk 'length > 120 { print FILENAME ":" FNR ": " length " columns" }'
+}
 
 long_files() { code | xargs wc -l | awk '$2 != "total" && $1 > 700 { print $2 ": " $1 " lines" }'; }
 
@@ -113,7 +116,10 @@ long_functions() {
 # configs/config.h is the table that rl/config.h makes structs of.
 names_used_twice() { code | grep -v '^configs/config.h$' | sed 's|.*/||' | sort | uniq -d; }
 
-machine_paths() { files '*.c' '*.h' '*.py' '*.sh' '*.md' '*.json' '*.build' gradus | grep -v '^tests/style/' | xargs grep -nHE '(^|[^a-z])/(work|root|home)/' | cut -c1-160; }
+machine_paths() {
+    files '*.c' '*.h' '*.py' '*.sh' '*.md' '*.json' '*.build' gradus | grep -v '^tests/style/' |
+        xargs grep -nHE '(^|[^a-z])/(work|root|home)/' | cut -c1-160
+}
 
 unfinished() { code | xargs grep -nHwE 'TODO|FIXME|XXX' | cut -c1-160; }
 
@@ -128,7 +134,9 @@ state() {
     done | grep -vE 'error\.c\.o|log\.c\.o'
 }
 
-unformatted() { code | xargs clang-format --dry-run --Werror 2>&1 | grep -oE '^[^ ]+: error' | cut -d: -f1 | sort | uniq -c | sort -rn; }
+unformatted() {
+    code | xargs clang-format --dry-run --Werror 2>&1 | grep -oE '^[^ ]+: error' | cut -d: -f1 | sort | uniq -c
+}
 
 echo 1..13
 check 'folders include only what the architecture allows' bad_includes
