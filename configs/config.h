@@ -198,6 +198,8 @@
       "share of each source in a batch; default: all sources for training, equally") \
     X(samples_from, samples_from, SAMPLES_FROM_DATASET, 0, 0, \
       "prm: dataset: the rows' labelled steps; policy: its own samples, labelled by the step checker") \
+    X(flag, every_token, false, 0, 0, \
+      "prm: every token of a step learns the step's label, not its last one alone (arXiv:2110.14168, 4.2)") \
     X(loss_type, loss_type, GRPO_LOSS_DAPO, 0, 0, "grpo: how the losses of tokens are averaged") \
     X(level, importance_sampling_level, GRPO_LEVEL_TOKEN, 0, 0, \
       "grpo: a ratio for each token, or one for a sequence (GSPO, arXiv:2507.18071)") \

@@ -143,6 +143,7 @@ static double cross_entropy(double score, double label, double *derivative)
 static void count_step(struct prm_loss *out, double score, double label)
 {
     const bool positive = label > 0.5, found = score > 0.0;
+    out->num_steps++;
     out->num_right += positive == found;
     out->num_positive += positive;
     out->right_positive += positive && found;
@@ -150,7 +151,7 @@ static void count_step(struct prm_loss *out, double score, double label)
 
 static bool labelled(const struct prm_example *e, int j)
 {
-    return e->label[j] >= 0.0f && e->step_token[j] >= 0;
+    return e->label[j] >= 0.0f && e->token[j] >= 0;
 }
 
 // Forward and backward of the examples [first, end), which are in the pack.
@@ -167,15 +168,16 @@ static int train_pack(struct prm_loss *out, struct policy *p, const struct pack 
         goto out;
     int k = 0;
     for (int i = first; i < end; i++) {
-        for (int j = 0; j < examples[i].num_steps; j++) {
-            if (!labelled(&examples[i], j))
+        const struct prm_example *e = &examples[i];
+        for (int j = 0; j < e->num_labels; j++) {
+            if (!labelled(e, j))
                 continue;
-            const double label = (double)examples[i].label[j];
             double derivative;
-            out->loss +=
-                cross_entropy((double)score[k], label, &derivative) / (double)out->num_steps;
-            count_step(out, (double)score[k], label);
-            dscore[k++] = (float)(derivative / (double)out->num_steps);
+            const double value = (double)score[k], label = (double)e->label[j];
+            out->loss += cross_entropy(value, label, &derivative) / (double)out->num_labels;
+            dscore[k++] = (float)(derivative / (double)out->num_labels);
+            if (e->step_end[j])
+                count_step(out, value, label);
         }
     }
     assert(k == batch.num_targets);
@@ -190,16 +192,16 @@ int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_exa
 {
     struct prm_loss loss = {0};
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < examples[i].num_steps; j++)
-            loss.num_steps += labelled(&examples[i], j);
+        for (int j = 0; j < examples[i].num_labels; j++)
+            loss.num_labels += labelled(&examples[i], j);
     struct pack pack = {0};
     int rc = 0, first = 0;
     for (int i = 0; i < n && rc == 0; i++) {
         const struct prm_example *e = &examples[i];
         const int row = pack_sequence(&pack, e->prompt, e->prompt_len, e->completion, e->len);
-        for (int j = 0; j < e->num_steps; j++)
+        for (int j = 0; j < e->num_labels; j++)
             if (labelled(e, j))
-                pack_target(&pack, row + e->prompt_len + e->step_token[j], 0, 1.0f);
+                pack_target(&pack, row + e->prompt_len + e->token[j], 0, 1.0f);
         if (pack.T >= micro_batch_tokens || i == n - 1) {
             rc = train_pack(&loss, p, &pack, examples, first, i + 1);
             pack_clear(&pack);

@@ -26,25 +26,30 @@ int prm_scorer_open(struct reward_scorer *out, struct policy *p,
 
 // ---- training
 
-// A completion whose steps have labels: label[j] in [0,1], or negative: masked.
+// A completion with labels at some of its tokens: in [0,1], or negative: masked. The ends of steps
+// are where the model will be read; labels at the other tokens of a step, which say how the step
+// will end, teach the same thing at more places (token-level verifiers: Cobbe et al.,
+// arXiv:2110.14168, section 4.2).
 struct prm_example {
     const int *prompt, *completion;
     int prompt_len, len;
-    int num_steps;
-    const int *step_token; // [num_steps] index in completion where the step is read
-    const float *label;    // [num_steps]
+    int num_labels;
+    const int *token;     // [num_labels] index in completion, rising
+    const float *label;   // [num_labels]
+    const bool *step_end; // [num_labels]
 };
 
 struct prm_loss {
-    double loss;            // mean binary cross-entropy over the labelled steps
-    int64_t num_steps;      // labelled steps
-    int64_t num_right;      // of them, on the right side of 1/2 (before the update)
+    double loss;            // mean binary cross-entropy over all labels
+    int64_t num_labels;     // that are not masked
+    int64_t num_steps;      // of them, ends of steps; those below count these alone
+    int64_t num_right;      // on the right side of 1/2, before the update
     int64_t num_positive;   // label > 1/2
     int64_t right_positive; // of those, found
 };
 
 // Forward and backward over all examples: p->grad += gradient of the mean cross-entropy. Before:
-// policy_train_begin and policy_grad_zero. An empty set of labelled steps gives zeros.
+// policy_train_begin and policy_grad_zero. No label at all gives zeros.
 int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_example *examples,
                     int n, int micro_batch_tokens);
 

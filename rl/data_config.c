@@ -38,7 +38,7 @@ static int default_scorer(const char **out, const char *data_file)
 static int put_reward(struct json_writer *w, const char *data_file, const char *reward_file)
 {
     if (reward_file == NULL) {
-        const char *use;
+        const char *use = NULL;
         const int rc = default_scorer(&use, data_file);
         if (rc != 0)
             return rc;

@@ -117,8 +117,8 @@ static void summarise(struct evaluate_group *group, int g, const int *group_of,
         group->k[k] = o->k[k];
         group->pass_at_k[k] = scored > 0 ? group->pass_at_k[k] / scored : 0.0;
     }
-    group->best_of_n = judged > 0 ? best / judged : NAN;
-    group->majority = voted > 0 ? majority / voted : NAN;
+    group->best_of_n = judged > 0 ? best / judged : (double)NAN;
+    group->majority = voted > 0 ? majority / voted : (double)NAN;
     group->mean_length = drawn > 0 ? length / drawn : 0.0;
     group->finished = drawn > 0 ? finished / drawn : 0.0;
 }

@@ -108,8 +108,8 @@ static void put_components(struct metrics_line *line, const struct generated *sa
         }
     }
     for (int k = 0; k < count; k++) {
-        metrics_put(line, parts[k].scored ? parts[k].sum / parts[k].scored : NAN, "rewards/%s/mean",
-                    parts[k].name);
+        metrics_put(line, parts[k].scored ? parts[k].sum / parts[k].scored : (double)NAN,
+                    "rewards/%s/mean", parts[k].name);
         if (parts[k].unscorable > 0)
             metrics_put(line, parts[k].unscorable, "rewards/%s/unscorable", parts[k].name);
     }

@@ -48,9 +48,32 @@ static void prm_close(void *state)
     free(s);
 }
 
-// A sample with the checker's labels as an example. No steps: an example without any.
+// The labels of a completion from those of its steps: at the last token of each, and, with
+// every_token, at its other tokens too. at [n] rises; label < 0: masked.
+static void put_labels(struct prm_example *out, const int *at, const float *label, int n,
+                       bool every_token, struct arena *a)
+{
+    const int most = every_token ? out->len : n;
+    int *token = ARENA_ARRAY(a, int, most + 1);
+    float *labels = ARENA_ARRAY(a, float, most + 1);
+    bool *end = ARENA_ARRAY(a, bool, most + 1);
+    int k = 0;
+    for (int j = 0, next = 0; j < n; next = at[j] + 1, j++) {
+        for (int i = every_token ? next : at[j]; i <= at[j]; i++, k++) {
+            token[k] = i;
+            labels[k] = label[j];
+            end[k] = i == at[j];
+        }
+    }
+    out->num_labels = k;
+    out->token = token;
+    out->label = labels;
+    out->step_end = end;
+}
+
+// A sample with the checker's labels. No steps: no labels.
 static struct prm_example example_of(const struct generated *s, const struct scoring *scoring,
-                                     struct arena *a)
+                                     bool every_token, struct arena *a)
 {
     struct prm_example e = {
         .prompt = s->task->prompt_tokens,
@@ -62,17 +85,15 @@ static struct prm_example example_of(const struct generated *s, const struct sco
     const struct reward_result *r = &s->score.parts[checker];
     if (!r->valid)
         return e;
-    int *token = arena_push(a, (size_t)(r->num_steps + 1) * sizeof *token);
-    float *label = arena_push(a, (size_t)(r->num_steps + 1) * sizeof *label);
+    int *at = ARENA_ARRAY(a, int, r->num_steps + 1);
+    float *label = ARENA_ARRAY(a, float, r->num_steps + 1);
     for (int j = 0; j < r->num_steps; j++) {
-        token[j] = r->steps[j].token;
-        label[j] = !r->steps[j].valid                          ? -1.0f
-                   : r->steps[j].flags & REWARD_STEP_REACHABLE ? 1.0f
-                                                               : 0.0f;
+        at[j] = r->steps[j].token;
+        label[j] = (r->steps[j].flags & REWARD_STEP_REACHABLE) != 0;
+        if (!r->steps[j].valid)
+            label[j] = -1.0f;
     }
-    e.num_steps = r->num_steps;
-    e.step_token = token;
-    e.label = label;
+    put_labels(&e, at, label, r->num_steps, every_token, a);
     return e;
 }
 
@@ -110,7 +131,7 @@ static int sampled_examples(struct prm_example **out, int *count, struct prm_sta
     *count = r->num_prompts * r->num_generations;
     *out = ARENA_ARRAY(&t->step_arena, struct prm_example, *count);
     for (int i = 0; i < *count; i++) {
-        (*out)[i] = example_of(&samples[i], s->scoring, &t->step_arena);
+        (*out)[i] = example_of(&samples[i], s->scoring, t->stage->every_token, &t->step_arena);
         trace_sample(&t->trace, &samples[i], s->scoring, NULL);
     }
     metrics_put(line, times.rollout, "time/rollout");
@@ -120,7 +141,7 @@ static int sampled_examples(struct prm_example **out, int *count, struct prm_sta
 
 // A row's labelled steps, each followed by the separator.
 static int example_of_row(struct prm_example *out, const struct task *task,
-                          const struct tokenizer *tokenizer, struct arena *a)
+                          const struct tokenizer *tokenizer, bool every_token, struct arena *a)
 {
     if (task->num_steps == 0 || task->labels == NULL)
         return err_set(ERR_DATA, "item '%s' of '%s' has no labelled steps", task->id, task->group);
@@ -146,8 +167,8 @@ static int example_of_row(struct prm_example *out, const struct task *task,
     }
     for (int j = 0; j < task->num_steps; j++)
         label[j] = isnan(task->labels[j]) ? -1.0f : task->labels[j];
-    *out = (struct prm_example){
-        task->prompt_tokens, ids, task->prompt_len, tokens.count, task->num_steps, at, label};
+    *out = (struct prm_example){task->prompt_tokens, ids, task->prompt_len, tokens.count};
+    put_labels(out, at, label, task->num_steps, every_token, a);
     token_list_free(&tokens);
     return 0;
 }
@@ -162,12 +183,13 @@ static int row_examples(struct prm_example **out, int *count, struct prm_stage *
         struct task task;
         rc = source_mix_take(&task, &s->mix, t->sources, &t->step_arena);
         if (rc == 0)
-            rc = example_of_row(&(*out)[i], &task, t->tokenizer, &t->step_arena);
+            rc = example_of_row(&(*out)[i], &task, t->tokenizer, t->stage->every_token,
+                                &t->step_arena);
     }
     return rc;
 }
 
-static double share(double part, double whole) { return whole > 0.0 ? part / whole : NAN; }
+static double share(double part, double whole) { return whole > 0.0 ? part / whole : (double)NAN; }
 
 static void put_loss(struct metrics_line *line, const struct prm_loss *loss)
 {

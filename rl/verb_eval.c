@@ -138,7 +138,7 @@ static double baseline_pass(const struct json *items, const char *id)
     for (const struct json *i = json_first(items); i != NULL; i = json_next(i)) {
         const char *name = json_string(json_get(i, "id"));
         if (name != NULL && strcmp(name, id) == 0)
-            return json_double(json_get(i, "pass"), &pass) ? pass : NAN;
+            return json_double(json_get(i, "pass"), &pass) ? pass : (double)NAN;
     }
     return NAN;
 }
