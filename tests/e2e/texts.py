@@ -115,6 +115,22 @@ def check_greedy(name):
     report(len(got) == len(rows) and not wrong, f"greedy texts of {name} are the golden ones", wrong)
 
 
+def check_stops(name):
+    """eos_token_id of generation_config.json may list several tokens, each of which ends a completion."""
+    directory = os.path.join(folder, "stops")
+    widen(directory, name, 256)
+    with open(os.path.join(golden, "models", name, "golden.json")) as f:
+        greedy = json.load(f)["greedy"]
+    prompt, text = greedy["sequences"][0][:greedy["prompts"][0]], greedy["sequences"][0][greedy["prompts"][0]:]
+    rows = put_rows("stop.jsonl", [{"tokens": prompt}])
+    for eos in ([1, text[4]], text[4]):
+        with open(os.path.join(directory, "generation_config.json"), "w") as f:
+            json.dump({"eos_token_id": eos}, f)
+        got = lines("sample", "--model", directory, "--data", rows, "--temperature", "0", "--max-tokens", "24")[0]
+        report(got["tokens"] == text[:text.index(text[4]) + 1] and got["finish"] == "stop",
+               f"a completion ends with eos_token_id {eos}", got)
+
+
 def check_tokenizer(name):
     """Every case of the library through the verb, by a file and by standard input."""
     fixtures = os.path.join(data, "fixtures", "tokenizer")
@@ -194,6 +210,7 @@ try:
         check_logprobs(model)
         check_samples(model)
         check_greedy(model)
+    check_stops("deepseek_v3_tiny")
     check_texts()
     if os.path.isdir(os.path.join(data, "fixtures", "tokenizer")):
         for name in ("deepseek_v3", "gpt2", "llama3", "qwen2", "smollm"):
