@@ -135,7 +135,7 @@ static void print_text(const struct machine *m)
         printf("\nsandbox      works: namespaces, seccomp, resource limits; %d programs at once\n",
                m->slots);
     else
-        printf("\nsandbox      refused: %s\n", m->refusal);
+        printf("\nsandbox      no: %s\n", m->refusal);
     printf("GPU          none: this build has no CUDA\n");
     printf("distributed  no: this build has neither MPI nor NCCL\n");
     printf("libraries    %s\n", GRADUS_LIBRARIES);

@@ -64,7 +64,7 @@ def edit_config(**fields):
 
 
 def edit_weights(edit):
-    """edit(bytes, header) of model.safetensors, the header being parsed; offsets count from the returned bytes' data."""
+    """edit(bytes, header, begin) gives the new bytes of model.safetensors; begin is where the tensors' data begins."""
     def change(path):
         path = os.path.join(path, "model.safetensors")
         with open(path, "rb") as f:
