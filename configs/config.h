@@ -131,7 +131,7 @@
     X(real, weight, 1.0, -1e6, 1e6, "factor of its value; 0: only measured") \
     X(flag, per_step, false, 0, 0, \
       "true: its step values are part of the process reward; false: its value is part of the outcome reward") \
-    X(format, kind, NULL, 0, 0, "format: what the completion must look like") \
+    X(format, kind, NULL, 0, 0, "format: what the completion must look like; default: what its task asks for") \
     X(text, pattern, NULL, 0, 0, "format: of kind pattern; PCRE2, must match the whole completion") \
     X(text, separator, "\n", 0, 0, "what ends a step") \
     X(aggregate, aggregate, PRM_MIN, 0, 0, "prm: how the scores of steps make the value of a completion") \

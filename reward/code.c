@@ -54,7 +54,7 @@ static bool continues_prompt(const char *prompt, const char *text, size_t len)
 
 void code_extract(struct strbuf *out, const char *prompt, const char *completion, size_t len)
 {
-    const char *begin, *end;
+    const char *begin = completion, *end = completion + len;
     if (last_fence(&begin, &end, completion, len)) {
         strbuf_append(out, begin, (size_t)(end - begin));
         return;

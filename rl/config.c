@@ -118,9 +118,8 @@ static void check_component(const struct check *at, const char *source,
                      k->use);
     if (strcmp(k->use, "format") != 0)
         return;
-    if (!k->kind)
-        config_fault(at->tree, at->node, "reward.%s: format needs a \"kind\"", source);
-    else if (!strcmp(k->kind, "pattern") != (k->pattern != NULL))
+    const bool by_pattern = k->kind && !strcmp(k->kind, "pattern");
+    if (by_pattern != (k->pattern != NULL))
         config_fault(
             at->tree, at->node,
             "reward.%s: format needs a \"pattern\" when its kind is pattern, and only then",

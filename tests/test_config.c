@@ -172,6 +172,43 @@ static void set_reaches_members_elements_and_new_sections(void **state)
     config_free(&c);
 }
 
+static void every_section_of_an_ordinary_config_is_taken(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{ \"model\": \"DIR\", \"tokenizer\": \"configs/data/quickstart.tokenizer.json\",\n"
+        "  \"data\": {\"games\": {\"generate\": \"games\", \"numbers\": [3, 4], \"max\": 30,\n"
+        "    \"target\": [10, 99], \"holdout\": 1000},\n"
+        "    \"programs\": {\"generate\": \"programs\", \"depth\": 2, \"holdout\": 300},\n"
+        "    \"games-real\": {\"file\": \"countdown.jsonl\", \"for\": \"eval\"}},\n"
+        "  \"reward\": {\"games\": [{\"use\": \"steps\", \"weight\": 1},\n"
+        "      {\"use\": \"prm\", \"per_step\": true, \"weight\": 0.5}],\n"
+        "    \"programs\": [{\"use\": \"code\", \"weight\": 1}],\n"
+        "    \"*\": [{\"use\": \"format\", \"weight\": 0.1}]},\n"
+        "  \"rollout\": {\"num_prompts\": 64, \"num_generations\": 8, \"temperature\": 1.0,\n"
+        "    \"top_p\": 1.0, \"max_completion_length\": 96},\n"
+        "  \"optimizer\": {\"learning_rate\": 1e-4, \"warmup_steps\": 10, \"adam_beta1\": 0.9,\n"
+        "    \"adam_beta2\": 0.95, \"weight_decay\": 0.0, \"max_grad_norm\": 1.0,\n"
+        "    \"schedule\": \"constant\"},\n"
+        "  \"eval\": {\"every\": 50, \"samples\": 4, \"k\": [1, 4]},\n"
+        "  \"run\": {\"seed\": 1, \"threads\": 0, \"save_every\": 100},\n"
+        "  \"stages\": [{\"kind\": \"sft\", \"steps\": 500, \"batch\": 256,\n"
+        "      \"optimizer\": {\"learning_rate\": 2e-3, \"schedule\": \"cosine\"}},\n"
+        "    {\"kind\": \"prm\", \"steps\": 100, \"samples_from\": \"policy\"},\n"
+        "    {\"kind\": \"grpo\", \"steps\": 300, \"loss_type\": \"dapo\",\n"
+        "      \"advantage\": {\"outcome\": 1.0, \"process\": 0.5}, \"beta\": 0.0,\n"
+        "      \"epsilon\": 0.2, \"epsilon_high\": 0.28, \"scale_rewards\": \"group\"}] }";
+    struct config *c = NULL;
+    if (parse_text(&c, text, NULL, 0) != 0)
+        fail_msg("%s", err_message());
+    const struct config_stage *grpo = &c->stages.items[2];
+    assert_int_equal(grpo->loss_type, GRPO_LOSS_DAPO);
+    assert_true(grpo->epsilon_high == 0.28);
+    assert_int_equal(config_reward_of(&grpo->reward, "games")->count, 3);
+    assert_int_equal(c->stages.items[0].optimizer.schedule, SCHEDULE_COSINE);
+    config_free(&c);
+}
+
 static void a_resolved_config_reads_back_the_same(void **state)
 {
     (void)state;
@@ -397,7 +434,8 @@ static void rewards_that_cannot_be_are_refused(void **state)
 {
     (void)state;
     assert_set_refused("reward.games.0.use=answer", "cannot be per_step");
-    assert_set_refused("reward.rows=[{\"use\": \"format\"}]", "format needs a \"kind\"");
+    assert_set_refused("reward.rows=[{\"use\": \"format\", \"pattern\": \"x\"}]",
+                       "needs a \"pattern\" when its kind is pattern, and only then");
     assert_set_refused("reward.rows=[{\"use\": \"format\", \"kind\": \"pattern\"}]",
                        "needs a \"pattern\"");
     assert_set_refused("reward.games.0.fraction=true", "for use \"code\" only");
@@ -550,6 +588,7 @@ int main(void)
         cmocka_unit_test(components_of_the_star_are_added_to_every_source),
         cmocka_unit_test(shares_of_sources_are_brought_to_a_sum_of_one),
         cmocka_unit_test(set_reaches_members_elements_and_new_sections),
+        cmocka_unit_test(every_section_of_an_ordinary_config_is_taken),
         cmocka_unit_test(a_resolved_config_reads_back_the_same),
         cmocka_unit_test(a_new_model_has_the_architecture_of_its_object),
         cmocka_unit_test_setup_teardown(a_file_amends_its_base_member_by_member, make_folder,
