@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fork of the zygote, between its birth and the program's first instruction: the steps of the
+// table, in its order.
+#include "sandbox/box.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Where the descriptors of a run end up. READY is closed before the program starts.
+enum { FD_JOB = 3, FD_RECORDS = 4, FD_READY = 5, FD_PARKED = 64 };
+
+static int own_session(const struct child *c)
+{
+    (void)c;
+    return setsid() < 0 ? -1 : 0;
+}
+
+// First out of the way of the numbers 0..5, then to their places.
+static int place_descriptors(const struct child *c)
+{
+    const int from[] = {c->fds[WIRE_FD_STDIN], c->fds[WIRE_FD_STDOUT],  c->fds[WIRE_FD_STDERR],
+                        c->fds[WIRE_FD_JOB],   c->fds[WIRE_FD_RECORDS], c->ready};
+    enum { N = sizeof from / sizeof *from };
+    int parked[N];
+    for (int i = 0; i < N; i++) {
+        parked[i] = fcntl(from[i], F_DUPFD, FD_PARKED);
+        if (parked[i] < 0)
+            return -1;
+    }
+    for (int i = 0; i < N; i++) {
+        if (dup2(parked[i], i) != i)
+            return -1;
+    }
+    return close_range(FD_READY + 1, ~0u, 0);
+}
+
+static int enter_workdir(const struct child *c)
+{
+    (void)c;
+    umask(077);
+    return chdir(BOX_WORKDIR);
+}
+
+static int limit_resources(const struct child *c)
+{
+    const rlim_t kib = 1024;
+    const rlim_t cpu_s = (c->limits.cpu_ms + 999) / 1000;
+    const struct {
+        int resource;
+        rlim_t soft, hard;
+    } limits[] = {
+        {RLIMIT_CPU, cpu_s + 1, cpu_s + 2}, // behind the zygote's own clock, should that fail
+        {RLIMIT_AS, (c->base_kib + c->limits.memory_kib) * kib,
+         (c->base_kib + c->limits.memory_kib) * kib},
+        {RLIMIT_FSIZE, c->limits.disk_kib * kib, c->limits.disk_kib * kib},
+        {RLIMIT_NOFILE, 64, 64},
+        {RLIMIT_NPROC, c->limits.threads + 2,
+         c->limits.threads + 2}, // of the user in this namespace: the zygote and this process too
+        {RLIMIT_STACK, 64 << 20, 64 << 20},
+        {RLIMIT_CORE, 0, 0},
+        {RLIMIT_MEMLOCK, 0, 0},
+        {RLIMIT_MSGQUEUE, 0, 0},
+        {RLIMIT_SIGPENDING, 64, 64},
+        {RLIMIT_NICE, 0, 0},
+        {RLIMIT_RTPRIO, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        struct rlimit now;
+        if (getrlimit(limits[i].resource, &now) != 0)
+            return -1;
+        struct rlimit want = {limits[i].soft, limits[i].hard};
+        if (now.rlim_max < want.rlim_max) // a stricter limit of the system stays
+            want.rlim_max = now.rlim_max;
+        if (want.rlim_cur > want.rlim_max)
+            want.rlim_cur = want.rlim_max;
+        if (setrlimit(limits[i].resource, &want) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int default_signals(const struct child *c)
+{
+    (void)c;
+    // As Python itself sets them: writing to a closed pipe or past a limit is an error, not a
+    // signal.
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    return sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static int no_new_privileges(const struct child *c)
+{
+    (void)c;
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+static int drop_capabilities(const struct child *c)
+{
+    (void)c;
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    const struct __user_cap_data_struct none[2] = {{0}};
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0)
+        return -1;
+    return (int)syscall(SYS_capset, &header, none);
+}
+
+static int filter_system_calls(const struct child *c)
+{
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0u, c->filter);
+}
+
+static const struct {
+    const char *name; // for readers; the supervisor names a failed step by its number
+    int (*run)(const struct child *c);
+} steps[] = {
+    {"own session", own_session},
+    {"standard streams in place, all other descriptors closed", place_descriptors},
+    {"working directory", enter_workdir},
+    {"resource limits", limit_resources},
+    {"default signals", default_signals},
+    {"no new privileges", no_new_privileges},
+    {"no capabilities", drop_capabilities},
+    {"system call filter", filter_system_calls},
+};
+
+_Noreturn void child_run(const struct child *child)
+{
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        if (steps[i].run(child) == 0)
+            continue;
+        const struct child_failure failure = {.step = (uint8_t)i, .errnum = errno};
+        // Before or after the descriptors were placed, whichever is open.
+        if (write(child->ready, &failure, sizeof failure) < 0)
+            (void)!write(FD_READY, &failure, sizeof failure);
+        _exit(1);
+    }
+    const bool told = write(FD_READY, "R", 1) == 1;
+    close(FD_READY);
+    _exit(told ? program_run(FD_JOB, FD_RECORDS) : 1);
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The warm interpreter: started once a slot, inherited by every program's process through fork.
+#include <Python.h> // first, as CPython asks
+
+#include "sandbox/box.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char stdlib[PATH_MAX];
+
+// Imported before any program: what programs commonly use, and (_ctypes, _hashlib, _lzma, _bz2,
+// zlib) what needs shared objects of its own, because only objects that are mapped now will be in
+// the root. A module that this Python lacks is passed over.
+static const char *const prelude[] = {
+    "abc",        "array",       "ast",         "atexit",      "bisect",
+    "builtins",   "calendar",    "cmath",       "collections", "collections.abc",
+    "contextlib", "copy",        "dataclasses", "datetime",    "decimal",
+    "enum",       "fractions",   "functools",   "gc",          "hashlib",
+    "heapq",      "inspect",     "io",          "itertools",   "json",
+    "math",       "numbers",     "operator",    "os",          "random",
+    "re",         "statistics",  "string",      "struct",      "sys",
+    "textwrap",   "threading",   "time",        "traceback",   "types",
+    "typing",     "unicodedata", "bz2",         "lzma",        "zlib",
+    "_ctypes",    "_hashlib",    "_uuid",
+};
+
+// The streams are made while descriptors 0, 1 and 2 are pipes, as they will be: so they are
+// buffered, and not seekable.
+static int standard_pipes(void)
+{
+    int p[2];
+    if (pipe2(p, O_CLOEXEC) != 0)
+        return -1;
+    if (dup2(p[0], 0) < 0 || dup2(p[1], 1) < 0 || dup2(p[1], 2) < 0)
+        return -1;
+    if (p[0] > 2)
+        close(p[0]);
+    if (p[1] > 2)
+        close(p[1]);
+    return 0;
+}
+
+static PyStatus initialize(void)
+{
+    PyConfig config;
+    PyConfig_InitIsolatedConfig(&config); // no environment, no user site, no signal handlers
+    config.site_import = 0;
+    config.use_hash_seed = 1; // the same order of sets in every run: a verdict can be repeated
+    config.hash_seed = 0;
+    config.write_bytecode = 0;
+    config.buffered_stdio = 1;
+    PyPreConfig preconfig;
+    PyPreConfig_InitIsolatedConfig(&preconfig);
+    preconfig.utf8_mode = 1;
+    PyStatus status = Py_PreInitialize(&preconfig);
+    if (!PyStatus_Exception(status))
+        status = PyConfig_SetString(&config, &config.program_name, L"/usr/bin/python3");
+    if (!PyStatus_Exception(status))
+        status = PyWideStringList_Append(&config.argv, L"");
+    if (!PyStatus_Exception(status))
+        status = Py_InitializeFromConfig(&config);
+    PyConfig_Clear(&config);
+    return status;
+}
+
+// exit, quit: programs end with them, and the site module, which is not run, would have defined
+// them. Path: the standard library alone.
+static const char settle[] = "import site, sys, os, gc, random\n"
+                             "site.setquit()\n"
+                             "del sys.modules['site']\n"
+                             "stdlib = os.path.dirname(os.__file__)\n"
+                             "sys.path[:] = [stdlib, stdlib + '/lib-dynload']\n"
+                             "gc.collect()\n"
+                             "gc.freeze()\n";
+
+static int find_stdlib(void)
+{
+    PyObject *os = PyImport_ImportModule("os");
+    PyObject *file = os != NULL ? PyObject_GetAttrString(os, "__file__") : NULL;
+    const char *text = file != NULL ? PyUnicode_AsUTF8(file) : NULL;
+    const char *slash = text != NULL ? strrchr(text, '/') : NULL;
+    int rc = -1;
+    if (slash != NULL && (size_t)(slash - text) < sizeof stdlib) {
+        memcpy(stdlib, text, (size_t)(slash - text));
+        rc = 0;
+    }
+    Py_XDECREF(file);
+    Py_XDECREF(os);
+    return rc;
+}
+
+const char *python_stdlib(void) { return stdlib; }
+
+int python_warm(struct wire_hello *hello)
+{
+    if (standard_pipes() != 0)
+        return box_fail(hello, "making pipes");
+    const PyStatus status = initialize();
+    if (PyStatus_Exception(status))
+        return box_fail(hello, "starting Python: %s",
+                        status.err_msg != NULL ? status.err_msg : "unknown");
+    for (size_t i = 0; i < sizeof prelude / sizeof *prelude; i++) {
+        PyObject *module = PyImport_ImportModule(prelude[i]);
+        if (module == NULL)
+            PyErr_Clear();
+        Py_XDECREF(module);
+    }
+    PyObject *names = PyDict_New();
+    PyObject *builtins = PyImport_ImportModule("builtins");
+    PyObject *result = NULL;
+    if (names != NULL && builtins != NULL &&
+        PyDict_SetItemString(names, "__builtins__", builtins) == 0)
+        result = PyRun_String(settle, Py_file_input, names, names);
+    const bool ok = result != NULL && find_stdlib() == 0 && python_codec_prepare() == 0;
+    Py_XDECREF(result);
+    Py_XDECREF(builtins);
+    Py_XDECREF(names);
+    if (!ok) {
+        PyErr_Clear();
+        errno = 0;
+        return box_fail(hello, "warming up Python: its standard library is incomplete");
+    }
+    return 0;
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// PID 1 of a box: waits for runs, forks, watches the CPU clock, reaps, sweeps, reports.
+// Single-threaded; runs none of a program's code.
+#include "sandbox/box.h"
+
+#include <Python.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+// Receives one command; fds are -1 where none came. 1 on success, 0 when the supervisor is gone, -1
+// when it makes no sense.
+static int receive(struct wire_run *run, int fds[WIRE_FDS])
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * WIRE_FDS)];
+    } control;
+    struct iovec iov = {.iov_base = run, .iov_len = sizeof *run};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof control};
+    for (int i = 0; i < WIRE_FDS; i++)
+        fds[i] = -1;
+    ssize_t n;
+    do
+        n = recvmsg(WIRE_CONTROL_FD, &msg, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return 0;
+    const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+        c->cmsg_len == CMSG_LEN(sizeof(int) * WIRE_FDS))
+        memcpy(fds, CMSG_DATA(c), sizeof(int) * WIRE_FDS);
+    const bool sound = n == (ssize_t)sizeof *run && (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0;
+    return sound && (run->command == WIRE_KILL || fds[0] >= 0) ? 1 : -1;
+}
+
+static int64_t cpu_ns(clockid_t clock)
+{
+    struct timespec t;
+    return clock_gettime(clock, &t) == 0 ? t.tv_sec * 1000000000LL + t.tv_nsec : 0;
+}
+
+struct watch {
+    pid_t pid;
+    int pidfd;
+    uint32_t serial;
+    int64_t cpu_limit_ns;
+    bool cpu_killed;
+    bool orphaned; // the supervisor is gone
+};
+
+static void watch_kill(struct watch *w) { (void)kill(w->pid, SIGKILL); }
+
+// Until the process has ended. A process of n threads uses up at most n CPUs, so the CPU clock need
+// not be read before remaining / n has passed; after that the remainder is small and is looked at
+// again.
+static void watch_run(struct watch *w)
+{
+    clockid_t clock;
+    const bool has_clock = clock_getcpuclockid(w->pid, &clock) == 0;
+    const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    for (;;) {
+        const int64_t left = w->cpu_limit_ns - (has_clock ? cpu_ns(clock) : 0);
+        if (left <= 0 && !w->cpu_killed) {
+            w->cpu_killed = true;
+            watch_kill(w);
+        }
+        const int64_t wait = left / (cpus > 0 ? cpus : 1) + 1000000;
+        const struct timespec timeout = {.tv_sec = wait / 1000000000, .tv_nsec = wait % 1000000000};
+        struct pollfd p[2] = {{.fd = w->pidfd, .events = POLLIN},
+                              {.fd = WIRE_CONTROL_FD, .events = POLLIN}};
+        if (w->orphaned)
+            p[1].fd = -1;
+        const int n = ppoll(p, 2, w->cpu_killed ? NULL : &timeout, NULL);
+        if (n > 0 && p[0].revents != 0)
+            return;
+        if (n > 0 && p[1].revents != 0) {
+            struct wire_run command;
+            int fds[WIRE_FDS];
+            const int rc = receive(&command, fds);
+            w->orphaned = rc <= 0 || command.command != WIRE_KILL;
+            if (w->orphaned || command.serial == w->serial)
+                watch_kill(w);
+        }
+    }
+}
+
+// Nothing but this process may be left in the namespace. Returns how many there were.
+static unsigned sweep(void)
+{
+    unsigned found = 0;
+    while (kill(-1, SIGKILL) == 0 || errno != ESRCH) {
+        if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
+            break;
+        found++;
+    }
+    return found;
+}
+
+static void read_ready(int fd, struct wire_done *done)
+{
+    struct child_failure failure;
+    const ssize_t n = read(fd, &failure, sizeof failure);
+    done->hardened = n == 1;
+    if (n == (ssize_t)sizeof failure) {
+        done->failed_step = failure.step;
+        done->failed_errno = failure.errnum;
+    }
+}
+
+static int mount_workdir(const struct wire_limits *limits)
+{
+    char options[96];
+    // One inode is the directory's own.
+    snprintf(options, sizeof options, "size=%uk,nr_inodes=%u,mode=700", limits->disk_kib,
+             limits->files + 1);
+    return mount("work", BOX_WORKDIR, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
+}
+
+static pid_t fork_child(const struct child *child, int ready_read)
+{
+    PyOS_BeforeFork();
+    const pid_t pid = fork();
+    if (pid == 0) {
+        close(ready_read);
+        PyOS_AfterFork_Child();
+        child_run(child);
+    }
+    PyOS_AfterFork_Parent();
+    return pid;
+}
+
+// One program. false: the box is not to be used any more.
+static bool serve_run(const struct wire_run *run, struct child *child, struct wire_done *done)
+{
+    int ready[2];
+    if (mount_workdir(&run->limits) != 0 || pipe2(ready, O_CLOEXEC) != 0)
+        return false;
+    child->limits = run->limits;
+    child->ready = ready[1];
+    struct watch w = {.serial = run->serial, .cpu_limit_ns = run->limits.cpu_ms * 1000000LL};
+    w.pid = fork_child(child, ready[0]);
+    close(ready[1]);
+    for (int i = 0; i < WIRE_FDS; i++)
+        close(child->fds[i]);
+    if (w.pid < 0)
+        return false;
+    w.pidfd = (int)syscall(SYS_pidfd_open, w.pid, 0);
+    if (w.pidfd < 0)
+        return false; // the supervisor sees the box end, and with it the program
+    watch_run(&w);
+    struct rusage usage;
+    if (wait4(w.pid, &done->status, 0, &usage) != w.pid)
+        return false;
+    close(w.pidfd);
+    read_ready(ready[0], done);
+    close(ready[0]);
+    const unsigned swept = sweep();
+    if (umount2(BOX_WORKDIR, MNT_DETACH) != 0)
+        return false;
+    done->serial = run->serial;
+    done->cpu_us = (uint32_t)((usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 +
+                              usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+    done->peak_kib = (uint32_t)usage.ru_maxrss;
+    done->cpu_killed = w.cpu_killed;
+    done->swept = swept > 255 ? 255 : (uint8_t)swept;
+    return !w.orphaned;
+}
+
+int zygote_serve(const struct sock_fprog *filter, size_t base_kib)
+{
+    for (;;) {
+        struct wire_run run;
+        struct child child = {.filter = filter, .base_kib = base_kib};
+        const int rc = receive(&run, child.fds);
+        if (rc <= 0)
+            return rc == 0 ? 0 : 1;
+        if (run.command == WIRE_KILL) // of a run that has ended meanwhile
+            continue;
+        struct wire_done done = {0};
+        if (!serve_run(&run, &child, &done))
+            return 1;
+        if (send(WIRE_CONTROL_FD, &done, sizeof done, MSG_NOSIGNAL) != (ssize_t)sizeof done)
+            return 1;
+    }
+}

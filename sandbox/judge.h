@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// From what was seen of a process to what is said about the program. Pure: no clock, no file, no
+// process.
+#ifndef SANDBOX_JUDGE_H
+#define SANDBOX_JUDGE_H
+
+#include "sandbox/tests.h"
+#include "sandbox/wire.h"
+
+// What the supervisor knows of one process that has ended.
+struct judge_facts {
+    struct wire_done done;
+    bool wall, output; // killed for it
+    uint32_t wall_us;
+    const struct strbuf *out, *records; // all that was read, at most the limit and one byte
+    const uint8_t *nonce;               // of the job, 16 bytes
+    const struct sandbox_limits *limits;
+};
+
+// Adds the process that ran case number `test` to r, which began as judge_begin left it. Times add
+// up; the verdict is the worst.
+void judge_begin(struct sandbox_result *r, const struct sandbox_tests *t);
+void judge_run(struct sandbox_result *r, const struct sandbox_tests *t, int test,
+               const struct judge_facts *f);
+
+// Makes r say `internal`, whatever it said.
+void judge_internal(struct sandbox_result *r, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+// Equal but for white space at the ends of lines and empty lines at the end.
+bool judge_same_output(const char *a, size_t a_len, const char *b, size_t b_len);
+
+#endif
