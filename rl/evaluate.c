@@ -43,7 +43,7 @@ static double majority_right(const struct generated *samples, int n, int verdict
 static struct task_outcome judge_task(const struct generated *samples, int n,
                                       const struct scoring *scoring)
 {
-    struct task_outcome out = {.best = NAN, .majority = NAN};
+    struct task_outcome out = {.best = (double)NAN, .majority = (double)NAN};
     const int verdict = scoring_verdict(scoring, samples[0].task->source);
     const int prm = scoring_component(scoring, samples[0].task->source, "prm");
     if (verdict < 0)
@@ -149,7 +149,7 @@ int evaluate(struct evaluation *out, struct generator *g, struct arena *a, const
     for (int i = 0; i < n; i++) {
         group_of[i] = group_index(&e, a, tasks[i].group, n);
         outcome[i] = judge_task(&samples[i * o->samples], o->samples, g->scoring);
-        e.task_pass[i] = NAN;
+        e.task_pass[i] = (double)NAN;
         if (outcome[i].scored > 0) {
             e.task_pass[i] = (double)outcome[i].right / outcome[i].scored;
             sum += e.task_pass[i];

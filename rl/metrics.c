@@ -50,7 +50,7 @@ double metrics_get(const struct metrics_line *line, const char *name)
     for (int i = 0; i < line->count; i++)
         if (strcmp(line->items[i].name, name) == 0)
             return line->items[i].value;
-    return NAN;
+    return (double)NAN;
 }
 
 // Length of the whole lines among the first `len` bytes.

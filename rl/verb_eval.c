@@ -140,7 +140,7 @@ static double baseline_pass(const struct json *items, const char *id)
         if (name != NULL && strcmp(name, id) == 0)
             return json_double(json_get(i, "pass"), &pass) ? pass : (double)NAN;
     }
-    return NAN;
+    return (double)NAN;
 }
 
 static int compare(struct eval *e, const struct evaluation *r, const struct task *tasks)

@@ -92,12 +92,12 @@ int verb_train(int argc, char **argv)
         {0},
     };
     bool done = false;
-    int rc = options_parse(options, argc, argv, "runs a config's stages", &done);
-    if (rc != 0 || done)
-        return rc;
     struct config *config = NULL;
-    rc = config_load(&config, path, &sets);
-    if (rc != 0)
+    int rc = options_parse(options, argc, argv, "runs a config's stages", &done);
+    if (rc == 0 && !done)
+        rc = config_load(&config, path, &sets);
+    free(sets.items);
+    if (rc != 0 || done)
         return rc;
     if (dry) {
         rc = dry_run(config);
