@@ -424,7 +424,17 @@ int config_parse(struct config **out, const char *text, size_t len, const char *
 
 int config_load(struct config **out, const char *path, const struct option_list *sets)
 {
-    return config_parse(out, NULL, 0, path, sets);
+    struct config *c = NULL;
+    const int rc = config_parse(&c, NULL, 0, path, sets);
+    if (rc != 0)
+        return rc;
+    const bool model = c->model.dir || c->model.value;
+    if (!model || c->stages.count == 0) {
+        config_free(&c);
+        return err_set(ERR_CONFIG, "%s: a run needs \"%s\"", path, model ? "stages" : "model");
+    }
+    *out = c;
+    return 0;
 }
 
 void config_free(struct config **c)

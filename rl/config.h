@@ -137,13 +137,14 @@ struct config {
 };
 #undef CONFIG_FIELD
 
-// Reads a config; sets may be NULL. ERR_CONFIG with all faults in one message, one a line: missing
-// or malformed file, unknown keys (with "did you mean"), wrong types, values out of range,
-// contradictions. Relative paths are looked for beside the config file that names them, then in the
-// folders above it, then in the working directory; a path that is nowhere is kept as it is, for its
-// reader to report.
+// Reads the config of a run, which has a model and stages; sets may be NULL. ERR_CONFIG with all
+// faults in one message, one a line: missing or malformed file, unknown keys (with "did you mean"),
+// wrong types, values out of range, contradictions. Relative paths are looked for beside the config
+// file that names them, then in the folders above it, then in the working directory; a path that is
+// nowhere is kept as it is, for its reader to report.
 int config_load(struct config **out, const char *path, const struct option_list *sets);
-// The same from memory; name is what errors call it and where relative paths start from.
+// The same from memory (text NULL: from the file `name`), where nothing must be there; name is what
+// errors call it and where relative paths start from.
 int config_parse(struct config **out, const char *text, size_t len, const char *name,
                  const struct option_list *sets);
 void config_free(struct config **c);

@@ -262,7 +262,7 @@ static void write_file(const struct folder *f, const char *name, const char *tex
 static int load_file(struct config **out, const struct folder *f, const char *name)
 {
     char *path = path_join(f->path, name);
-    const int rc = config_load(out, path, NULL);
+    const int rc = config_parse(out, NULL, 0, path, NULL);
     free(path);
     return rc;
 }
@@ -368,6 +368,21 @@ static void a_missing_or_broken_file_is_refused(void **state)
     write_file(f, "c.json", "[1]");
     assert_int_equal(load_file(&c, f, "c.json"), ERR_CONFIG);
     assert_says("expected an object");
+}
+
+static void a_run_needs_a_model_and_stages(void **state)
+{
+    const struct folder *f = *state;
+    struct config *c = NULL;
+    char *path = path_join(f->path, "c.json");
+    write_file(f, "c.json", "{}");
+    assert_int_equal(config_load(&c, path, NULL), ERR_CONFIG);
+    assert_says("c.json: a run needs \"model\"");
+    write_file(f, "c.json", "{\"model\": \"m\", \"stages\": []}");
+    assert_int_equal(config_load(&c, path, NULL), ERR_CONFIG);
+    assert_says("c.json: a run needs \"stages\"");
+    assert_null(c);
+    free(path);
 }
 
 static void marks_and_line_ends_of_other_systems_are_accepted(void **state)
@@ -601,6 +616,7 @@ int main(void)
                                         make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_missing_or_broken_file_is_refused, make_folder,
                                         remove_folder),
+        cmocka_unit_test_setup_teardown(a_run_needs_a_model_and_stages, make_folder, remove_folder),
         cmocka_unit_test(marks_and_line_ends_of_other_systems_are_accepted),
         cmocka_unit_test(all_faults_are_reported_in_one_message),
         cmocka_unit_test(contradictions_are_refused),

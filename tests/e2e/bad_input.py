@@ -98,6 +98,7 @@ def check_configs(good):
     refused(USAGE, ["broken.json:"], "train", put("broken.json", text[:-5]))
     refused(USAGE, ["UTF-8"], "train", put("latin1.json", text.replace("eval", "\xe9val").encode("latin-1")))
     refused(USAGE, ["empty.json"], "train", put("empty.json", ""))
+    refused(USAGE, ["nothing.json", '"model"'], "train", put("nothing.json", "{}"))
     refused(USAGE, [folder], "train", folder)
 
 
