@@ -119,6 +119,8 @@
     X(ints, numbers, CONFIG_INTS(3), 2, 6, "games: how many numbers a puzzle has; each count equally often") \
     X(int, max, 30, 1, 399, "games: numbers are drawn from 1 to this") \
     X(ints, target, CONFIG_INTS(10, 99), 0, 399, "games: lowest and highest target") \
+    X(real, wins, 1.0, 0, 1, \
+      "games: share of the completions to learn from that win; the others are random legal play") \
     X(int, depth, 2, 1, 4, "programs: functions are compositions of at most this many primitives") \
     X(int, examples, 3, 1, 8, "programs: examples that the prompt shows") \
     X(int, holdout, 0, 0, 10000000, "items kept from training, for evaluation") \
@@ -184,6 +186,8 @@
     X(credit, credit, GRPO_CREDIT_SUM, 0, 0, \
       "how step rewards reach tokens: sum (arXiv:2402.03300, 4.1.3) or min (arXiv:2504.15275)") \
     X(real, min_temperature, 0.1, 1e-6, 1e6, "credit min: temperature of the soft minimum") \
+    X(flag, outcome_gate, false, 0, 0, \
+      "credit sum: what a step is worth above the mean counts only in samples whose outcome is right") \
     X(flag, min_baseline, true, 0, 0, "credit min: subtract the group's mean return")
 
 #define CONFIG_STAGE_KEYS(X) \

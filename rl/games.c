@@ -150,8 +150,23 @@ static const char *prompt(struct arena *a, const int64_t *numbers, int n, int64_
     return text;
 }
 
-// A winning line: at each position a random one of the moves from which the target can be reached.
-static const char *winning_line(struct arena *a, const struct puzzle *p, struct philox_stream *r)
+// Moves the ones from which the target can be reached to the front; how many those are.
+static int winning_moves(struct countdown_move *moves, int count, const int *numbers, int n,
+                         int target)
+{
+    int rest[PUZZLE_NUMBERS_MAX], good = 0;
+    for (int k = 0; k < count; k++) {
+        countdown_apply(rest, numbers, n, &moves[k]);
+        if (countdown_reachable(rest, n - 1, target))
+            moves[good++] = moves[k];
+    }
+    return good;
+}
+
+// A line of play. To win: at each position a random one of the moves from which the target can be
+// reached; else of all moves.
+static const char *line_of_play(struct arena *a, const struct puzzle *p, bool win,
+                                struct philox_stream *r)
 {
     struct strbuf b = {0};
     int numbers[PUZZLE_NUMBERS_MAX], rest[PUZZLE_NUMBERS_MAX];
@@ -159,14 +174,9 @@ static const char *winning_line(struct arena *a, const struct puzzle *p, struct 
     for (int n = p->n; n > 1; n--) {
         struct countdown_move moves[COUNTDOWN_MOVES_MAX];
         const int count = countdown_moves(moves, numbers, n);
-        int good = 0;
-        for (int k = 0; k < count; k++) {
-            countdown_apply(rest, numbers, n, &moves[k]);
-            if (countdown_reachable(rest, n - 1, p->target))
-                moves[good++] = moves[k];
-        }
-        assert(good > 0);
-        const struct countdown_move m = moves[philox_below(r, (uint32_t)good)];
+        const int choice = win ? winning_moves(moves, count, numbers, n, p->target) : count;
+        assert(choice > 0);
+        const struct countdown_move m = moves[philox_below(r, (uint32_t)choice)];
         countdown_apply(rest, numbers, n, &m);
         memcpy(numbers, rest, (size_t)(n - 1) * sizeof(int));
         strbuf_printf(&b, "%d %c %d = %d (left:", m.x, m.op, m.y, m.z);
@@ -179,7 +189,7 @@ static const char *winning_line(struct arena *a, const struct puzzle *p, struct 
     return text;
 }
 
-static void make(struct problem *out, struct arena *a, const struct puzzle *p,
+static void make(struct problem *out, struct arena *a, const struct puzzle *p, double wins,
                  struct philox_stream *r)
 {
     struct reward_puzzle *q = arena_push0(a, sizeof(*q));
@@ -193,7 +203,7 @@ static void make(struct problem *out, struct arena *a, const struct puzzle *p,
     }
     out->puzzle = q;
     out->prompt = prompt(a, q->numbers, q->num_numbers, q->target);
-    out->completion = winning_line(a, p, r);
+    out->completion = line_of_play(a, p, philox_next_unit(r) < wins, r);
 }
 
 static const char *make_id(struct arena *a, const char *kind, uint64_t index)
@@ -210,7 +220,7 @@ void games_problem(struct problem *out, struct arena *a, const struct games *g, 
     while (!draw(&p, g, &r)) {
     }
     *out = (struct problem){.id = make_id(a, "train", index)};
-    make(out, a, &p, &r);
+    make(out, a, &p, g->s.wins, &r);
 }
 
 void games_holdout(struct problem *out, struct arena *a, const struct games *g, int index)
@@ -218,7 +228,7 @@ void games_holdout(struct problem *out, struct arena *a, const struct games *g, 
     assert(index >= 0 && index < g->s.holdout);
     struct philox_stream r = philox_stream(HOLDOUT_KEY, (uint64_t)index + 1);
     *out = (struct problem){.id = make_id(a, "holdout", (uint64_t)index)};
-    make(out, a, &g->holdout[index], &r);
+    make(out, a, &g->holdout[index], 1.0, &r);
 }
 
 // ---- real rows

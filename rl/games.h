@@ -14,6 +14,8 @@ struct games_settings {
     int max;                    // numbers are 1..max; max <= 399
     int target_min, target_max; // within 0..399
     int holdout;
+    double wins; // share of the training problems' completions that win; the others are random
+                 // legal play
     uint64_t seed;
 };
 
@@ -24,7 +26,8 @@ struct games;
 int games_open(struct games **out, const struct games_settings *s);
 void games_close(struct games **g);
 
-// The index-th training problem, with a random winning line as completion.
+// The index-th training problem, with a random line of play as completion: a winning one, or (see
+// wins) any.
 void games_problem(struct problem *out, struct arena *a, const struct games *g, uint64_t index);
 
 // The index-th held-out problem, 0 <= index < holdout, likewise.

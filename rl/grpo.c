@@ -96,6 +96,7 @@ static double spread_steps(double *advantage, const struct grpo_batch *b, int i,
                            const struct grpo_advantage_config *c)
 {
     const size_t begin = b->token_begin[i];
+    const bool gated = c->outcome_gate && c->credit == GRPO_CREDIT_SUM && !b->right[i];
     double shift = 0, sum = 1, credit = 0;
     if (c->credit == GRPO_CREDIT_MIN)
         sum = soft_min_sum(&shift, b, i, c->min_temperature);
@@ -103,8 +104,12 @@ static double spread_steps(double *advantage, const struct grpo_batch *b, int i,
     for (size_t t = b->token_begin[i + 1]; t-- > begin;) {
         while (j >= 0 && (size_t)b->step_token[j] >= t - begin) {
             const double r = b->step_reward[j];
-            credit += c->credit == GRPO_CREDIT_SUM ? normalised(r, group, all, c)
-                                                   : exp(-r / c->min_temperature - shift) / sum * r;
+            double worth = c->credit == GRPO_CREDIT_SUM
+                               ? normalised(r, group, all, c)
+                               : exp(-r / c->min_temperature - shift) / sum * r;
+            if (gated)
+                worth = fmin(worth, 0);
+            credit += worth;
             j = step_before(b, i, j);
         }
         advantage[t] += c->process * credit;

@@ -23,6 +23,7 @@ struct grpo_batch {
     const size_t *token_begin; // [samples + 1] first token of each sample
     const uint8_t *mask;       // [tokens] 1: learned from, 0: not (a tool wrote it)
     const double *reward;      // [samples] outcome; read only where valid
+    const bool *right;         // [samples] the outcome is right; read only with an outcome gate
     const bool *valid;         // [samples] false: unscorable, has advantage 0 and counts nowhere
     // Steps, for process supervision; step_begin may be NULL without it.
     const int *step_begin;     // [samples + 1] first step of each sample
@@ -52,6 +53,8 @@ struct grpo_advantage_config {
     enum grpo_credit credit;
     double min_temperature; // T of the soft minimum; 0.1 in PURE
     bool min_baseline;      // subtract the group's mean return of the first token
+    bool outcome_gate; // credit sum: what a step is worth above 0 counts only in samples that are
+                       // right
 };
 
 // Over scorable samples; a group with none counts in no mean. In quotes: names in metrics.jsonl.

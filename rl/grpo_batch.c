@@ -31,8 +31,17 @@ static void fill_steps(struct grpo_batch *b, const struct generated *samples, in
     b->step_valid = valid;
 }
 
+static bool is_right(const struct generated *s, const struct scoring *scoring)
+{
+    const int verdict = scoring_verdict(scoring, s->task->source);
+    if (verdict < 0)
+        return false;
+    const struct reward_result *r = &s->score.parts[verdict];
+    return r->valid && r->value >= 1.0;
+}
+
 void grpo_data_build(struct grpo_data *out, const struct generated *samples, int groups, int size,
-                     struct arena *a)
+                     const struct scoring *scoring, struct arena *a)
 {
     const int n = groups * size;
     int *group_begin = arena_push(a, (size_t)(groups + 1) * sizeof *group_begin);
@@ -40,12 +49,13 @@ void grpo_data_build(struct grpo_data *out, const struct generated *samples, int
         group_begin[g] = g * size;
     size_t *token_begin = arena_push(a, (size_t)(n + 1) * sizeof *token_begin);
     double *reward = ARENA_ARRAY(a, double, n + 1);
-    bool *valid = ARENA_ARRAY(a, bool, n + 1);
+    bool *valid = ARENA_ARRAY(a, bool, n + 1), *right = ARENA_ARRAY(a, bool, n + 1);
     token_begin[0] = 0;
     for (int i = 0; i < n; i++) {
         token_begin[i + 1] = token_begin[i] + (size_t)samples[i].len;
         reward[i] = samples[i].score.total.value;
         valid[i] = samples[i].score.total.valid;
+        right[i] = is_right(&samples[i], scoring);
     }
     const size_t tokens = token_begin[n];
     uint8_t *mask = arena_push(a, tokens + 1);
@@ -57,6 +67,7 @@ void grpo_data_build(struct grpo_data *out, const struct generated *samples, int
                   .token_begin = token_begin,
                   .mask = mask,
                   .reward = reward,
+                  .right = right,
                   .valid = valid},
         .token_begin = token_begin,
         .valid = valid,

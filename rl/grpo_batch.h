@@ -18,7 +18,7 @@ struct grpo_data {
 
 // samples [groups * size]: groups of `size` samples of one prompt each.
 void grpo_data_build(struct grpo_data *out, const struct generated *samples, int groups, int size,
-                     struct arena *a);
+                     const struct scoring *scoring, struct arena *a);
 
 // Rewards by component, completions, entropy, and, where the reward has both, the process reward
 // model's agreement with the exact labels of the step checker.

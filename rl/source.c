@@ -42,6 +42,7 @@ static int open_source(struct source *s, const struct config_source *c, uint64_t
             .target_min = c->target.items[0],
             .target_max = c->target.items[c->target.count - 1],
             .holdout = c->holdout,
+            .wins = c->wins,
             .seed = seed,
         };
         return games_open(&s->games, &settings);

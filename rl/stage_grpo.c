@@ -273,7 +273,7 @@ static int grpo_step(void *state, struct trainer *t, int step, struct metrics_li
         return rc;
     const double start = log_clock();
     struct grpo_data data;
-    grpo_data_build(&data, samples, r->num_prompts, r->num_generations, &t->step_arena);
+    grpo_data_build(&data, samples, r->num_prompts, r->num_generations, s->scoring, &t->step_arena);
     struct grpo_advantage_config advantage = t->stage->advantage;
     advantage.scale = t->stage->scale_rewards;
     struct grpo_reward_stats stats;

@@ -24,6 +24,7 @@ static const struct games_settings quickstart = {.numbers = three_and_four,
                                                  .target_min = 10,
                                                  .target_max = 99,
                                                  .holdout = 1000,
+                                                 .wins = 1.0,
                                                  .seed = 7};
 
 static struct games *open_games(const struct games_settings *s)
@@ -89,6 +90,48 @@ static void every_game_is_within_its_settings_and_its_completion_wins(void **sta
         arena_release(&a, start);
     }
     assert_true(threes > 900 && threes < 1100); // as many as have four
+    games_close(&g);
+    arena_free(&a);
+}
+
+// Whether every step of a completion is valid, and whether the last leaves the target.
+static bool is_legal(const struct problem *p, bool *wins)
+{
+    struct chain *c = NULL;
+    assert_true(chain_open(&c, p->puzzle));
+    bool legal = true;
+    for (const char *line = p->completion; *line;) {
+        const size_t len = strcspn(line, "\n");
+        legal = legal && chain_step(c, line, len).valid;
+        line += len + (line[len] == '\n');
+    }
+    *wins = chain_done(c);
+    chain_free(&c);
+    return legal;
+}
+
+static void lines_that_need_not_win_are_legal_and_as_many_as_said(void **state)
+{
+    (void)state;
+    struct games_settings s = quickstart;
+    s.numbers = (int[]){3};
+    s.num_numbers = 1;
+    s.wins = 0.7;
+    struct games *g = open_games(&s);
+    struct arena a = {0};
+    int won = 0;
+    for (int i = 0; i < 2000; i++) {
+        struct problem p;
+        bool wins;
+        games_problem(&p, &a, g, (uint64_t)i);
+        if (!is_legal(&p, &wins))
+            fail_msg("%s%s", p.prompt, p.completion);
+        won += wins;
+        arena_release(&a, (struct arena_mark){0});
+    }
+    // 0.7, five standard errors of 0.01, and the random ones that happen to win (about one in
+    // twenty)
+    assert_true(won > 2000 * 0.65 && won < 2000 * 0.80);
     games_close(&g);
     arena_free(&a);
 }
@@ -437,6 +480,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_game_is_within_its_settings_and_its_completion_wins),
+        cmocka_unit_test(lines_that_need_not_win_are_legal_and_as_many_as_said),
         cmocka_unit_test(held_out_games_are_distinct_and_never_trained_on),
         cmocka_unit_test(games_depend_on_seed_and_index_alone_and_held_out_ones_on_neither_seed),
         cmocka_unit_test(games_that_cannot_be_are_config_errors),
