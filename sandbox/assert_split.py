@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs in a box, on the text of tests. Rewrites assert source as calls, so that results can be compared outside the program's process:
-# every `assert f(...) == expected` becomes a record of the arguments and of what is expected, and the source is run to make them.
-# Gives (entry, [(args, expected), ...]), or None where the tests say more than that.
+# Runs in a box, on the text of tests. Rewrites assert source as calls, so that results can be compared outside the
+# program's process: every `assert f(...) == expected` becomes a record of the arguments and of what is expected, and
+# the source is run to make them. Gives (entry, [(args, expected), ...]), or None where the tests say more than that.
 import ast
 import copy
 

@@ -106,7 +106,7 @@ static int fill_stage(struct wire_hello *hello, char *maps, const char *self)
     if (bind_objects(hello, maps, self) != 0 || bind_path(hello, python_stdlib(), false) != 0 ||
         bind_path(hello, "/dev/null", true) != 0 || bind_path(hello, "/dev/urandom", true) != 0)
         return -1;
-    if (mkdir(STAGE BOX_WORKDIR, 0700) != 0 || symlink(BOX_WORKDIR + 1, STAGE "/tmp") != 0)
+    if (mkdir(STAGE BOX_WORKDIR, 0700) != 0 || symlink(&BOX_WORKDIR[1], STAGE "/tmp") != 0)
         return box_fail(hello, "making the working directory");
     return 0;
 }

@@ -359,7 +359,7 @@ static void assign(struct sandbox *sb)
 static int deadlines(struct sandbox *sb)
 {
     const double now = slot_clock();
-    double next = INFINITY;
+    double next = (double)INFINITY;
     for (int i = 0; i < sb->options.slots; i++) {
         struct station *st = &sb->stations[i];
         struct slot *s = &st->slot;
