@@ -70,6 +70,9 @@ def files(run):
 with tempfile.TemporaryDirectory() as work:
     whole, parts = os.path.join(work, "whole"), os.path.join(work, "parts")
     done = subprocess.run(command(whole), stderr=subprocess.PIPE, text=True)
+    if done.returncode == 5:  # this system forbids what the sandbox is built of
+        print("1..0 # SKIP " + done.stderr.strip().replace("\n", " "))
+        sys.exit()
     report(done.returncode == 0, "a run ends with exit code 0", done.stderr)
     codes, stages, more = [], set(), ()
     for wanted in (2, 5, 12, 15, 18, 20):
