@@ -103,6 +103,8 @@
     X(model, model, CONFIG_NONE, 0, 0, \
       "a Hugging Face directory, or an object with the fields of its config.json and init_seed: a new model") \
     X(path, tokenizer, NULL, 0, 0, "a tokenizer.json; default: the model directory's") \
+    X(path, prm, NULL, 0, 0, \
+      "directory of a process reward model that is there already; default: the one that a prm stage trains") \
     X(sources, data, CONFIG_NONE, 0, 0, \
       "what is learned from and measured on; a key is the SOURCE of eval/SOURCE/...") \
     X(rewards, reward, CONFIG_NONE, 0, 0, \

@@ -280,7 +280,7 @@ static void check_grpo(const struct check *at, struct config_stage *s, int index
     if (s->advantage.process > 0 && !has_step_rewards(s))
         config_fault(at->tree, advantage,
                      "stage \"%s\": advantage.process needs a reward with \"per_step\"", s->name);
-    bool prm = false;
+    bool prm = at->config->prm != NULL;
     for (int i = 0; i < index; i++)
         prm = prm || at->config->stages.items[i].kind == STAGE_PRM;
     for (int i = 0; i < s->sources.count; i++) {
@@ -290,7 +290,8 @@ static void check_grpo(const struct check *at, struct config_stage *s, int index
                          source);
         else if (uses(s, source, "prm") && !prm)
             config_fault(at->tree, at->node,
-                         "stage \"%s\": the reward of \"%s\" uses prm, and no prm stage comes "
+                         "stage \"%s\": the reward of \"%s\" uses prm, but no \"prm\" is given and "
+                         "no prm stage comes "
                          "before",
                          s->name, source);
     }

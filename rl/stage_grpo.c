@@ -34,8 +34,8 @@ static int grpo_open(void **state, struct trainer *t)
     const struct config_rewards *rewards = &t->stage->reward;
     if (t->prm == NULL && scoring_needs(t->config, rewards, "prm"))
         return err_set(ERR_CONFIG,
-                       "stage '%s': its reward uses a process reward model, and no stage "
-                       "before it trains one",
+                       "stage '%s': its reward uses a process reward model, but \"prm\" names none and no "
+                       "stage before it trains one",
                        t->stage->name);
     int rc = 0;
     if (t->stage->beta > 0.0 && t->reference == NULL) // not resumed

@@ -24,7 +24,7 @@ static int prm_open(void **state, struct trainer *t)
     struct prm_stage *s = mem_alloc0(sizeof *s);
     *state = s;
     int rc = 0;
-    if (t->prm == NULL) // not resumed: the backbone starts as the policy, the head at zero
+    if (t->prm == NULL) // none yet: the backbone starts as the policy, the head at zero
         rc = policy_clone(&t->prm, t->policy, /* value_head= */ true);
     const int tasks = t->stage->samples_from == SAMPLES_FROM_POLICY ? t->stage->rollout.num_prompts
                                                                     : t->stage->batch;

@@ -515,6 +515,8 @@ int train_run(const struct config *c, const char *run_path, bool resume)
         rc = open_checkpoint(&r, &checkpoint);
     if (rc == 0 && t->policy == NULL)
         rc = open_policy(t);
+    if (rc == 0 && t->prm == NULL && c->prm != NULL)
+        rc = policy_open(&t->prm, t->dev, c->prm, /* value_head= */ true);
     if (rc == 0)
         rc = open_run_files(&r);
     if (rc == 0) {
