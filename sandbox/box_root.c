@@ -103,7 +103,8 @@ static int fill_stage(struct wire_hello *hello, char *maps, const char *self)
         return box_fail(hello, "making the mounts private");
     if (mount("box", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=1024,mode=755") != 0)
         return box_fail(hello, "mounting a tmpfs");
-    if (bind_objects(hello, maps, self) != 0 || bind_path(hello, python_stdlib(), false) != 0 ||
+    // The library comes first: extension modules that are mapped already lie inside it.
+    if (bind_path(hello, python_stdlib(), false) != 0 || bind_objects(hello, maps, self) != 0 ||
         bind_path(hello, "/dev/null", true) != 0 || bind_path(hello, "/dev/urandom", true) != 0)
         return -1;
     if (mkdir(STAGE BOX_WORKDIR, 0700) != 0 || symlink(&BOX_WORKDIR[1], STAGE "/tmp") != 0)
