@@ -472,7 +472,12 @@ static void equal_rewards_give_no_advantage_at_all(void **state)
     const uint8_t mask[7] = {1, 1, 1, 1, 1, 1, 1};
     const int groups[2] = {0, 7};
     const size_t tokens[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-    const struct grpo_batch b = {1, groups, tokens, mask, reward, valid, NULL, NULL, NULL, NULL};
+    const struct grpo_batch b = {.num_groups = 1,
+                                 .group_begin = groups,
+                                 .token_begin = tokens,
+                                 .mask = mask,
+                                 .reward = reward,
+                                 .valid = valid};
     double advantage[7];
     struct grpo_reward_stats stats;
     for (int scale = GRPO_SCALE_GROUP; scale <= GRPO_SCALE_NONE; scale++) {
@@ -492,7 +497,12 @@ static void a_batch_with_nothing_to_learn_is_zero_and_finite(void **state)
     const uint8_t mask[4] = {1, 1, 0, 0};
     const int groups[2] = {0, 2};
     const size_t tokens[3] = {0, 2, 4};
-    const struct grpo_batch b = {1, groups, tokens, mask, reward, valid, NULL, NULL, NULL, NULL};
+    const struct grpo_batch b = {.num_groups = 1,
+                                 .group_begin = groups,
+                                 .token_begin = tokens,
+                                 .mask = mask,
+                                 .reward = reward,
+                                 .valid = valid};
     double out[4];
     struct grpo_reward_stats stats;
     grpo_advantages(out, &stats, &b, &(struct grpo_advantage_config){.outcome = 1, .process = 1});
