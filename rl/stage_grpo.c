@@ -33,10 +33,11 @@ static int grpo_open(void **state, struct trainer *t)
     *state = s;
     const struct config_rewards *rewards = &t->stage->reward;
     if (t->prm == NULL && scoring_needs(t->config, rewards, "prm"))
-        return err_set(ERR_CONFIG,
-                       "stage '%s': its reward uses a process reward model, but \"prm\" names none and no "
-                       "stage before it trains one",
-                       t->stage->name);
+        return err_set(
+            ERR_CONFIG,
+            "stage '%s': its reward uses a process reward model, but \"prm\" names none and no "
+            "stage before it trains one",
+            t->stage->name);
     int rc = 0;
     if (t->stage->beta > 0.0 && t->reference == NULL) // not resumed
         rc = policy_clone(&t->reference, t->policy, /* value_head= */ false);

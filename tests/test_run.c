@@ -220,7 +220,7 @@ static void metrics_are_cut_where_the_checkpoint_stood(void **state)
     for (int step = 1; step <= 3; step++) {
         metrics_begin(&line, "sft", step, step);
         metrics_put(&line, 0.5 * step, "loss");
-        metrics_put(&line, NAN, "eval/%s/x", "a\"b");
+        metrics_put(&line, (double)NAN, "eval/%s/x", "a\"b");
         assert_ok(metrics_write(&m, &line, 1.0));
         if (step == 1)
             after_first = m.bytes;

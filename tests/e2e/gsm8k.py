@@ -31,7 +31,8 @@ def report(good, name, detail=""):
 def config():
     return {
         "model": {
-            "model_type": "deepseek_v3", "init_seed": 3, "vocab_size": 129280, "hidden_size": 16, "num_hidden_layers": 2,
+            "model_type": "deepseek_v3", "init_seed": 3, "vocab_size": 129280, "hidden_size": 16,
+            "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 12, "kv_lora_rank": 16,
             "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "intermediate_size": 32,
             "first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1,
