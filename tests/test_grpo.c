@@ -370,6 +370,39 @@ static void process_advantages_are_those_of_the_equations(void **state)
     json_free(&doc);
 }
 
+static void behind_an_outcome_gate_only_right_samples_gain_from_steps(void **state)
+{
+    (void)state;
+    // A right sample with a step worth 1, a wrong one with steps worth 1 and 0; mean 2/3, standard
+    // deviation 1/sqrt(3): normalised 1/sqrt(3), 1/sqrt(3) and -2/sqrt(3).
+    const double reward[2] = {1, 0}, step_reward[3] = {1, 1, 0}, unit = 1 / sqrt(3);
+    const bool valid[2] = {true, true}, right[2] = {true, false};
+    const bool step_valid[3] = {true, true, true};
+    const uint8_t mask[3] = {1, 1, 1};
+    const int groups[2] = {0, 2}, step_begin[3] = {0, 1, 3}, step_token[3] = {0, 0, 1};
+    const size_t tokens[3] = {0, 1, 3};
+    const struct grpo_batch b = {.num_groups = 1,
+                                 .group_begin = groups,
+                                 .token_begin = tokens,
+                                 .mask = mask,
+                                 .reward = reward,
+                                 .right = right,
+                                 .valid = valid,
+                                 .step_begin = step_begin,
+                                 .step_token = step_token,
+                                 .step_reward = step_reward,
+                                 .step_valid = step_valid};
+    struct grpo_advantage_config c = {.process = 1};
+    double open[3], gated[3];
+    grpo_advantages(open, NULL, &b, &c);
+    c.outcome_gate = true;
+    grpo_advantages(gated, NULL, &b, &c);
+    const double expected_open[3] = {unit, -unit, -2 * unit};
+    const double expected_gated[3] = {unit, -2 * unit, -2 * unit};
+    assert_all_near(open, expected_open, 3, "open");
+    assert_all_near(gated, expected_gated, 3, "gated");
+}
+
 static void both_is_the_weighted_sum_of_the_two(void **state)
 {
     (void)state;
@@ -594,6 +627,7 @@ int main(void)
         cmocka_unit_test(dual_clip_in_four_aggregations_is_that_of_verl),
         cmocka_unit_test(kl_estimators_are_those_of_verl),
         cmocka_unit_test(process_advantages_are_those_of_the_equations),
+        cmocka_unit_test(behind_an_outcome_gate_only_right_samples_gain_from_steps),
         cmocka_unit_test(both_is_the_weighted_sum_of_the_two),
         cmocka_unit_test(unscorable_samples_take_no_part_in_anything),
         cmocka_unit_test(equal_rewards_give_no_advantage_at_all),
