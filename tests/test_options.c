@@ -7,8 +7,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -124,12 +126,26 @@ static void missing_and_surplus_words_are_refused(void **state)
     assert_refused(parse(&g, "c", "--model", "\xff", NULL), "not UTF-8");
 }
 
-static void help_is_done_without_what_is_required(void **state)
+static void help_needs_nothing_and_shows_every_option(void **state)
 {
     (void)state;
     struct given g;
-    assert_int_equal(parse(&g, "--help", NULL), 0);
+    fflush(stdout);
+    const int terminal = dup(STDOUT_FILENO);
+    FILE *caught = tmpfile(); // the help would not be TAP
+    dup2(fileno(caught), STDOUT_FILENO);
+    const int rc = parse(&g, "--help", NULL);
+    fflush(stdout);
+    dup2(terminal, STDOUT_FILENO);
+    close(terminal);
+    assert_int_equal(rc, 0);
     assert_true(g.done);
+    char text[2048] = "";
+    rewind(caught);
+    assert_true(fread(text, 1, sizeof text - 1, caught) > 0);
+    fclose(caught);
+    assert_non_null(strstr(text, "usage: gradus sample CONFIG [--model DIR]"));
+    assert_non_null(strstr(text, "--temperature T  of sampling"));
 }
 
 static void the_nearest_name_is_found_only_when_it_is_near(void **state)
@@ -150,7 +166,7 @@ int main(void)
         cmocka_unit_test(a_misspelt_option_is_refused_with_the_one_that_was_meant),
         cmocka_unit_test(numbers_out_of_range_or_not_numbers_are_refused),
         cmocka_unit_test(missing_and_surplus_words_are_refused),
-        cmocka_unit_test(help_is_done_without_what_is_required),
+        cmocka_unit_test(help_needs_nothing_and_shows_every_option),
         cmocka_unit_test(the_nearest_name_is_found_only_when_it_is_near),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
