@@ -6,6 +6,7 @@
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/scratch.h"
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 
@@ -38,6 +39,55 @@ static const struct kernels *table_of(enum device_isa isa)
 
 #endif
 
+// ---- memory of a CPU device: the host's
+
+static int host_alloc(struct device *dev, void **out, size_t bytes)
+{
+    (void)dev;
+    *out = mem_aligned(bytes);
+    return 0;
+}
+
+static void host_release(struct device *dev, void *p)
+{
+    (void)dev;
+    free(p);
+}
+
+static int host_copy(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    (void)dev;
+    if (bytes > 0)
+        memcpy(to, from, bytes);
+    return 0;
+}
+
+static int host_zero(struct device *dev, void *p, size_t bytes)
+{
+    (void)dev;
+    if (bytes > 0)
+        memset(p, 0, bytes);
+    return 0;
+}
+
+static int host_sync(struct device *dev)
+{
+    (void)dev;
+    return 0;
+}
+
+static const struct device_memory host_memory = {
+    .alloc = host_alloc,
+    .release = host_release,
+    .upload = host_copy,
+    .download = host_copy,
+    .copy = host_copy,
+    .zero = host_zero,
+    .sync = host_sync,
+};
+
+// ---- opening
+
 const char *device_isa_name(enum device_isa isa)
 {
     static const char *const names[] = {"reference", "avx2", "avx512", "best"};
@@ -55,6 +105,7 @@ int device_open(struct device **out, struct team *team, enum device_isa isa)
     dev->isa = isa == DEVICE_BEST ? best : isa;
     dev->team = team;
     dev->k = table_of(dev->isa);
+    dev->memory = &host_memory;
     dev->scratch = scratch_create(team_size(team));
     *out = dev;
     return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A device: the memory and the kernels of one processor, and the team of threads that runs them.
-// Used by one thread at a time.
+// Used by one thread at a time. What a kernel reads and writes lies in the device's memory; on a
+// CPU that is host memory, so code that goes through the functions here works on either.
 #ifndef KERNELS_DEVICE_H
 #define KERNELS_DEVICE_H
 
@@ -11,8 +12,21 @@
 // every operation.
 enum device_isa { DEVICE_REFERENCE, DEVICE_AVX2, DEVICE_AVX512, DEVICE_BEST };
 
+// Memory of a device. Operations are ordered with the device's kernels; upload and download are
+// over when they return.
+struct device_memory {
+    int (*alloc)(struct device *, void **out, size_t bytes); // 64-byte aligned, not initialised
+    void (*release)(struct device *, void *p);
+    int (*upload)(struct device *, void *to, const void *from_host, size_t bytes);
+    int (*download)(struct device *, void *to_host, const void *from, size_t bytes);
+    int (*copy)(struct device *, void *to, const void *from, size_t bytes);
+    int (*zero)(struct device *, void *p, size_t bytes);
+    int (*sync)(struct device *); // waits for the kernels; a launch's late failure shows here
+};
+
 struct device {
     const struct kernels *k;
+    const struct device_memory *memory;
     struct team *team; // borrowed; NULL: the calling thread alone
     enum device_isa isa;
     struct device_scratch *scratch; // one growing buffer per rank, owned
