@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -271,6 +272,22 @@ void slot_kill(struct slot *s)
     s->kill_deadline = slot_clock() + KILL_GRACE_S;
 }
 
+// Whether the box is in namespaces of its own, one and all. Fails closed.
+static bool is_apart(const struct wire_hello *h, char *text)
+{
+    static const char *const names[WIRE_NAMESPACES_NUM] = WIRE_NAMESPACES;
+    for (int i = 0; i < WIRE_NAMESPACES_NUM; i++) {
+        char path[64];
+        struct stat st;
+        snprintf(path, sizeof path, "/proc/self/ns/%s", names[i]);
+        if (stat(path, &st) == 0 && st.st_ino != h->namespaces[i])
+            continue;
+        snprintf(text, 256, "the box has no %s namespace of its own", names[i]);
+        return false;
+    }
+    return true;
+}
+
 static int receive_hello(struct slot *s, const struct wire_hello *h, size_t len, char *text)
 {
     if (len != sizeof *h || h->version != WIRE_VERSION) {
@@ -282,6 +299,8 @@ static int receive_hello(struct slot *s, const struct wire_hello *h, size_t len,
                  h->errnum != 0 ? strerror(h->errnum) : "");
         return -1;
     }
+    if (!is_apart(h, text))
+        return -1;
     s->state = SLOT_IDLE;
     return 2;
 }
