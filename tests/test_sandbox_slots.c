@@ -16,10 +16,12 @@
 
 #include <dirent.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 // A sandbox of so many slots. Skips the test where none can be built.
@@ -132,6 +134,68 @@ static void closing_leaves_no_process(void **state)
     sandbox_tests_free(&t);
 }
 
+// Eight busy loops on one CPU, and the boxes on the same one.
+enum { HOGS = 8 };
+
+static void start_hogs(pid_t hogs[HOGS])
+{
+    for (int i = 0; i < HOGS; i++) {
+        hogs[i] = fork();
+        assert_true(hogs[i] >= 0);
+        if (hogs[i] == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (volatile unsigned turns = 0;; turns++)
+                ;
+        }
+    }
+}
+
+static void stop_hogs(const pid_t hogs[HOGS])
+{
+    for (int i = 0; i < HOGS; i++) {
+        kill(hogs[i], SIGKILL);
+        waitpid(hogs[i], NULL, 0);
+    }
+}
+
+// Runs a program whose wall-clock limit is 400 ms.
+static struct sandbox_result run_hurried(struct sandbox *sb, const char *source)
+{
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    const struct sandbox_job job = {.source = source,
+                                    .source_len = strlen(source),
+                                    .tests = t,
+                                    .limits = {.cpu_ms = 5000, .wall_ms = 400}};
+    struct sandbox_result r;
+    assert_int_equal(sandbox_run_batch(sb, &job, 1, &r), 0);
+    sandbox_tests_free(&t);
+    return r;
+}
+
+static void waiting_for_a_processor_is_not_held_against_a_program(void **state)
+{
+    (void)state;
+    cpu_set_t before, one;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    struct sandbox *sb = open_slots(1, 0);
+    pid_t hogs[HOGS];
+    start_hogs(hogs);
+    struct sandbox_result busy =
+        run_hurried(sb, "import time\nwhile time.process_time() < 0.3: pass\nprint('done')");
+    struct sandbox_result idle = run_hurried(sb, "import time\ntime.sleep(60)");
+    stop_hogs(hogs);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+    assert_string_equal(sandbox_verdict_name(busy.verdict), "ok");
+    assert_true(busy.wall_us > 400000); // else nothing was tried
+    assert_string_equal(sandbox_verdict_name(idle.verdict), "wall");
+    sandbox_result_clear(&busy);
+    sandbox_result_clear(&idle);
+    sandbox_close(&sb);
+}
+
 static void refuses_where_there_is_no_box(void **state)
 {
     (void)state;
@@ -152,6 +216,7 @@ int main(void)
         cmocka_unit_test(results_come_back_in_order),
         cmocka_unit_test(jobs_may_be_collected_in_any_order),
         cmocka_unit_test(closing_leaves_no_process),
+        cmocka_unit_test(waiting_for_a_processor_is_not_held_against_a_program),
         cmocka_unit_test(refuses_where_there_is_no_box),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

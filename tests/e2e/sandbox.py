@@ -72,8 +72,9 @@ def check_run():
     verdict({"verdict": "violation"}, "an attack", "-", given="import os\nos.execv('/bin/sh', ['sh'])")
     verdict({"verdict": "ok", "stdout": "\ufffd\n"}, "output that is not UTF-8", "-",
             given="import sys\nsys.stdout.buffer.write(b'\\xff\\n')")
-    verdict({"verdict": "ok", "weak": False, "tests_passed": 1}, "a row of MBPP's kind", put("add.py", "add = int.__add__"),
-            "--tests", put("row.json", '{"test_list": ["assert add(1, 2) == 3"], "test_setup_code": ""}'))
+    row = put("row.json", '{"test_list": ["assert add(1, 2) == 3"], "test_setup_code": ""}')
+    verdict({"verdict": "ok", "weak": False, "tests_passed": 1}, "a row of MBPP's kind", "--tests", row, "-",
+            given="add = int.__add__")
 
 
 def check_layers():
