@@ -12,7 +12,8 @@
 #include <string.h>
 
 static const struct verb verbs[] = {
-    {"bench", "speed of the kernels on this machine, with the share of its limits", verb_bench},
+    {"bench", "speed of the kernels or the sandbox, with the share of what is possible",
+     verb_bench},
     {"config", "every key of a config: type, default, range, meaning", verb_config},
     {"doctor", "what this machine can do", verb_doctor},
     {"eval", "pass@1, pass@k, maj@k and best of n on a data file", verb_eval},
