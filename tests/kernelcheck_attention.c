@@ -12,9 +12,10 @@ struct attention_shape {
     int seqs, min, max; // sequences, and the range of their lengths
     int tail;           // queries: the last ones of each sequence; 0: all
     int shared;         // leading blocks that every four sequences share
-    int gap;            // packed sequences: rows between them that belong to none
-    double spread;      // of queries; 0: 1
+    int gap;       // rows that belong to no sequence: around the queries, or between packed ones
+    double spread; // of queries; 0: 1
     bool no_lse, empty; // empty: one more sequence, without queries
+    int special;        // in queries
 };
 
 static int length_of(const struct attention_shape *s, int seq)
@@ -85,7 +86,7 @@ static void plan_chunks(struct plan *p, const struct attention_shape *s, const s
         if (last && last->seq == seq && last->pos + last->len == pos && !cut)
             last->len++;
         else
-            p->chunks[p->num_chunks++] = (struct chunk){seq, t, 1, pos};
+            p->chunks[p->num_chunks++] = (struct chunk){seq, s->gap + t, 1, pos};
     }
     for (int i = 0; i < p->num_chunks; i++) {
         const struct chunk *k = &p->chunks[i];
@@ -231,21 +232,28 @@ static void build_attention(struct call *c, const void *shape, const struct rows
 {
     const struct attention_shape *s = shape;
     struct attention_args *a = call_args(c, sizeof *a);
-    const size_t T = (size_t)rows->n, H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
+    const size_t H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
+    const size_t T = (size_t)rows->n + 2 * (size_t)s->gap;
+    int *id = ARENA_ARRAY(&c->memory, int, T + 1);
+    for (size_t t = 0; t < T; t++)
+        id[t] = -1;
+    for (int t = 0; t < rows->n; t++)
+        id[s->gap + t] = rows->id[t];
     call_text(c, "H %d R %d Dr %d, %d queries, %d sequences of %d to %d", s->H, s->R, s->Dr,
               rows->n, s->seqs, s->min, s->max);
     a->H = s->H;
     a->R = s->R;
     a->Dr = s->Dr;
     a->scale = score_scale(s);
-    const struct array *q = call_in(c, &a->q, "q", span_rows(T, H * D, H * D), rows->id,
-                                    s->spread > 0 ? s->spread : 1.0);
+    c->special = s->special;
+    const struct array *q =
+        call_in(c, &a->q, "q", span_rows(T, H * D, H * D), id, s->spread > 0 ? s->spread : 1.0);
+    c->special = 0;
     struct plan p = make_plan(c, s, rows);
     build_seqs(c, &a->seqs, &a->kv_blocks, s, &p, &a->num_seqs);
-    struct array *out =
-        call_out(c, &a->out, "out", ELEMENT_F32, span_rows(T, H * R, H * R), rows->id);
+    struct array *out = call_out(c, &a->out, "out", ELEMENT_F32, span_rows(T, H * R, H * R), id);
     struct array *lse =
-        s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), rows->id);
+        s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), id);
     c->flops = 2.0 * visible_pairs(&p) * s->H * (2 * s->R + s->Dr);
     if (c->scales)
         attention_scale(c, a, &p, s, array_floats(q), call_scale(c, out),
@@ -256,9 +264,10 @@ static const struct attention_shape attention_shapes[] = {
     {4, 32, 8, 0, 1, 1},
     {1, 1, 1, 1, 1, 1},
     {1, 16, 0, 2, 1, 3, .empty = true},
-    {3, 7, 2, 3, 1, 65},
+    {3, 7, 2, 3, 1, 65, .gap = 2},
     {4, 32, 8, 3, 1, 150},
-    {4, 32, 8, 40, 1, 12, .empty = true},
+    {4, 32, 8, 4, 1, 70, .special = 300},
+    {4, 32, 8, 40, 1, 12, .empty = true, .gap = 1},
     {4, 32, 8, 5, 64, 64, .no_lse = true},
     {5, 33, 7, 3, 63, 129, .tail = 20},
     {8, 24, 16, 6, 127, 200, .tail = 1, .shared = 1},
