@@ -84,7 +84,8 @@ static void set_verdict(struct reward_result *out, const struct sandbox_result *
     }
     double value = r->verdict == SANDBOX_OK;
     // Calls may all have been answered by a program that then ended badly: only `ok` is 1.
-    if (fraction && !value && r->verdict != SANDBOX_VIOLATION && r->tests_total > 0) {
+    if (fraction && r->verdict != SANDBOX_OK && r->verdict != SANDBOX_VIOLATION &&
+        r->tests_total > 0) {
         const int most = r->tests_total - 1;
         value = (double)(r->tests_passed < most ? r->tests_passed : most) / r->tests_total;
     }
