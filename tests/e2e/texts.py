@@ -34,7 +34,7 @@ def run(*args, stdin=None):
 
 
 def lines(*args, stdin=None):
-    return [json.loads(line) for line in run(*args, stdin=stdin).split("\n") if line]
+    return [json.loads(line) for line in run(*args, stdin=stdin).split(b"\n") if line]
 
 
 def put_rows(name, rows):
