@@ -121,9 +121,11 @@ def rewards(gradus, run, out):
     first = next(iter(runs.values()))
     at_start = next(row for row in first if "eval/games/pass@1" in row)
     table(["advantage from"] + [f"{source}, pass@{k}" for source in SOURCES for k in (1, 4)] + ["tokens a game sample"],
-          [["before GRPO"] + [f"{100 * at_start[f'eval/{source}/pass@{k}']:.1f}" for source in SOURCES for k in (1, 4)] +
+          [["before GRPO"] +
+           [f"{100 * at_start[f'eval/{source}/pass@{k}']:.1f}" for source in SOURCES for k in (1, 4)] +
            [f"{at_start['eval/games/mean_length']:.1f}"]] +
-          [[name] + [f"{100 * last(rows, 'grpo', f'eval/{source}/pass@{k}'):.1f}" for source in SOURCES for k in (1, 4)] +
+          [[name] +
+           [f"{100 * last(rows, 'grpo', f'eval/{source}/pass@{k}'):.1f}" for source in SOURCES for k in (1, 4)] +
            [f"{last(rows, 'grpo', 'eval/games/mean_length'):.1f}"] for name, rows in runs.items()])
 
 
