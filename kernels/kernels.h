@@ -21,8 +21,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct team;
 struct device;
+
+enum dtype { DTYPE_F32, DTYPE_BF16 };
 
 // ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs
 // to the device.
@@ -298,6 +304,8 @@ struct adamw_args {
 };
 
 struct kernels {
+    // Elements of a packed [k,n] matrix; device.h has a call for it.
+    size_t (*matmul_packed_size)(const struct device *, int k, int n);
     int (*matmul_pack)(struct device *, const struct pack_args *);
     int (*matmul)(struct device *, const struct matmul_args *);
     int (*matmul_grad)(struct device *, const struct matmul_grad_args *);
@@ -324,5 +332,9 @@ struct kernels {
     int (*sum_squares)(struct device *, const struct sum_squares_args *);
     int (*adamw)(struct device *, const struct adamw_args *);
 };
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
