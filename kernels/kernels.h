@@ -31,43 +31,47 @@ struct device;
 enum dtype { DTYPE_F32, DTYPE_BF16 };
 
 // ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs
-// to the device.
+// to the device. Sums are float32 (or wider) whatever the types; `ld*` and strides count elements.
 
 // B [k,n] of `count` matrices, stride_b apart, given as [k,n] or, transposed, as [n,k] (the layout
-// of weights on disk); out: count packed matrices, each matmul_packed_size(k, n) floats.
+// of weights on disk); out: count packed matrices, each matmul_packed_size(k, n) elements.
 struct pack_args {
-    const float *b;
+    const void *b;
     size_t ldb, stride_b;
     int k, n, count;
     bool transposed;
-    float *out;
+    void *out; // 16-byte aligned
+    enum dtype b_type, out_type;
 };
 
 // C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides),
-// or, with segments, one tall A and C whose rows [segments[g], segments[g+1]) belong to B[g]
-// (experts); m and stride_a, stride_c are then unused. Sum over k ascending.
+// or, with segments, one tall A and C of m rows, of which [segments[g], segments[g+1]) belong to
+// B[g] (experts); stride_a and stride_c are then unused. Sum over k ascending. a_type and b_type
+// are the same.
 struct matmul_args {
-    const float *a; // [m,k] each
+    const void *a; // [m,k] each
     size_t lda, stride_a;
-    const float *b; // packed, batch of [k,n]
-    float *c;       // [m,n] each
+    const void *b; // packed, batch of [k,n]
+    void *c;       // [m,n] each
     size_t ldc, stride_c;
     int m, n, k, batch;
     const int *segments; // [batch+1] or NULL
     bool accumulate;
+    enum dtype a_type, b_type, c_type;
 };
 
 // dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and
-// segments as above.
+// segments as above. dy_type and x_type are the same.
 struct matmul_grad_args {
-    const float *dy; // [m,n] each
+    const void *dy; // [m,n] each
     size_t lddy, stride_dy;
-    const float *x; // [m,k] each
+    const void *x; // [m,k] each
     size_t ldx, stride_x;
     float *dw; // [n,k] each, dense
     size_t stride_dw;
     int m, n, k, batch;
     const int *segments;
+    enum dtype dy_type, x_type;
 };
 
 // ---- token-wise operations
@@ -149,28 +153,33 @@ struct attention_seq {
     int block; // index into kv_blocks of its block 0
 };
 struct attention_args {
-    const float *q; // [T,H,R+Dr]
-    const float *const *
+    const void *q; // [T,H,R+Dr]
+    const void *const *
         kv_blocks; // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
     const struct attention_seq *seqs;
     int num_seqs, H, R, Dr;
+    int T;        // queries of all sequences together
+    int max_keys; // no sequence has more: an upper bound of pos + len. A CPU uses neither of the two
     float scale;
-    float *out; // [T,H,R]
-    float *lse; // [T,H], or NULL
+    enum dtype type; // of q, the rows of kv_blocks and out
+    void *out;       // [T,H,R]
+    float *lse;      // [T,H], or NULL
 };
 // Packed sequences only: pos is 0 and the keys of a sequence are the rows of kv beside its queries
 // (block is unused).
 struct attention_grad_args {
-    const float *q;    // [T,H,R+Dr]
-    const float *kv;   // [T,R+Dr]
-    const float *out;  // [T,H,R]
-    const float *lse;  // [T,H]
-    const float *dout; // [T,H,R]
-    float *dq;         // [T,H,R+Dr]
-    float *dkv;        // [T,R+Dr]
+    const void *q;    // [T,H,R+Dr]
+    const void *kv;   // [T,R+Dr]
+    const void *out;  // [T,H,R]
+    const float *lse; // [T,H]
+    const void *dout; // [T,H,R]
+    void *dq;         // [T,H,R+Dr]
+    void *dkv;        // [T,R+Dr]
     const struct attention_seq *seqs;
     int num_seqs, T, H, R, Dr;
     float scale;
+    enum dtype type;              // of q, kv, out and dout
+    enum dtype dq_type, dkv_type;
 };
 
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)

@@ -157,7 +157,7 @@ static void place_cached(struct policy_activations *s, const float *kv, struct k
     size_t row = (size_t)cache->width;
     for (int i = 0; i < s->num_seqs; i++) {
         const struct policy_chunk *c = &chunks[i];
-        const float **blocks = s->kv_blocks + s->seqs[i].block;
+        const void **blocks = s->kv_blocks + s->seqs[i].block;
         for (int j = 0; j * KV_PAGE < c->pos + c->len; j++) {
             blocks[j] = kv_cache_block(cache, c->pages[j], layer);
         }
@@ -185,6 +185,8 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
                                                               .H = a->H,
                                                               .R = a->R,
                                                               .Dr = a->Dr,
+                                                              .T = s->T,
+                                                              .max_keys = s->max_keys,
                                                               .scale = (float)rope_softmax_scale(a),
                                                               .out = l->o_lat,
                                                               .lse = l->lse}));
