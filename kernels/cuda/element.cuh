@@ -76,6 +76,15 @@ template <typename T> __device__ __forceinline__ void store_four(T *p, int n, co
         narrow(p + i, v.x[i]);
 }
 
+// Orders floats as unsigned integers; zeros are equal, and NaN is below everything.
+__device__ __forceinline__ uint32_t order_key(float x)
+{
+    if (x != x)
+        return 0;
+    const uint32_t bits = __float_as_uint(x + 0.0f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
 // Fours of a row of n elements.
 __host__ __device__ __forceinline__ int fours(int n) { return (n + 3) / 4; }
 

@@ -12,15 +12,6 @@ constexpr int MOE_WARPS = MOE_THREADS / WARP;
 
 // ---- routing
 
-// Orders floats as unsigned integers; zeros are equal, and NaN is below everything.
-static __device__ __forceinline__ uint32_t order_key(float x)
-{
-    if (x != x)
-        return 0;
-    const uint32_t bits = __float_as_uint(x + 0.0f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 // The scores of a row of logits.
 static __device__ void route_scores(const float *logits, float *scores, int E,
                                     enum moe_scoring scoring)
