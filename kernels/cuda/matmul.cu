@@ -2,6 +2,7 @@
 // Matrix products: packing, and the choice of the kernels by type and device.
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/matmul_bf16.cuh"
 #include <cassert>
 
 extern "C" size_t cuda_matmul_packed_size(const struct device *dev, int k, int n)
@@ -26,8 +27,7 @@ __device__ void read_square(const pack_args &args, const T *b, int l, int col, f
         const bool given = l + i < args.k && col + j < args.n;
         const size_t row = static_cast<size_t>(args.transposed ? col + j : l + i);
         const size_t in_row = static_cast<size_t>(args.transposed ? l + i : col + j);
-        square[j * PACK_PITCH + i] =
-            given ? widen(b[row * args.ldb + in_row]) : 0.0f;
+        square[j * PACK_PITCH + i] = given ? widen(b[row * args.ldb + in_row]) : 0.0f;
     }
 }
 
@@ -79,8 +79,7 @@ template <typename From> static int pack_from(struct device *dev, const struct p
     const dim3 grid(div_up(a->k, PACK), div_up(a->n, PACK),
                     a->count < most_groups ? a->count : most_groups);
     return launch(dev, grid, dim3(PACK_THREADS), 0,
-                  a->out_type == DTYPE_BF16 ? pack_squares<From, bf16>
-                                            : pack_squares<From, float>,
+                  a->out_type == DTYPE_BF16 ? pack_squares<From, bf16> : pack_squares<From, float>,
                   *a);
 }
 
@@ -90,10 +89,36 @@ extern "C" int cuda_matmul_pack(struct device *dev, const struct pack_args *a)
     return a->b_type == DTYPE_BF16 ? pack_from<bf16>(dev, a) : pack_from<float>(dev, a);
 }
 
+// ---- products
+
+static int matmul_bf16(struct device *dev, const struct matmul_args *a)
+{
+    bf16_matrices rows = {
+        static_cast<const bf16 *>(a->a), a->lda, a->stride_a, a->m, a->k, a->batch};
+    if (a->segments) {
+        rows.stride = 0;
+        rows.batch = 1;
+    }
+    struct matmul_args aligned = *a;
+    if (!bf16_aligned(&rows)) {
+        bf16 *copy = nullptr;
+        int rc = scratch(dev, SCRATCH_INNER, &copy, bf16_copy_size(&rows));
+        if (rc == 0)
+            rc = bf16_copy_aligned(dev, &rows, copy);
+        if (rc != 0)
+            return rc;
+        aligned.a = rows.p;
+        aligned.lda = rows.ld;
+        aligned.stride_a = rows.stride;
+    }
+    return matmul_mma(dev, &aligned);
+}
+
 extern "C" int cuda_matmul(struct device *dev, const struct matmul_args *a)
 {
-    assert(a->m >= 0 && a->n >= 0 && a->k >= 0 && a->batch >= 0);
+    assert(a->m >= 0 && a->n >= 0 && a->k >= 0 && a->batch >= 0 && a->a_type == a->b_type);
+    assert(a->c_type == DTYPE_F32 || a->a_type == DTYPE_BF16);
     if (a->n == 0 || a->batch == 0 || (!a->segments && a->m == 0))
         return 0;
-    return matmul_f32(dev, a);
+    return a->a_type == DTYPE_BF16 ? matmul_bf16(dev, a) : matmul_f32(dev, a);
 }

@@ -6,7 +6,8 @@
 // added is zero. Columns [c, n) of it, c a multiple of PACK, are the packed [k, n - c] matrix that
 // starts c kp elements further, whatever the type.
 // - float32: panels of F32_PANEL columns; a panel is dense [kp, F32_PANEL].
-// - bfloat16: panels of PACK columns; a panel is kp / PACK blocks of PACK x PACK, and a block is the
+// - bfloat16: panels of PACK columns; a panel is kp / PACK blocks of PACK x PACK, and a block is
+// the
 //   image that a tile has in shared memory: by column, PACK values of k in a row of 128 bytes, the
 //   row's eight pieces of 16 bytes permuted by its index (swizzled_piece), so that both ldmatrix
 //   and wgmma (128-byte swizzle) read it without bank conflicts.
@@ -121,7 +122,27 @@ template <typename T> bool aligned_rows(const T *p, size_t ld, size_t stride)
            stride * bytes % 16 == 0;
 }
 
+// Rows of a group; with segments, of one that has its share.
+inline int rows_of_a_group(const struct matmul_args *a)
+{
+    return a->segments ? div_up(a->m, a->batch) : a->m;
+}
+
+// Tiles where each group has its share of the rows.
+inline int share_tiles(const struct matmul_args *a, int rows, int cols)
+{
+    return div_up(rows_of_a_group(a), rows) * div_up(a->n, cols) * a->batch;
+}
+
+// Tiles at most, however the rows are shared.
+inline int most_tiles(const struct matmul_args *a, int rows, int cols)
+{
+    const int row_tiles = a->segments ? a->m / rows + a->batch : div_up(a->m, rows) * a->batch;
+    return row_tiles * div_up(a->n, cols);
+}
+
 // The kernels by type; sizes are not 0, but for k, and m with segments (not known).
 int matmul_f32(struct device *dev, const struct matmul_args *a);
+int matmul_mma(struct device *dev, const struct matmul_args *a); // rows of A are aligned
 
 #endif

@@ -7,9 +7,9 @@
 // ---- tiles
 
 template <class Tile> struct forward_loader {
-    const float *a;     // row 0 of the tile, [rows,k]
-    const float *b;     // packed, from the tile's first column on
-    size_t lda, panel;  // panel: elements of a packed panel
+    const float *a;    // row 0 of the tile, [rows,k]
+    const float *b;    // packed, from the tile's first column on
+    size_t lda, panel; // panel: elements of a packed panel
     int rows, k, panels;
 
     __device__ void operator()(float *stage, int l) const
@@ -239,21 +239,9 @@ __global__ void __launch_bounds__(SKINNY_SLOTS *SKINNY_QUADS, 2)
 using wide_tile = f32_tile<4, 2>;  // 128 x 128
 using small_tile = f32_tile<2, 1>; // 64 x 64
 
-// Rows of a group, or, with segments, of a group that has its share.
-static int rows_of_a_group(const struct matmul_args *a)
-{
-    return a->segments ? div_up(a->m, a->batch) : a->m;
-}
-
-template <class Tile> static int tiles_of(const struct matmul_args *a)
-{
-    return div_up(rows_of_a_group(a), Tile::rows) * div_up(a->n, Tile::cols) * a->batch;
-}
-
 template <class Tile> static int launch_tiles(struct device *dev, const struct matmul_args *a)
 {
-    const int most = a->segments ? (a->m / Tile::rows + a->batch) * div_up(a->n, Tile::cols)
-                                 : tiles_of<Tile>(a);
+    const int most = most_tiles(a, Tile::rows, Tile::cols);
     const int at_once = dev->cuda->num_sms * (256 / Tile::threads);
     const size_t shared = Tile::shared_bytes + (a->segments ? sizeof(int) * (a->batch + 1) : 0);
     const bool aligned = aligned_rows(static_cast<float *>(a->c), a->ldc, a->stride_c);
@@ -282,9 +270,9 @@ static int launch_skinny(struct device *dev, const struct matmul_args *a)
 int matmul_f32(struct device *dev, const struct matmul_args *a)
 {
     if (rows_of_a_group(a) > SKINNY_ROWS) {
-        if (tiles_of<wide_tile>(a) >= dev->cuda->num_sms)
+        if (share_tiles(a, wide_tile::rows, wide_tile::cols) >= dev->cuda->num_sms)
             return launch_tiles<wide_tile>(dev, a);
-        if (tiles_of<small_tile>(a) >= dev->cuda->num_sms)
+        if (share_tiles(a, small_tile::rows, small_tile::cols) >= dev->cuda->num_sms)
             return launch_tiles<small_tile>(dev, a);
     }
     return launch_skinny(dev, a);

@@ -33,12 +33,14 @@ __device__ __forceinline__ float *split_output(const grad_job &job, int g, int s
     return job.partial + (static_cast<size_t>(split) * a.batch + g) * one;
 }
 
-// tiles: of one group. Chooses the splits and finds memory for them.
+// tiles: of one group. Chooses the splits and finds memory for them; bfloat16 operands whose rows
+// are not aligned to 16 bytes are copied, and the job names the copies.
 int grad_job_init(grad_job *job, struct device *dev, const struct matmul_grad_args *a, int tiles);
 // dW += the splits' sums, ascending; nothing to do for one split.
 int grad_add_splits(struct device *dev, const grad_job *job);
 
 // The kernels by type; sizes are not 0, but for m.
 int matmul_grad_f32(struct device *dev, const struct matmul_grad_args *a);
+int matmul_grad_mma(struct device *dev, const struct matmul_grad_args *a);
 
 #endif

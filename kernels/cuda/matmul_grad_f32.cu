@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // dW += dY^T X in float32, by the tiles of matmul_f32.cuh: the terms are the tokens of a group,
 // counted from its first.
-#include "kernels/cuda/matmul_grad.cuh"
 #include "kernels/cuda/matmul_f32.cuh"
+#include "kernels/cuda/matmul_grad.cuh"
 
 // Terms of one operand: `cols` columns from a tile's corner on, of rows `ld` apart.
 struct token_columns {
