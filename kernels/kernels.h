@@ -79,8 +79,9 @@ struct matmul_grad_args {
 struct embed_args {
     const float *table; // [V,C]
     const int *ids;     // [T]
-    float *out;         // [T,C]
+    void *out;          // [T,C]
     int T, C;
+    enum dtype out_type;
 };
 struct embed_grad_args {
     const float *dout; // [T,C]
@@ -95,11 +96,12 @@ struct rmsnorm_args {
     const float *x, *add; // [T,C], rows ldx apart; add dense or NULL
     float *sum;           // [T,C] dense, NULL when add is NULL
     const float *w;       // [C]
-    float *y;             // [T,C], rows ldy apart
+    void *y;              // [T,C], rows ldy apart
     float *rstd;          // [T] or NULL
     size_t ldx, ldy;
     float eps;
     int T, C;
+    enum dtype y_type;
 };
 // dx = d(y)/d(x)^T dy, or += when accumulate; dw += .  dx may be dy.
 struct rmsnorm_grad_args {
@@ -111,27 +113,32 @@ struct rmsnorm_grad_args {
 };
 
 // Rotates pairs of D values per head: y = RoPE(x) with cos/sin rows of position[t]; inverse: the
-// transpose (backward). y may be x. halves: pairs are (i, i + D/2), else (2i, 2i+1).
+// transpose (backward). y may be x, of the same type. halves: pairs are (i, i + D/2), else (2i,
+// 2i+1).
 struct rope_args {
-    const float *x; // [T,heads,D]; token rows ldx, heads stride_x apart
-    float *y;
+    const void *x; // [T,heads,D]; token rows ldx, heads stride_x apart
+    void *y;
     size_t ldx, stride_x, ldy, stride_y;
     const float *cos, *sin; // [positions, D/2], YaRN's attention factor included
     const int *position;    // [T]
     int T, heads, D;
     bool halves, inverse;
+    enum dtype x_type, y_type;
 };
 
 // h = SiLU(gate) * up, gate and up being the halves of a row of 2F; backward to both halves.
 struct swiglu_args {
-    const float *gate_up; // [T,2F]
-    float *h;             // [T,F]
+    const void *gate_up; // [T,2F]
+    void *h;             // [T,F]
     int T, F;
+    enum dtype gate_up_type, h_type;
 };
 struct swiglu_grad_args {
-    const float *gate_up, *dh; // [T,2F], [T,F]
-    float *dgate_up;           // [T,2F]; may be gate_up
+    const void *gate_up; // [T,2F]
+    const float *dh;     // [T,F]
+    void *dgate_up;      // [T,2F]; may be gate_up, of the same type
     int T, F;
+    enum dtype gate_up_type, dgate_up_type;
 };
 
 struct add_args {
@@ -224,10 +231,11 @@ struct moe_sort_args {
     int *pair;     // [T*K]
 };
 struct moe_gather_args {
-    const float *x;  // [T,C]
+    const void *x;   // [T,C]
     const int *pair; // [T*K]
-    float *xs;       // [T*K,C] by slot
+    void *xs;        // [T*K,C] by slot
     int T, K, C;
+    enum dtype x_type, xs_type;
 };
 struct moe_gather_grad_args {
     const float *dxs; // [T*K,C] by slot
@@ -236,18 +244,21 @@ struct moe_gather_grad_args {
     int T, K, C;
 };
 struct moe_combine_args {
-    const float *ys;      // [T*K,C] by slot
+    const void *ys;       // [T*K,C] by slot
     const float *weights; // [T,K]
     const int *slot;
     float *y; // [T,C] +=, choices ascending
     int T, K, C;
+    enum dtype ys_type;
 };
 struct moe_combine_grad_args {
-    const float *ys, *weights, *dy; // [T*K,C], [T,K], [T,C]
+    const void *ys;            // [T*K,C] by slot
+    const float *weights, *dy; // [T,K], [T,C]
     const int *slot;
-    float *dys;      // [T*K,C] by slot; may be ys
+    void *dys;       // [T*K,C] by slot; may be ys, of the same type
     float *dweights; // [T,K]
     int T, K, C;
+    enum dtype ys_type, dys_type;
 };
 
 // ---- the last product, fused with log-probability and entropy: the logits of a batch are never
@@ -256,16 +267,17 @@ struct moe_combine_grad_args {
 // z = hidden W / tau; logprob[t] = log softmax(z)[token[t]]; entropy[t] = -sum p log p (MATH.md).
 // tau 0 counts as 1.
 struct linear_logprob_args {
-    const float *hidden;      // [T,C]
-    const float *w;           // packed [C,V]
+    const void *hidden;       // [T,C]
+    const void *w;            // packed [C,V]
     const int *token;         // [T]
     const float *tau;         // [T]
     float *logprob, *entropy; // [T]; entropy may be NULL
     int T, C, V;
+    enum dtype type; // of hidden and w; logits are float32
 };
 struct linear_logprob_grad_args {
-    const float *hidden;   // [T,C]
-    const float *w, *w_t;  // packed [C,V] and packed [V,C]
+    const void *hidden;    // [T,C]
+    const void *w, *w_t;   // packed [C,V] and packed [V,C]
     const int *token;      // [T]
     const float *tau;      // [T]
     const float *dlogprob; // [T]
@@ -273,6 +285,7 @@ struct linear_logprob_grad_args {
     float *dhidden;        // [T,C]
     float *dw;             // [V,C] +=
     int T, C, V;
+    enum dtype type; // of hidden, w and w_t; the logits' gradient may be rounded to it
 };
 
 // One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,

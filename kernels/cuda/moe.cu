@@ -219,6 +219,7 @@ extern "C" int cuda_moe_sort(struct device *dev, const struct moe_sort_args *a)
     return rc != 0 ? rc : bucket_sort_run(dev, &s, buffer);
 }
 
+template <typename X, typename Y>
 static __global__ void moe_gather_kernel(struct moe_gather_args a)
 {
     const size_t s = grid_row(), C = static_cast<size_t>(a.C);
@@ -226,13 +227,22 @@ static __global__ void moe_gather_kernel(struct moe_gather_args a)
     if (s >= static_cast<size_t>(a.T) * a.K || c >= a.C)
         return;
     const size_t t = static_cast<size_t>(a.pair[s] / a.K);
-    store_four(a.xs + s * C + c, a.C - c, load_four(a.x + t * C + c, a.C - c));
+    store_four(static_cast<Y *>(a.xs) + s * C + c, a.C - c,
+               load_four(static_cast<const X *>(a.x) + t * C + c, a.C - c));
+}
+
+template <typename X> static int launch_gather(struct device *dev, const struct moe_gather_args *a)
+{
+    const row_grid g = row_grid_for(static_cast<size_t>(a->T) * a->K, fours(a->C));
+    return launch(dev, g.grid, g.block, 0,
+                  a->xs_type == DTYPE_BF16 ? moe_gather_kernel<X, bf16>
+                                           : moe_gather_kernel<X, float>,
+                  *a);
 }
 
 extern "C" int cuda_moe_gather(struct device *dev, const struct moe_gather_args *a)
 {
-    const row_grid g = row_grid_for(static_cast<size_t>(a->T) * a->K, fours(a->C));
-    return launch(dev, g.grid, g.block, 0, moe_gather_kernel, *a);
+    return a->x_type == DTYPE_BF16 ? launch_gather<bf16>(dev, a) : launch_gather<float>(dev, a);
 }
 
 static __global__ void moe_gather_grad_kernel(struct moe_gather_grad_args a)
@@ -258,7 +268,7 @@ extern "C" int cuda_moe_gather_grad(struct device *dev, const struct moe_gather_
     return launch(dev, g.grid, g.block, 0, moe_gather_grad_kernel, *a);
 }
 
-static __global__ void moe_combine_kernel(struct moe_combine_args a)
+template <typename Y> static __global__ void moe_combine_kernel(struct moe_combine_args a)
 {
     const size_t t = grid_row(), C = static_cast<size_t>(a.C);
     const int c = 4 * grid_item();
@@ -269,7 +279,7 @@ static __global__ void moe_combine_kernel(struct moe_combine_args a)
     for (int k = 0; k < a.K; k++) {
         const size_t s = static_cast<size_t>(a.slot[t * a.K + k]);
         const float weight = a.weights[t * a.K + k];
-        const four y = load_four(a.ys + s * C + c, a.C - c);
+        const four y = load_four(static_cast<const Y *>(a.ys) + s * C + c, a.C - c);
         for (int i = 0; i < 4; i++)
             sum.x[i] += weight * y.x[i];
     }
@@ -279,10 +289,13 @@ static __global__ void moe_combine_kernel(struct moe_combine_args a)
 extern "C" int cuda_moe_combine(struct device *dev, const struct moe_combine_args *a)
 {
     const row_grid g = row_grid_for(a->T, fours(a->C));
-    return launch(dev, g.grid, g.block, 0, moe_combine_kernel, *a);
+    return launch(dev, g.grid, g.block, 0,
+                  a->ys_type == DTYPE_BF16 ? moe_combine_kernel<bf16> : moe_combine_kernel<float>,
+                  *a);
 }
 
 // A warp takes a pair.
+template <typename Y, typename D>
 static __global__ void __launch_bounds__(MOE_THREADS)
     moe_combine_grad_kernel(struct moe_combine_grad_args a)
 {
@@ -291,25 +304,37 @@ static __global__ void __launch_bounds__(MOE_THREADS)
     if (p >= static_cast<size_t>(a.T) * a.K)
         return;
     const size_t row = static_cast<size_t>(a.slot[p]) * C;
+    const Y *ys = static_cast<const Y *>(a.ys) + row;
+    D *dys = static_cast<D *>(a.dys) + row;
     const float *dy = a.dy + p / a.K * C, weight = a.weights[p];
     float dot = 0.0f;
 #pragma unroll 4
     for (int c = 4 * lane_index(); c < a.C; c += 4 * WARP) {
-        const four y = load_four(a.ys + row + c, a.C - c), d = load_four(dy + c, a.C - c);
+        const four y = load_four(ys + c, a.C - c), d = load_four(dy + c, a.C - c);
         four out;
         for (int i = 0; i < 4; i++) {
             dot += y.x[i] * d.x[i];
             out.x[i] = weight * d.x[i];
         }
-        store_four(a.dys + row + c, a.C - c, out);
+        store_four(dys + c, a.C - c, out);
     }
     dot = warp_sum(dot);
     if (lane_index() == 0)
         a.dweights[p] = dot;
 }
 
-extern "C" int cuda_moe_combine_grad(struct device *dev, const struct moe_combine_grad_args *a)
+template <typename Y>
+static int launch_combine_grad(struct device *dev, const struct moe_combine_grad_args *a)
 {
     const size_t pairs = static_cast<size_t>(a->T) * a->K;
-    return launch(dev, blocks_for(pairs, MOE_WARPS), MOE_THREADS, 0, moe_combine_grad_kernel, *a);
+    return launch(dev, blocks_for(pairs, MOE_WARPS), MOE_THREADS, 0,
+                  a->dys_type == DTYPE_BF16 ? moe_combine_grad_kernel<Y, bf16>
+                                            : moe_combine_grad_kernel<Y, float>,
+                  *a);
+}
+
+extern "C" int cuda_moe_combine_grad(struct device *dev, const struct moe_combine_grad_args *a)
+{
+    return a->ys_type == DTYPE_BF16 ? launch_combine_grad<bf16>(dev, a)
+                                    : launch_combine_grad<float>(dev, a);
 }

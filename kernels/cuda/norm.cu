@@ -34,7 +34,7 @@ static __device__ __forceinline__ four residual(const struct rmsnorm_args &a, si
 }
 
 // Dynamic shared memory: the rows of the block, padded.
-template <int WARPS>
+template <int WARPS, typename Y>
 static __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct rmsnorm_args a)
 {
     constexpr int rows = NORM_WARPS / WARPS, lanes = WARPS * WARP;
@@ -59,20 +59,25 @@ static __global__ void __launch_bounds__(NORM_THREADS) rmsnorm_kernel(struct rms
         const four w = load_four(a.w + c, C - c);
         for (int i = 0; i < 4; i++)
             x.x[i] = w.x[i] * x.x[i] * rstd;
-        store_four(a.y + t * a.ldy + c, C - c, x);
+        store_four(static_cast<Y *>(a.y) + t * a.ldy + c, C - c, x);
     }
     if (a.rstd && first == 0)
         a.rstd[t] = rstd;
 }
 
-extern "C" int cuda_rmsnorm(struct device *dev, const struct rmsnorm_args *a)
+template <typename Y> static int launch_rmsnorm(struct device *dev, const struct rmsnorm_args *a)
 {
-    assert(!a->add == !a->sum);
     const size_t T = static_cast<size_t>(a->T), row = padded(a->C) * sizeof(float);
     if (a->C <= NORM_WARP_MAX)
         return launch(dev, blocks_for(T, NORM_WARPS), NORM_THREADS, NORM_WARPS * row,
-                      rmsnorm_kernel<1>, *a);
-    return launch(dev, a->T, NORM_THREADS, row, rmsnorm_kernel<NORM_WARPS>, *a);
+                      rmsnorm_kernel<1, Y>, *a);
+    return launch(dev, a->T, NORM_THREADS, row, rmsnorm_kernel<NORM_WARPS, Y>, *a);
+}
+
+extern "C" int cuda_rmsnorm(struct device *dev, const struct rmsnorm_args *a)
+{
+    assert(!a->add == !a->sum);
+    return a->y_type == DTYPE_BF16 ? launch_rmsnorm<bf16>(dev, a) : launch_rmsnorm<float>(dev, a);
 }
 
 // With n = x rstd: dx = rstd (w dy - n mean(w dy n)). Adds the row's part of dw, dy n, to dw (not

@@ -11,20 +11,21 @@ constexpr int DIGIT_BITS = 8;
 
 // ---- embedding
 
-static __global__ void embed_kernel(struct embed_args a)
+template <typename T> static __global__ void embed_kernel(struct embed_args a)
 {
     const size_t t = grid_row(), C = static_cast<size_t>(a.C);
     const int c = 4 * grid_item();
     if (t >= static_cast<size_t>(a.T) || c >= a.C)
         return;
     const four row = load_four(a.table + static_cast<size_t>(a.ids[t]) * C + c, a.C - c);
-    store_four(a.out + t * C + c, a.C - c, row);
+    store_four(static_cast<T *>(a.out) + t * C + c, a.C - c, row);
 }
 
 extern "C" int cuda_embed(struct device *dev, const struct embed_args *a)
 {
     const row_grid g = row_grid_for(a->T, fours(a->C));
-    return launch(dev, g.grid, g.block, 0, embed_kernel, *a);
+    return launch(dev, g.grid, g.block, 0,
+                  a->out_type == DTYPE_BF16 ? embed_kernel<bf16> : embed_kernel<float>, *a);
 }
 
 // order: the tokens by id, those of one id ascending. The block of a token that is the first with
@@ -92,7 +93,7 @@ extern "C" int cuda_embed_grad(struct device *dev, const struct embed_grad_args 
 
 // ---- RoPE
 
-static __global__ void rope_kernel(struct rope_args a)
+template <typename X, typename Y> static __global__ void rope_kernel(struct rope_args a)
 {
     const size_t row = grid_row(), heads = static_cast<size_t>(a.heads);
     const int half = a.D / 2, i = grid_item();
@@ -102,53 +103,67 @@ static __global__ void rope_kernel(struct rope_args a)
     const int at = a.halves ? i : 2 * i, apart = a.halves ? half : 1;
     const size_t angle = static_cast<size_t>(a.position[t]) * half + i;
     const float cosine = a.cos[angle], sine = a.inverse ? -a.sin[angle] : a.sin[angle];
-    const float *x = a.x + t * a.ldx + h * a.stride_x + at;
-    float *y = a.y + t * a.ldy + h * a.stride_y + at;
+    const X *x = static_cast<const X *>(a.x) + t * a.ldx + h * a.stride_x + at;
+    Y *y = static_cast<Y *>(a.y) + t * a.ldy + h * a.stride_y + at;
     const float u = widen(x[0]), v = widen(x[apart]);
     narrow(y, u * cosine - v * sine);
     narrow(y + apart, u * sine + v * cosine);
 }
 
+template <typename X> static int launch_rope(struct device *dev, const struct rope_args *a)
+{
+    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->heads);
+    const row_grid g = row_grid_for(rows, a->D / 2);
+    return launch(dev, g.grid, g.block, 0,
+                  a->y_type == DTYPE_BF16 ? rope_kernel<X, bf16> : rope_kernel<X, float>, *a);
+}
+
 extern "C" int cuda_rope(struct device *dev, const struct rope_args *a)
 {
     assert(a->D % 2 == 0);
-    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->heads);
-    const row_grid g = row_grid_for(rows, a->D / 2);
-    return launch(dev, g.grid, g.block, 0, rope_kernel, *a);
+    return a->x_type == DTYPE_BF16 ? launch_rope<bf16>(dev, a) : launch_rope<float>(dev, a);
 }
 
 // ---- SwiGLU
 
 static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-static __global__ void swiglu_kernel(struct swiglu_args a)
+template <typename X, typename Y> static __global__ void swiglu_kernel(struct swiglu_args a)
 {
     const size_t t = grid_row(), F = static_cast<size_t>(a.F);
     const int f = 4 * grid_item();
     if (t >= static_cast<size_t>(a.T) || f >= a.F)
         return;
-    const float *row = a.gate_up + 2 * t * F + f;
+    const X *row = static_cast<const X *>(a.gate_up) + 2 * t * F + f;
     const four gate = load_four(row, a.F - f), up = load_four(row + F, a.F - f);
     four h;
     for (int i = 0; i < 4; i++)
         h.x[i] = gate.x[i] * sigmoid(gate.x[i]) * up.x[i];
-    store_four(a.h + t * F + f, a.F - f, h);
+    store_four(static_cast<Y *>(a.h) + t * F + f, a.F - f, h);
+}
+
+template <typename X> static int launch_swiglu(struct device *dev, const struct swiglu_args *a)
+{
+    const row_grid g = row_grid_for(a->T, fours(a->F));
+    return launch(dev, g.grid, g.block, 0,
+                  a->h_type == DTYPE_BF16 ? swiglu_kernel<X, bf16> : swiglu_kernel<X, float>, *a);
 }
 
 extern "C" int cuda_swiglu(struct device *dev, const struct swiglu_args *a)
 {
-    const row_grid g = row_grid_for(a->T, fours(a->F));
-    return launch(dev, g.grid, g.block, 0, swiglu_kernel, *a);
+    return a->gate_up_type == DTYPE_BF16 ? launch_swiglu<bf16>(dev, a)
+                                         : launch_swiglu<float>(dev, a);
 }
 
 // d SiLU(x)/dx = sigmoid(x) (1 + x (1 - sigmoid(x)))
+template <typename X, typename Y>
 static __global__ void swiglu_grad_kernel(struct swiglu_grad_args a)
 {
     const size_t t = grid_row(), F = static_cast<size_t>(a.F);
     const int f = 4 * grid_item();
     if (t >= static_cast<size_t>(a.T) || f >= a.F)
         return;
-    const float *row = a.gate_up + 2 * t * F + f;
+    const X *row = static_cast<const X *>(a.gate_up) + 2 * t * F + f;
     const four gate = load_four(row, a.F - f), up = load_four(row + F, a.F - f);
     const four dh = load_four(a.dh + t * F + f, a.F - f);
     four dgate, dup;
@@ -157,15 +172,25 @@ static __global__ void swiglu_grad_kernel(struct swiglu_grad_args a)
         dgate.x[i] = dh.x[i] * up.x[i] * s * (1.0f + gate.x[i] * (1.0f - s));
         dup.x[i] = dh.x[i] * gate.x[i] * s;
     }
-    float *out = a.dgate_up + 2 * t * F + f;
+    Y *out = static_cast<Y *>(a.dgate_up) + 2 * t * F + f;
     store_four(out, a.F - f, dgate);
     store_four(out + F, a.F - f, dup);
 }
 
-extern "C" int cuda_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a)
+template <typename X>
+static int launch_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a)
 {
     const row_grid g = row_grid_for(a->T, fours(a->F));
-    return launch(dev, g.grid, g.block, 0, swiglu_grad_kernel, *a);
+    return launch(dev, g.grid, g.block, 0,
+                  a->dgate_up_type == DTYPE_BF16 ? swiglu_grad_kernel<X, bf16>
+                                                 : swiglu_grad_kernel<X, float>,
+                  *a);
+}
+
+extern "C" int cuda_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a)
+{
+    return a->gate_up_type == DTYPE_BF16 ? launch_swiglu_grad<bf16>(dev, a)
+                                         : launch_swiglu_grad<float>(dev, a);
 }
 
 // ---- addition
