@@ -132,10 +132,13 @@ __device__ __forceinline__ void add_weighted(fragments<MT, NT> *d, const tile_vi
                 ldmatrix_x2_trans(b[0], x.at(k + lane % 16, first + n));
             }
 #pragma unroll
-            for (int j = 0; j < 2 && n + j < NT; j++)
+            for (int j = 0; j < 2 && n + j < NT; j++) {
+                if (first + n + j >= end)
+                    break;
 #pragma unroll
                 for (int m = 0; m < MT; m++)
                     mma_m16n8k16_bf16(d->v[m][n + j], a[m], b[j]);
+            }
         }
     }
 }
