@@ -109,15 +109,7 @@ __device__ void mma_take_tile(const matmul_args &args, const logit_sink &sink, t
             for (int j = 0; j < LOGIT_HELD; j++)
                 x[j] = sum[i][j / 2][2 * h + j % 2];
             take_chunk(sink, row + i * 16 + h * 8, col, x);
-#pragma unroll
-            for (int j = 0; j < LOGIT_HELD; j++)
-                sum[i][j / 2][2 * h + j % 2] = x[j];
         }
-    if (!sink.kept)
-        return;
-    const result_rows<bf16> put = {sink.kept + static_cast<size_t>(at.row) * sink.pitch + at.col,
-                                   sink.pitch, at.rows_end - at.row, args.n - at.col, false, true};
-    mma_each_pair<Tile>(sum, put);
 }
 
 template <class Tile>

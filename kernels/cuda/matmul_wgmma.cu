@@ -102,7 +102,7 @@ template <typename T> struct wgmma_put {
 #if HOPPER_CODE
     template <class Tile>
     __device__ __forceinline__ void take(const matmul_args &args, const wgmma_forward_tile &tile,
-                                         float (&sum)[Tile::sums]) const
+                                         const float (&sum)[Tile::sums]) const
     {
         const size_t start = args.segments ? 0 : static_cast<size_t>(tile.g) * args.stride_c;
         T *c = static_cast<T *>(args.c) + start + static_cast<size_t>(tile.row) * args.ldc;
@@ -120,8 +120,8 @@ struct wgmma_sink {
 
 #if HOPPER_CODE
     template <class Tile>
-    __device__ __forceinline__ void take(const matmul_args &args, const wgmma_forward_tile &tile,
-                                         float (&sum)[Tile::sums]) const
+    __device__ __forceinline__ void take(const matmul_args &, const wgmma_forward_tile &tile,
+                                         const float (&sum)[Tile::sums]) const
     {
         const int thread = static_cast<int>(threadIdx.x), lane = thread % WARP;
         const int row = tile.row + thread / WARP * 16 + lane / 4;
@@ -134,20 +134,7 @@ struct wgmma_sink {
                 for (int i = 0; i < LOGIT_HELD; i++)
                     x[i] = sum[4 * (c * 8 + i / 2) + 2 * h + i % 2];
                 take_chunk(sink, row + 8 * h, tile.col + c * LOGIT_CHUNK, x);
-#pragma unroll
-                for (int i = 0; i < LOGIT_HELD; i++)
-                    sum[4 * (c * 8 + i / 2) + 2 * h + i % 2] = x[i];
             }
-        if (!sink.kept)
-            return;
-        const wgmma_result<bf16> result = {
-            sink.kept + static_cast<size_t>(tile.row) * sink.pitch + tile.col,
-            sink.pitch,
-            tile.range.end - tile.row,
-            args.n - tile.col,
-            false,
-            true};
-        wgmma_store<Tile>(result, sum);
     }
 #endif
 };
@@ -200,14 +187,15 @@ template <typename T> static int launch_type(struct device *dev, const struct ma
     using wide = wgmma_tile<2, 256, 4, 1>;   // 128 x 256
     using middle = wgmma_tile<2, 128, 3, 2>; // 128 x 128
     using small = wgmma_tile<1, 64, 6, 2>;
-    using narrow = wgmma_tile<1, 32, 8, 2>;
-    const int rows = rows_of_a_group(a), enough = dev->cuda->num_sms, few = 8;
+    using narrow = wgmma_tile<1, 32, 16, 1>;
+    const int rows = rows_of_a_group(a), few = 8;
+    const int all = dev->cuda->num_sms, half = div_up(all, 2);
     const wgmma_put<T> put = {wgmma_vectors(static_cast<const T *>(a->c), a->ldc, a->stride_c)};
-    if (rows > small::rows && share_tiles(a, wide::rows, wide::cols) >= enough)
+    if (rows > small::rows && share_tiles(a, wide::rows, wide::cols) >= all)
         return launch_wgmma<wide, wide::rows>(dev, a, put);
-    if (rows > small::rows && share_tiles(a, middle::rows, middle::cols) >= enough)
+    if (rows > small::rows && share_tiles(a, middle::rows, middle::cols) >= half)
         return launch_wgmma<middle, middle::rows>(dev, a, put);
-    if (share_tiles(a, small::rows, small::cols) >= enough)
+    if (share_tiles(a, small::rows, small::cols) >= half)
         return launch_wgmma<small, few>(dev, a, put);
     return launch_wgmma<narrow, few>(dev, a, put);
 }

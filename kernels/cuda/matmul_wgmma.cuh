@@ -112,24 +112,6 @@ __device__ __forceinline__ void wgmma_product(wgmma_ring<Tile> &ring, int steps,
 // ---- results. Four neighbouring lanes hold a row's columns 8 j + {0..7}, two each; four such j
 // are exchanged among them, so that lane q gets all eight of the q-th.
 
-// Lane q gives v[j] and gets lane j's v[q].
-__device__ __forceinline__ void quad_transpose(uint32_t (&v)[4])
-{
-    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        const uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? v[i] : v[i + 1], 1);
-        v[i] = odd ? got : v[i];
-        v[i + 1] = odd ? v[i + 1] : got;
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint32_t got = __shfl_xor_sync(ALL_LANES, high ? v[i] : v[i + 2], 2);
-        v[i] = high ? got : v[i];
-        v[i + 2] = high ? v[i + 2] : got;
-    }
-}
-
 // The tile's corner in the output. vectors: rows are aligned to 16 bytes.
 template <typename T> struct wgmma_result {
     T *c;
