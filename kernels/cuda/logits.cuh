@@ -112,7 +112,7 @@ __device__ __forceinline__ float log_probability(const row_stats &s, float z)
 
 // ---- a row in memory, treated by a block
 
-constexpr int LOGIT_THREADS = 1024;
+constexpr int LOGIT_THREADS = 512;
 constexpr int LOGIT_WARPS = LOGIT_THREADS / WARP;
 
 // Bytes of shared memory that block_row_stats needs.
