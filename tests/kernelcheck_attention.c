@@ -242,6 +242,11 @@ static void build_attention(struct call *c, const void *shape, const struct rows
                                     s->spread > 0 ? s->spread : 1.0);
     struct plan p = make_plan(c, s, rows);
     build_seqs(c, &a->seqs, &a->kv_blocks, s, &p, &a->num_seqs);
+    a->T = rows->n;
+    for (int i = 0; i < p.num_chunks; i++) {
+        const int keys = p.chunks[i].pos + p.chunks[i].len;
+        a->max_keys = keys > a->max_keys ? keys : a->max_keys;
+    }
     struct array *out =
         call_out(c, &a->out, "out", ELEMENT_F32, span_rows(T, H * R, H * R), rows->id);
     struct array *lse =

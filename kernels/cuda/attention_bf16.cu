@@ -196,9 +196,9 @@ template <int M> struct row_owner {
         const int row = static_cast<int>(threadIdx.x);
         if (row >= M)
             return;
-        float sum = rows->sum[row] * keep;
+        float sum = fmaf(rows->sum[row], keep, rows->vector_sum[0][row]);
 #pragma unroll
-        for (int v = 0; v < KEYS / 8; v++)
+        for (int v = 1; v < KEYS / 8; v++)
             sum += rows->vector_sum[v][row];
         rows->max[row] = max;
         rows->sum[row] = sum;
@@ -232,11 +232,12 @@ __device__ __forceinline__ void scale_sums(fragments<M / 16, NT> *c, const row_s
     }
 }
 
+// The product is rounded, not fused with what follows: combine_splits reads it from memory.
 template <int M>
 __device__ __forceinline__ softmax_state split_state(const row_states<M> *rows, int row,
                                                      float scale)
 {
-    return {rows->max[row] * scale, rows->sum[row]};
+    return {__fmul_rn(rows->max[row], scale), rows->sum[row]};
 }
 
 // The end of a split that is a block's own: its sums and states to scratch memory.
