@@ -255,49 +255,54 @@ static int logprob_bf16(struct device *dev, const struct linear_logprob_args *a)
     return rc;
 }
 
-// What a row's gradient is made of, 1 / tau included.
+// What the gradient of a row's logits is made of; g and h are the incoming gradients over tau.
 struct row_slopes {
-    float dlogprob, dentropy;
+    float g, h;
+    row_stats s;
 };
 
-static __device__ __forceinline__ row_slopes slopes_of(const struct linear_logprob_grad_args &a,
-                                                       size_t t, float inverse)
+// The gradient where the kept value is x and the chunk's maximum has log-probability l.
+static __device__ __forceinline__ float kept_grad(const row_slopes &r, float x, float l,
+                                                  float scale, bool with_entropy)
 {
-    return {a.dlogprob[t] * inverse, a.dentropy ? a.dentropy[t] * inverse : 0.0f};
+    float slope = r.g;
+    if (with_entropy)
+        slope += r.h * (bounded(l + logf(x)) + r.s.entropy);
+    return -(x * scale) * slope;
 }
 
-// What is kept becomes the gradient of the logits; row blockIdx.x, from row t on.
+// The gradient of the token's logit, whose log-probability is l.
+static __device__ __forceinline__ float token_grad(const row_slopes &r, float l)
+{
+    return -expm1f(l) * r.g - expf(l) * r.h * (bounded(l) + r.s.entropy);
+}
+
+// What is kept becomes the gradient of the logits: eight columns of row blockIdx.x, which belongs
+// to token t + blockIdx.x.
 static __global__ void __launch_bounds__(ROW_THREADS)
     kept_grad_kernel(struct linear_logprob_grad_args a, logit_sink sink, const row_stats *stats,
                      int t)
 {
     const size_t row = blockIdx.x;
-    const int v = 4 * static_cast<int>(blockIdx.y * ROW_THREADS + threadIdx.x);
-    if (v >= sink.V)
+    const int first = 8 * static_cast<int>(blockIdx.y * ROW_THREADS + threadIdx.x);
+    if (first >= sink.V)
         return;
-    bf16 *kept = sink.kept + row * sink.pitch + v;
-    const row_stats s = stats[row];
+    bf16 *kept = sink.kept + row * sink.pitch;
     const float inverse = inverse_tau(sink.tau[row]);
-    const row_slopes slopes = slopes_of(a, t + row, inverse);
-    const size_t chunk = row * logit_chunks(sink.V) + v / LOGIT_CHUNK;
-    const float chunk_logprob = log_probability(s, sink.chunks.max[chunk]);
-    const float scale = exp_of(chunk_logprob);
-    four x = load_four(kept, sink.V - v);
-    for (int i = 0; i < 4; i++) {
-        float slope = slopes.dlogprob;
-        if (a.dentropy)
-            slope += slopes.dentropy * (bounded(chunk_logprob + logf(x.x[i])) + s.entropy);
-        x.x[i] = -(x.x[i] * scale) * slope;
-    }
-    const int token = sink.token[row] - v;
-    if (token >= 0 && token < 4) {
-        const float l = log_probability(s, scaled_logit(sink.token_logit[row], inverse));
-        const float p = expf(l), slope = slopes.dentropy * (bounded(l) + s.entropy);
-        const float exact = -expm1f(l) * slopes.dlogprob - p * slope;
+    const row_slopes r = {a.dlogprob[t + row] * inverse,
+                          a.dentropy ? a.dentropy[t + row] * inverse : 0.0f, stats[row]};
+    const size_t chunk = row * logit_chunks(sink.V) + first / LOGIT_CHUNK;
+    const float l = log_probability(r.s, sink.chunks.max[chunk]), scale = exp_of(l);
+    for (int v = first; v < first + 8 && v < sink.V; v += 4) {
+        four x = load_four(kept + v, sink.V - v);
         for (int i = 0; i < 4; i++)
-            x.x[i] = i == token ? exact : x.x[i];
+            x.x[i] = kept_grad(r, x.x[i], l, scale, a.dentropy != nullptr);
+        store_four(kept + v, sink.V - v, x);
     }
-    store_four(kept, sink.V - v, x);
+    const int token = sink.token[row];
+    if (token >= first && token < first + 8)
+        narrow(kept + token,
+               token_grad(r, log_probability(r.s, scaled_logit(sink.token_logit[row], inverse))));
 }
 
 static int logprob_grad_bf16(struct device *dev, const struct linear_logprob_grad_args *a)
@@ -313,7 +318,7 @@ static int logprob_grad_bf16(struct device *dev, const struct linear_logprob_gra
             product_of(a->hidden, a->w, a->type, t, m, a->C, a->V, nullptr);
         rc = sink_rows(dev, &sink, stats, &product, a->token + t, a->tau + t);
         if (rc == 0)
-            rc = launch(dev, dim3(m, blocks_for(fours(a->V), ROW_THREADS)), ROW_THREADS, 0,
+            rc = launch(dev, dim3(m, blocks_for(a->V, 8 * ROW_THREADS)), ROW_THREADS, 0,
                         kept_grad_kernel, *a, sink, stats, t);
         if (rc == 0)
             rc = products_grad(dev, a, t, m, sink.kept);
