@@ -166,7 +166,8 @@ struct attention_args {
     const struct attention_seq *seqs;
     int num_seqs, H, R, Dr;
     int T;        // queries of all sequences together
-    int max_keys; // no sequence has more: an upper bound of pos + len. A CPU uses neither of the two
+    int max_keys; // no sequence has more: an upper bound of pos + len. A CPU uses neither of the
+                  // two
     float scale;
     enum dtype type; // of q, the rows of kv_blocks and out
     void *out;       // [T,H,R]
@@ -185,7 +186,7 @@ struct attention_grad_args {
     const struct attention_seq *seqs;
     int num_seqs, T, H, R, Dr;
     float scale;
-    enum dtype type;              // of q, kv, out and dout
+    enum dtype type; // of q, kv, out and dout
     enum dtype dq_type, dkv_type;
 };
 

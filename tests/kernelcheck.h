@@ -115,8 +115,6 @@ static inline float *array_floats(const struct array *a)
 {
     return a->values ? a->values : a->before;
 }
-// Changes a number of an F32 input, or of a BF16 one to a number that BF16 has.
-void array_set(struct array *a, size_t i, float x);
 static inline int *array_ints(const struct array *a) { return a->before; }
 
 void call_free(struct call *c);

@@ -217,13 +217,6 @@ struct array *call_packed_as(struct call *c, const void *field, const char *name
     return dense;
 }
 
-void array_set(struct array *a, size_t i, float x)
-{
-    array_floats(a)[i] = x;
-    if (a->element == ELEMENT_BF16)
-        ((uint16_t *)a->before)[i] = bf16_round(x);
-}
-
 double *call_scale(struct call *c, struct array *a)
 {
     return a->scale = arena_push0(&c->memory, a->count * sizeof *a->scale);

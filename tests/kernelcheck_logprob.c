@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cases of the last product with log-probability and entropy, and of sampling.
 #include "base/philox.h"
+#include "kernels/cpu/element.h"
 #include "tests/kernelcheck.h"
 #include <math.h>
 #include <stdlib.h>
@@ -160,6 +161,14 @@ static void logprob_grad_scale(const struct linear_logprob_grad_args *a, struct 
             dw[v * C + i] += d * fabs((double)hidden[i]);
         }
     }
+}
+
+// Changes a number of an input, of a BF16 one to a number that BF16 has.
+static void array_set(struct array *a, size_t i, float x)
+{
+    array_floats(a)[i] = x;
+    if (a->element == ELEMENT_BF16)
+        ((uint16_t *)a->before)[i] = bf16_round(x);
 }
 
 static void build_logprob_grad(struct call *c, const void *shape, const struct rows *rows)

@@ -13,7 +13,8 @@ static void embed_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (int t = begin; t < end; t++)
-        memcpy((float *)a->out + (size_t)t * C, a->table + (size_t)a->ids[t] * C, C * sizeof(float));
+        memcpy((float *)a->out + (size_t)t * C, a->table + (size_t)a->ids[t] * C,
+               C * sizeof(float));
 }
 
 int FAST(embed)(struct device *dev, const struct embed_args *a)

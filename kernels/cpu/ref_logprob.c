@@ -87,8 +87,7 @@ int ref_linear_logprob_grad(struct device *dev, const struct linear_logprob_grad
             double sum = 0.0;
             for (size_t v = 0; v < V; v++) {
                 sum += dlogits[v] * (double)element_read(a->w_t, a->type, v * C + c);
-                dw[v * C + c] +=
-                    dlogits[v] * (double)element_read(a->hidden, a->type, t * C + c);
+                dw[v * C + c] += dlogits[v] * (double)element_read(a->hidden, a->type, t * C + c);
             }
             a->dhidden[t * C + c] = (float)sum;
         }
