@@ -76,6 +76,8 @@ static int host_sync(struct device *dev)
     return 0;
 }
 
+static void host_close(struct device *dev) { scratch_free(&dev->scratch); }
+
 static const struct device_memory host_memory = {
     .alloc = host_alloc,
     .release = host_release,
@@ -84,6 +86,7 @@ static const struct device_memory host_memory = {
     .copy = host_copy,
     .zero = host_zero,
     .sync = host_sync,
+    .close = host_close,
 };
 
 // ---- opening
@@ -115,15 +118,12 @@ void device_free(struct device **dev)
 {
     if (!dev || !*dev)
         return;
-    scratch_free(&(*dev)->scratch);
+    (*dev)->memory->close(*dev);
     free(*dev);
     *dev = NULL;
 }
 
 size_t matmul_packed_size(const struct device *dev, int k, int n)
 {
-    // Columns of a panel: two vectors (fast_gemm.h). The reference does not pad.
-    static const size_t panel[] = {1, 16, 32};
-    const size_t cols = panel[dev->isa];
-    return (size_t)k * (((size_t)n + cols - 1) / cols * cols);
+    return dev->k->matmul_packed_size(dev, k, n);
 }

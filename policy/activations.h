@@ -56,8 +56,9 @@ struct policy_activations {
     // Where things are.
     int *position;              // [T]
     struct attention_seq *seqs; // [num_seqs]
-    const float **kv_blocks;    // [num_blocks]
+    const void **kv_blocks;     // [num_blocks]
     int T, num_targets, num_seqs, num_blocks;
+    int max_keys; // of a sequence
     bool train; // a backward pass may follow
     struct rope_table rope;
     float *floats;

@@ -21,6 +21,7 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
     TRY(check_positions(p, longest));
     activations_begin(p, T, num_rows, num_chunks, num_blocks, false);
     struct policy_activations *s = p->acts;
+    s->max_keys = longest;
     rope_table_grow(&s->rope, &p->arch, longest);
     for (int i = 0, block = 0; i < num_chunks; i++) {
         const struct policy_chunk *c = &chunks[i];

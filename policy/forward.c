@@ -157,7 +157,7 @@ static void place_cached(struct policy_activations *s, const float *kv, struct k
     size_t row = (size_t)cache->width;
     for (int i = 0; i < s->num_seqs; i++) {
         const struct policy_chunk *c = &chunks[i];
-        const float **blocks = s->kv_blocks + s->seqs[i].block;
+        const void **blocks = s->kv_blocks + s->seqs[i].block;
         for (int j = 0; j * KV_PAGE < c->pos + c->len; j++) {
             blocks[j] = kv_cache_block(cache, c->pages[j], layer);
         }
@@ -185,6 +185,8 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
                                                               .H = a->H,
                                                               .R = a->R,
                                                               .Dr = a->Dr,
+                                                              .T = s->T,
+                                                              .max_keys = s->max_keys,
                                                               .scale = (float)rope_softmax_scale(a),
                                                               .out = l->o_lat,
                                                               .lse = l->lse}));
@@ -269,12 +271,14 @@ static int mixture(const struct policy *p, const struct layer_weights *w,
     TRY(route(p, w, l));
     TRY(gather_experts(p, l));
     TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
-                (struct matmul_args){.a = s->xs, .c = l->exp_gate_up, .segments = l->segments}));
+                (struct matmul_args){
+                    .a = s->xs, .c = l->exp_gate_up, .segments = l->segments, .m = s->T * a->K}));
     TRY(p->dev->k->swiglu(
         p->dev,
         &(struct swiglu_args){.gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
-    TRY(product(p, &w->m[W_EXP_DOWN], TO_OUT,
-                (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments}));
+    TRY(product(
+        p, &w->m[W_EXP_DOWN], TO_OUT,
+        (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments, .m = s->T * a->K}));
     return p->dev->k->moe_combine(p->dev, &(struct moe_combine_args){.ys = l->ys,
                                                                      .weights = l->weights,
                                                                      .slot = l->slot,

@@ -22,6 +22,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     TRY(check_positions(p, longest));
     activations_begin(p, b->T, b->num_targets, b->num_seqs, num_blocks, train);
     struct policy_activations *s = p->acts;
+    s->max_keys = longest;
     rope_table_grow(&s->rope, &p->arch, longest);
     for (int i = 0, block = 0; i < b->num_seqs; i++) {
         int row = b->seq_offsets[i], len = b->seq_offsets[i + 1] - row;

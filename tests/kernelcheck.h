@@ -19,6 +19,7 @@ enum element {
     ELEMENT_F64,
     ELEMENT_I32,
     ELEMENT_BOOL,
+    ELEMENT_BF16,
     ELEMENT_BYTES,
     ELEMENT_ADDRESS
 };
@@ -39,8 +40,10 @@ struct array {
     struct span span;
     size_t size, count;  // bytes of an element; elements with padding
     void *before;        // [count] contents before the call; ADDRESS: struct array * to point to
+    float *values;       // [count] of a BF16 input
     double *scale;       // [count] what the error of an element is measured by; NULL: |expected|
     const int *row;      // [span.rows] identity of each row, negative: none; or NULL
+    double unit;         // what the tolerance counts, relative to the scale; 0: the element's own
     bool exact;          // equal to the reference, or both NaN
     struct array *alias; // output in the memory of that input
     struct array *twin;  // output that has the same bits
@@ -84,8 +87,13 @@ void call_text(struct call *c, const char *fmt, ...) __attribute__((format(print
 // its rows, or NULL. Inputs are filled with numbers in +-1.75, of variance 1, times spread.
 struct array *call_in(struct call *c, const void *field, const char *name, struct span span,
                       const int *row, double spread);
+// The same numbers in that type: F32, or rounded to BF16.
+struct array *call_in_as(struct call *c, const void *field, const char *name, enum element element,
+                         struct span span, const int *row, double spread);
 struct array *call_inout(struct call *c, const void *field, const char *name, struct span span,
                          const int *row);
+struct array *call_inout_as(struct call *c, const void *field, const char *name,
+                            enum element element, struct span span, const int *row);
 struct array *call_out(struct call *c, const void *field, const char *name, enum element element,
                        struct span span, const int *row);
 struct array *call_data(struct call *c, const void *field, const char *name, enum element element,
@@ -93,6 +101,8 @@ struct array *call_data(struct call *c, const void *field, const char *name, enu
 // Weights [k,n] of `count` matrices in packed form; returns the dense ones they are made of.
 struct array *call_packed(struct call *c, const void *field, const char *name, int k, int n,
                           int count, double spread);
+struct array *call_packed_as(struct call *c, const void *field, const char *name,
+                             enum element element, int k, int n, int count, double spread);
 struct array *call_opaque(struct call *c, const void *field, const char *name, int k, int n,
                           int count);
 double *call_scale(struct call *c, struct array *a); // zeroed, [count]
@@ -100,7 +110,11 @@ double *call_scale(struct call *c, struct array *a); // zeroed, [count]
 // A number of [0, n) that belongs to `name` and `id`.
 uint32_t call_random(const struct call *c, const char *name, int id, uint32_t n);
 
-static inline float *array_floats(const struct array *a) { return a->before; }
+// Of a BF16 input: its numbers, which are not what the call reads.
+static inline float *array_floats(const struct array *a)
+{
+    return a->values ? a->values : a->before;
+}
 static inline int *array_ints(const struct array *a) { return a->before; }
 
 void call_free(struct call *c);
@@ -139,8 +153,9 @@ void runner_close(struct runner *r);
 // Calls repeatedly; seconds of one call when nothing disturbs it.
 bool call_time(struct fault *f, double *seconds, struct runner *on, struct call *c, call_fn *run);
 
-// Outputs against those of the reference: tolerance in units of 2^-24 (float64: 2^-53) of an
-// element's scale. *worst grows to the largest share of the tolerance that was needed.
+// Outputs against those of the reference: tolerance in units of 2^-24 (float64: 2^-53, bfloat16:
+// 2^-8, or the array's own unit) of an element's scale. *worst grows to the largest share of the
+// tolerance that was needed.
 bool outcome_compare(struct fault *f, const struct call *c, const struct outcome *got,
                      const struct outcome *expected, double tolerance, double *worst);
 bool outcome_same_bits(struct fault *f, const struct call *c, const struct outcome *got,

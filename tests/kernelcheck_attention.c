@@ -16,7 +16,20 @@ struct attention_shape {
     double spread; // of queries; 0: 1
     bool no_lse, empty; // empty: one more sequence, without queries
     int special;        // in queries
+    bool bf16;          // rows and outputs; backward: dq as well
 };
+
+static enum element element_of(const struct attention_shape *s)
+{
+    return s->bf16 ? ELEMENT_BF16 : ELEMENT_F32;
+}
+
+// With bfloat16 rows the weights of the second products may be rounded to bfloat16, and the output
+// is: 16 units are 2^-8 of a scale that counts every weight's magnitude.
+static void set_unit(const struct attention_shape *s, struct array *out)
+{
+    out->unit = s->bf16 ? 0x1p-12 : 0.0;
+}
 
 static int length_of(const struct attention_shape *s, int seq)
 {
@@ -111,7 +124,8 @@ static void place_blocks(struct call *c, struct plan *p, const struct attention_
         int *row = ARENA_ARRAY(&c->memory, int, seen);
         for (int u = 0; u < seen; u++)
             row[u] = (int)at * ATTENTION_BLOCK + u;
-        p->block[at] = call_in(c, NULL, "block", span_rows((size_t)seen, D, D), row, 1.0);
+        p->block[at] =
+            call_in_as(c, NULL, "block", element_of(s), span_rows((size_t)seen, D, D), row, 1.0);
     }
 }
 
@@ -240,19 +254,26 @@ static void build_attention(struct call *c, const void *shape, const struct rows
         id[t] = -1;
     for (int t = 0; t < rows->n; t++)
         id[s->gap + t] = rows->id[t];
-    call_text(c, "H %d R %d Dr %d, %d queries, %d sequences of %d to %d", s->H, s->R, s->Dr,
-              rows->n, s->seqs, s->min, s->max);
+    call_text(c, "%sH %d R %d Dr %d, %d queries, %d sequences of %d to %d",
+              s->bf16 ? "bfloat16, " : "", s->H, s->R, s->Dr, rows->n, s->seqs, s->min, s->max);
+    a->type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
     a->H = s->H;
     a->R = s->R;
     a->Dr = s->Dr;
     a->scale = score_scale(s);
     c->special = s->special;
-    const struct array *q =
-        call_in(c, &a->q, "q", span_rows(T, H * D, H * D), id, s->spread > 0 ? s->spread : 1.0);
+    const struct array *q = call_in_as(c, &a->q, "q", element_of(s), span_rows(T, H * D, H * D), id,
+                                       s->spread > 0 ? s->spread : 1.0);
     c->special = 0;
     struct plan p = make_plan(c, s, rows);
     build_seqs(c, &a->seqs, &a->kv_blocks, s, &p, &a->num_seqs);
-    struct array *out = call_out(c, &a->out, "out", ELEMENT_F32, span_rows(T, H * R, H * R), id);
+    a->T = rows->n;
+    for (int i = 0; i < p.num_chunks; i++) {
+        const int keys = p.chunks[i].pos + p.chunks[i].len;
+        a->max_keys = keys > a->max_keys ? keys : a->max_keys;
+    }
+    struct array *out = call_out(c, &a->out, "out", element_of(s), span_rows(T, H * R, H * R), id);
+    set_unit(s, out);
     struct array *lse =
         s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), id);
     c->flops = 2.0 * visible_pairs(&p) * s->H * (2 * s->R + s->Dr);
@@ -280,13 +301,26 @@ static const struct attention_shape attention_shapes[] = {
     {128, 16, 8, 2, 3, 5},
     {300, 4, 2, 1, 3, 3},
     {1, 64, 64, 1, 1000, 1000, .tail = 10},
+    {1, 1, 2, 1, 1, 1, .bf16 = true},
+    {3, 7, 2, 3, 1, 65, .bf16 = true},
+    {5, 33, 7, 3, 63, 129, .tail = 20, .bf16 = true},
+    {8, 24, 16, 6, 127, 200, .tail = 1, .shared = 1, .bf16 = true},
+    {8, 128, 32, 2, 20, 70, .tail = 30, .bf16 = true},
+    {16, 512, 64, 2, 66, 140, .tail = 3, .bf16 = true},
+    {128, 16, 8, 2, 3, 5, .bf16 = true},
+    {2, 64, 64, 2, 600, 1300, .tail = 40, .bf16 = true},
 };
 static const struct attention_shape attention_cpu[] = {{8, 128, 32, 8, 128, 128},
                                                        {8, 128, 32, 256, 128, 128, .tail = 1}};
-static const struct attention_shape attention_gpu[] = {{16, 512, 64, 8, 1024, 1024},
-                                                       {16, 512, 64, 128, 1024, 1024, .tail = 1},
-                                                       {16, 512, 64, 64, 4000, 4000, .tail = 1},
-                                                       {8, 128, 32, 32, 512, 512}};
+static const struct attention_shape attention_gpu[] = {
+    {16, 512, 64, 8, 1024, 1024},
+    {16, 512, 64, 128, 1024, 1024, .tail = 1},
+    {16, 512, 64, 64, 4000, 4000, .tail = 1},
+    {8, 128, 32, 32, 512, 512},
+    {16, 512, 64, 8, 1024, 1024, .bf16 = true},
+    {16, 512, 64, 128, 1024, 1024, .tail = 1, .bf16 = true},
+    {16, 512, 64, 64, 4000, 4000, .tail = 1, .bf16 = true},
+    {8, 128, 32, 32, 512, 512, .bf16 = true}};
 
 // ---- backward: packed sequences; a row of the harness is a whole one
 
@@ -354,26 +388,31 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
     const int *id = token_rows_of(c, s, rows, seqs, &a->T);
     const size_t T = (size_t)a->T, H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
     double pairs = 0.0;
-    call_text(c, "H %d R %d Dr %d, %d sequences of %d to %d, gap %d", s->H, s->R, s->Dr, s->seqs,
-              s->min, s->max, s->gap);
+    call_text(c, "%sH %d R %d Dr %d, %d sequences of %d to %d, gap %d", s->bf16 ? "bfloat16, " : "",
+              s->H, s->R, s->Dr, s->seqs, s->min, s->max, s->gap);
+    const enum element element = element_of(s);
+    a->type = a->dq_type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
     a->num_seqs = rows->n;
     a->H = s->H;
     a->R = s->R;
     a->Dr = s->Dr;
     a->scale = score_scale(s);
     struct grad_inputs in;
-    in.q = array_floats(call_in(c, &a->q, "q", span_rows(T, H * D, H * D), id, 1.0));
-    in.kv = array_floats(call_in(c, &a->kv, "kv", span_rows(T, D, D), id, 1.0));
-    in.out = array_floats(call_in(c, &a->out, "out", span_rows(T, H * R, H * R), id, 1.0));
-    in.dout = array_floats(call_in(c, &a->dout, "dout", span_rows(T, H * R, H * R), id, 1.0));
+    const struct span values = span_rows(T, H * R, H * R), row = span_rows(T, H * D, H * D);
+    in.q = array_floats(call_in_as(c, &a->q, "q", element, row, id, 1.0));
+    in.kv = array_floats(call_in_as(c, &a->kv, "kv", element, span_rows(T, D, D), id, 1.0));
+    in.out = array_floats(call_in_as(c, &a->out, "out", element, values, id, 1.0));
+    in.dout = array_floats(call_in_as(c, &a->dout, "dout", element, values, id, 1.0));
     struct array *lse = call_in(c, &a->lse, "lse", span_rows(T, H, H), id, 0.3);
     // About what the scores' exponentials sum to.
     for (int i = 0; i < rows->n; i++)
         for (size_t j = 0; j < (size_t)seqs[i].len * H; j++)
             array_floats(lse)[(size_t)seqs[i].query * H + j] += logf((float)(j / H) + 1.0f) + 0.5f;
     in.lse = array_floats(lse);
-    struct array *dq = call_out(c, &a->dq, "dq", ELEMENT_F32, span_rows(T, H * D, H * D), id);
+    struct array *dq = call_out(c, &a->dq, "dq", element, row, id);
     struct array *dkv = call_out(c, &a->dkv, "dkv", ELEMENT_F32, span_rows(T, D, D), id);
+    set_unit(s, dq);
+    set_unit(s, dkv);
     for (int i = 0; i < rows->n; i++)
         pairs += 0.5 * seqs[i].len * (seqs[i].len + 1);
     c->flops = 2.0 * pairs * s->H * (5 * s->R + 3 * s->Dr);
@@ -387,15 +426,32 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
 }
 
 static const struct attention_shape attention_grad_shapes[] = {
-    {4, 32, 8, 0, 1, 1},     {1, 1, 1, 1, 1, 1},      {1, 16, 0, 2, 1, 3, .gap = 2},
-    {3, 7, 2, 3, 1, 65},     {4, 32, 8, 3, 1, 150},   {4, 32, 8, 40, 0, 12, .gap = 1},
-    {4, 32, 8, 2, 64, 64},   {5, 33, 7, 2, 63, 129},  {2, 17, 3, 2, 30, 260, .gap = 3},
-    {8, 128, 32, 2, 10, 40}, {16, 512, 64, 3, 2, 12}, {128, 16, 8, 2, 3, 5},
+    {4, 32, 8, 0, 1, 1},
+    {1, 1, 1, 1, 1, 1},
+    {1, 16, 0, 2, 1, 3, .gap = 2},
+    {3, 7, 2, 3, 1, 65},
+    {4, 32, 8, 3, 1, 150},
+    {4, 32, 8, 40, 0, 12, .gap = 1},
+    {4, 32, 8, 2, 64, 64},
+    {5, 33, 7, 2, 63, 129},
+    {2, 17, 3, 2, 30, 260, .gap = 3},
+    {8, 128, 32, 2, 10, 40},
+    {16, 512, 64, 3, 2, 12},
+    {128, 16, 8, 2, 3, 5},
     {300, 4, 2, 1, 3, 3},
+    {1, 1, 2, 1, 1, 1, .bf16 = true},
+    {3, 7, 2, 3, 1, 65, .bf16 = true},
+    {5, 33, 7, 2, 63, 129, .gap = 1, .bf16 = true},
+    {8, 128, 32, 2, 10, 40, .bf16 = true},
+    {16, 512, 64, 3, 2, 12, .bf16 = true},
+    {2, 64, 64, 2, 60, 200, .bf16 = true},
 };
 static const struct attention_shape attention_grad_cpu[] = {{8, 128, 32, 8, 128, 128}};
-static const struct attention_shape attention_grad_gpu[] = {{16, 512, 64, 8, 1024, 1024},
-                                                            {8, 128, 32, 32, 512, 512}};
+static const struct attention_shape attention_grad_gpu[] = {
+    {16, 512, 64, 8, 1024, 1024},
+    {8, 128, 32, 32, 512, 512},
+    {16, 512, 64, 8, 1024, 1024, .bf16 = true},
+    {8, 128, 32, 32, 512, 512, .bf16 = true}};
 
 SLOT_CALL(attention, attention_args)
 SLOT_CALL(attention_grad, attention_grad_args)

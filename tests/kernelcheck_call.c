@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/philox.h"
+#include "kernels/cpu/element.h"
 #include "tests/kernelcheck.h"
 #include <assert.h>
 #include <float.h>
@@ -117,34 +118,60 @@ static void fill_row(const struct call *c, struct array *a, size_t r, uint64_t k
 
 static void fill_array(struct call *c, struct array *a, double spread)
 {
-    a->before = arena_push(&c->memory, a->count * a->size);
-    fill_words(a->before, guard_word, a->count * a->size);
+    const size_t size = sizeof(float);
+    a->before = arena_push(&c->memory, a->count * size);
+    fill_words(a->before, guard_word, a->count * size);
     for (size_t r = 0; a->count > 0 && r < a->span.rows; r++)
         fill_row(c, a, r, name_key(c, a->name), spread);
+    if (a->element != ELEMENT_BF16)
+        return;
+    // Padding becomes NaN as well: the guards' words are.
+    uint16_t *rounded = arena_push(&c->memory, a->count * sizeof *rounded);
+    a->values = a->before;
+    a->before = rounded;
+    for (size_t i = 0; i < a->count; i++) {
+        rounded[i] = bf16_round(a->values[i]);
+        a->values[i] = bf16_widen(rounded[i]);
+    }
+}
+
+struct array *call_in_as(struct call *c, const void *field, const char *name, enum element element,
+                         struct span span, const int *row, double spread)
+{
+    assert(element == ELEMENT_F32 || element == ELEMENT_BF16);
+    const size_t size = element == ELEMENT_BF16 ? sizeof(uint16_t) : sizeof(float);
+    struct array *a = push_array(c, field, name, element, size, ROLE_IN, span);
+    a->row = row;
+    fill_array(c, a, spread);
+    return a;
 }
 
 struct array *call_in(struct call *c, const void *field, const char *name, struct span span,
                       const int *row, double spread)
 {
-    struct array *a = push_array(c, field, name, ELEMENT_F32, sizeof(float), ROLE_IN, span);
-    a->row = row;
-    fill_array(c, a, spread);
+    return call_in_as(c, field, name, ELEMENT_F32, span, row, spread);
+}
+
+struct array *call_inout_as(struct call *c, const void *field, const char *name,
+                            enum element element, struct span span, const int *row)
+{
+    struct array *a = call_in_as(c, field, name, element, span, row, 1.0);
+    a->role = ROLE_INOUT;
     return a;
 }
 
 struct array *call_inout(struct call *c, const void *field, const char *name, struct span span,
                          const int *row)
 {
-    struct array *a = call_in(c, field, name, span, row, 1.0);
-    a->role = ROLE_INOUT;
-    return a;
+    return call_inout_as(c, field, name, ELEMENT_F32, span, row);
 }
 
 struct array *call_out(struct call *c, const void *field, const char *name, enum element element,
                        struct span span, const int *row)
 {
-    static const size_t sizes[] = {sizeof(float), sizeof(double), sizeof(int), sizeof(bool)};
-    assert(element <= ELEMENT_BOOL);
+    static const size_t sizes[] = {sizeof(float), sizeof(double), sizeof(int), sizeof(bool),
+                                   sizeof(uint16_t)};
+    assert(element <= ELEMENT_BF16);
     struct array *a = push_array(c, field, name, element, sizes[element], ROLE_OUT, span);
     a->row = row;
     a->exact = element == ELEMENT_I32 || element == ELEMENT_BOOL;
@@ -175,9 +202,15 @@ struct array *call_opaque(struct call *c, const void *field, const char *name, i
 struct array *call_packed(struct call *c, const void *field, const char *name, int k, int n,
                           int count, double spread)
 {
+    return call_packed_as(c, field, name, ELEMENT_F32, k, n, count, spread);
+}
+
+struct array *call_packed_as(struct call *c, const void *field, const char *name,
+                             enum element element, int k, int n, int count, double spread)
+{
     const size_t rows = (size_t)count * (size_t)k;
     struct array *dense =
-        call_in(c, NULL, name, span_rows(rows, (size_t)n, (size_t)n), NULL, spread);
+        call_in_as(c, NULL, name, element, span_rows(rows, (size_t)n, (size_t)n), NULL, spread);
     struct array *a = call_opaque(c, field, name, k, n, count);
     a->role = ROLE_PACKED;
     a->source = dense;
@@ -226,11 +259,12 @@ static void lay_out(struct outcome *o, const struct call *c, const struct device
         const struct array *a = c->arrays[i];
         const bool packed = a->role == ROLE_PACKED || a->role == ROLE_OPAQUE;
         const bool words = a->element == ELEMENT_F32 || a->element == ELEMENT_I32;
+        const bool halves = a->element == ELEMENT_BF16;
         o->bytes[i] = array_bytes(a, dev);
         if (a->alias)
             continue;
         o->at[i] = round_up(end + GUARD, packed ? PACKED_ALIGNMENT : ALIGNMENT) +
-                   (words && !packed ? 4 * (size_t)skew : 0);
+                   (words && !packed ? 4 * (size_t)skew : 0) + (halves ? 2 * (size_t)skew : 0);
         end = o->at[i] + o->bytes[i];
     }
     for (int i = 0; i < c->num_arrays; i++)
@@ -334,14 +368,17 @@ static bool pack_weights(struct fault *f, struct outcome *o, struct runner *on,
             continue;
         any = true;
         const size_t n = (size_t)a->packed_n, k = (size_t)a->packed_k;
+        const enum dtype type = a->source->element == ELEMENT_BF16 ? DTYPE_BF16 : DTYPE_F32;
         const struct pack_args args = {
-            .b = (const float *)(void *)(on->block + o->at[array_index(c, a->source)]),
+            .b = on->block + o->at[array_index(c, a->source)],
             .ldb = n,
             .stride_b = n * k,
             .k = a->packed_k,
             .n = a->packed_n,
             .count = a->packed_count,
-            .out = (float *)(void *)(on->block + o->at[i]),
+            .out = on->block + o->at[i],
+            .b_type = type,
+            .out_type = type,
         };
         if (on->dev->k->matmul_pack(on->dev, &args) != 0)
             return fault_set(f, "matmul_pack fails: %s", err_message());
@@ -502,6 +539,7 @@ static double value_at(const struct array *a, const unsigned char *data, size_t 
     float x32;
     double x64;
     int32_t n;
+    uint16_t x16;
     switch (a->element) {
     case ELEMENT_F32:
         memcpy(&x32, p, sizeof x32);
@@ -512,6 +550,9 @@ static double value_at(const struct array *a, const unsigned char *data, size_t 
     case ELEMENT_I32:
         memcpy(&n, p, sizeof n);
         return n;
+    case ELEMENT_BF16:
+        memcpy(&x16, p, sizeof x16);
+        return (double)bf16_widen(x16);
     case ELEMENT_BOOL:
     case ELEMENT_BYTES:
     case ELEMENT_ADDRESS:
@@ -522,7 +563,7 @@ static double value_at(const struct array *a, const unsigned char *data, size_t 
 
 static bool is_float(const struct array *a)
 {
-    return a->element == ELEMENT_F32 || a->element == ELEMENT_F64;
+    return a->element == ELEMENT_F32 || a->element == ELEMENT_F64 || a->element == ELEMENT_BF16;
 }
 
 static bool is_poison(const struct array *a, const unsigned char *data, size_t i)
@@ -538,7 +579,10 @@ static bool is_poison(const struct array *a, const unsigned char *data, size_t i
 static double error_share(const struct array *a, double got, double expected, size_t i,
                           double tolerance)
 {
-    const double unit = a->element == ELEMENT_F64 ? 0x1p-53 : 0x1p-24;
+    const double own = a->element == ELEMENT_F64    ? 0x1p-53
+                       : a->element == ELEMENT_BF16 ? 0x1p-8
+                                                    : 0x1p-24;
+    const double unit = a->unit > 0.0 ? a->unit : own;
     const double scale = a->scale ? a->scale[i] : fabs(expected);
     return fabs(got - expected) / (tolerance * unit * scale + (double)FLT_MIN);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cases of the last product with log-probability and entropy, and of sampling.
 #include "base/philox.h"
+#include "kernels/cpu/element.h"
 #include "tests/kernelcheck.h"
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,11 @@ struct logprob_shape {
     int T, C, V;
     bool no_entropy;
     int special;
+    bool bf16; // hidden and weights
 };
+
+static enum element element_of(bool bf16) { return bf16 ? ELEMENT_BF16 : ELEMENT_F32; }
+static enum dtype type_of(bool bf16) { return bf16 ? DTYPE_BF16 : DTYPE_F32; }
 
 static int logprob_rows(const void *shape) { return ((const struct logprob_shape *)shape)->T; }
 
@@ -79,13 +84,15 @@ static void build_logprob(struct call *c, const void *shape, const struct rows *
 {
     const struct logprob_shape *s = shape;
     struct linear_logprob_args *a = call_args(c, sizeof *a);
-    call_text(c, "T %d C %d V %d%s", rows->n, s->C, s->V, s->no_entropy ? " no entropy" : "");
-    *a = (struct linear_logprob_args){.T = rows->n, .C = s->C, .V = s->V};
+    call_text(c, "T %d C %d V %d%s%s", rows->n, s->C, s->V, s->no_entropy ? " no entropy" : "",
+              s->bf16 ? " bfloat16" : "");
+    *a = (struct linear_logprob_args){.T = rows->n, .C = s->C, .V = s->V, .type = type_of(s->bf16)};
     c->special = s->special;
-    const float *hidden =
-        array_floats(call_in(c, &a->hidden, "hidden", dense(rows->n, s->C), rows->id, 1.0));
+    const float *hidden = array_floats(call_in_as(c, &a->hidden, "hidden", element_of(s->bf16),
+                                                  dense(rows->n, s->C), rows->id, 1.0));
     c->special = 0;
-    const float *w = array_floats(call_packed(c, &a->w, "w", s->C, s->V, 1, weight_spread(s->C)));
+    const float *w = array_floats(
+        call_packed_as(c, &a->w, "w", element_of(s->bf16), s->C, s->V, 1, weight_spread(s->C)));
     build_tokens(c, &a->token, &a->tau, rows, s->V);
     const float *tau = array_floats(c->arrays[c->num_arrays - 1]);
     struct array *logprob =
@@ -107,16 +114,35 @@ static void build_logprob(struct call *c, const void *shape, const struct rows *
 }
 
 static const struct logprob_shape logprob_shapes[] = {
-    {0, 8, 5},      {1, 1, 1},       {3, 5, 2},
-    {1, 0, 3},      {2, 48, 15},     {5, 17, 16, .no_entropy = true},
-    {7, 33, 17},    {13, 48, 160},   {25, 64, 33, .no_entropy = true},
-    {12, 31, 1000}, {4, 513, 97},    {9, 24, 65, .special = 60},
-    {3, 8, 20011},  {260, 24, 4099},
+    {0, 8, 5},
+    {1, 1, 1},
+    {3, 5, 2},
+    {1, 0, 3},
+    {2, 48, 15},
+    {5, 17, 16, .no_entropy = true},
+    {7, 33, 17},
+    {13, 48, 160},
+    {25, 64, 33, .no_entropy = true},
+    {12, 31, 1000},
+    {4, 513, 97},
+    {9, 24, 65, .special = 60},
+    {3, 8, 20011},
+    {260, 24, 4099},
+    {1, 8, 5, .bf16 = true},
+    {3, 0, 7, .bf16 = true},
+    {17, 33, 129, .bf16 = true},
+    {70, 64, 200, .no_entropy = true, .bf16 = true},
+    {150, 72, 1000, .bf16 = true},
+    {9, 24, 65, .special = 60, .bf16 = true},
+    {130, 136, 513, .bf16 = true},
 };
 static const struct logprob_shape logprob_cpu[] = {{512, 512, 8192}};
-static const struct logprob_shape logprob_gpu[] = {{4096, 2048, 32768}};
+static const struct logprob_shape logprob_gpu[] = {{4096, 2048, 32768},
+                                                   {8192, 2048, 32768, .bf16 = true}};
 
 // ---- backward
+
+enum { LOGPROB_GRAD_TOLERANCE = 128 };
 
 // Adds the shares of one row: the magnitudes of its logits' gradient, times what they meet.
 static void logprob_grad_scale(const struct linear_logprob_grad_args *a, struct row_values *r,
@@ -137,20 +163,32 @@ static void logprob_grad_scale(const struct linear_logprob_grad_args *a, struct 
     }
 }
 
+// Changes a number of an input, of a BF16 one to a number that BF16 has.
+static void array_set(struct array *a, size_t i, float x)
+{
+    array_floats(a)[i] = x;
+    if (a->element == ELEMENT_BF16)
+        ((uint16_t *)a->before)[i] = bf16_round(x);
+}
+
 static void build_logprob_grad(struct call *c, const void *shape, const struct rows *rows)
 {
     const struct logprob_shape *s = shape;
     struct linear_logprob_grad_args *a = call_args(c, sizeof *a);
     const size_t C = (size_t)s->C, V = (size_t)s->V;
-    call_text(c, "T %d C %d V %d%s", rows->n, s->C, s->V, s->no_entropy ? " no entropy" : "");
-    *a = (struct linear_logprob_grad_args){.T = rows->n, .C = s->C, .V = s->V};
-    const float *hidden =
-        array_floats(call_in(c, &a->hidden, "hidden", dense(rows->n, s->C), rows->id, 1.0));
-    const float *w = array_floats(call_packed(c, &a->w, "w", s->C, s->V, 1, weight_spread(s->C)));
-    float *w_t = array_floats(call_packed(c, &a->w_t, "w_t", s->V, s->C, 1, 1.0));
+    const enum element element = element_of(s->bf16);
+    call_text(c, "T %d C %d V %d%s%s", rows->n, s->C, s->V, s->no_entropy ? " no entropy" : "",
+              s->bf16 ? " bfloat16" : "");
+    *a = (struct linear_logprob_grad_args){
+        .T = rows->n, .C = s->C, .V = s->V, .type = type_of(s->bf16)};
+    const float *hidden = array_floats(
+        call_in_as(c, &a->hidden, "hidden", element, dense(rows->n, s->C), rows->id, 1.0));
+    const float *w =
+        array_floats(call_packed_as(c, &a->w, "w", element, s->C, s->V, 1, weight_spread(s->C)));
+    struct array *w_t = call_packed_as(c, &a->w_t, "w_t", element, s->V, s->C, 1, 1.0);
     for (size_t v = 0; v < V; v++)
         for (size_t i = 0; i < C; i++)
-            w_t[v * C + i] = w[i * V + v];
+            array_set(w_t, v * C + i, w[i * V + v]);
     build_tokens(c, &a->token, &a->tau, rows, s->V);
     const int *token = array_ints(c->arrays[c->num_arrays - 2]);
     const float *tau = array_floats(c->arrays[c->num_arrays - 1]);
@@ -163,6 +201,8 @@ static void build_logprob_grad(struct call *c, const void *shape, const struct r
     struct array *dhidden =
         call_out(c, &a->dhidden, "dhidden", ELEMENT_F32, dense(rows->n, s->C), rows->id);
     struct array *dw = call_inout(c, &a->dw, "dw", dense(s->V, s->C), NULL);
+    // The gradient of a logit is rounded to bfloat16, and what it is made of may be before.
+    dhidden->unit = dw->unit = s->bf16 ? 0x1p-7 / LOGPROB_GRAD_TOLERANCE : 0.0;
     c->flops = 6.0 * rows->n * s->C * s->V;
     if (!c->scales)
         return;
@@ -189,6 +229,10 @@ static const struct logprob_shape logprob_grad_shapes[] = {
     {300, 16, 129},
     {3, 8, 20011},
     {260, 12, 4099},
+    {1, 8, 5, .bf16 = true},
+    {17, 33, 129, .bf16 = true},
+    {70, 64, 200, .no_entropy = true, .bf16 = true},
+    {130, 72, 1000, .bf16 = true},
 };
 
 // ---- sampling
@@ -197,6 +241,7 @@ struct sample_shape {
     int B, V;
     int C;             // the logits are a product of this depth; 0: they are on a grid
     bool no_truncated; // and no truncation, when the logits are a product
+    bool bf16;         // of bfloat16 rows and weights
 };
 
 static int sample_rows(const void *shape) { return ((const struct sample_shape *)shape)->B; }
@@ -314,10 +359,12 @@ static const float *build_product(struct call *c, struct sample_probe *a,
     a->product =
         (struct matmul_args){.lda = C, .ldc = V, .m = rows->n, .n = s->V, .k = s->C, .batch = 1};
     a->fused = (struct linear_logprob_args){.T = rows->n, .C = s->C, .V = s->V};
-    const float *hidden =
-        array_floats(call_in(c, &a->product.a, "hidden", dense(rows->n, s->C), rows->id, 1.0));
-    const float *w =
-        array_floats(call_packed(c, &a->product.b, "w", s->C, s->V, 1, weight_spread(s->C)));
+    a->fused.type = a->product.a_type = a->product.b_type = type_of(s->bf16);
+    const enum element element = element_of(s->bf16);
+    const float *hidden = array_floats(
+        call_in_as(c, &a->product.a, "hidden", element, dense(rows->n, s->C), rows->id, 1.0));
+    const float *w = array_floats(
+        call_packed_as(c, &a->product.b, "w", element, s->C, s->V, 1, weight_spread(s->C)));
     struct array *out =
         call_out(c, &a->product.c, "logits", ELEMENT_F32, dense(rows->n, s->V), rows->id);
     *tau = array_floats(call_data(c, &a->fused.tau, "tau", ELEMENT_F32, sizeof(float), B));
@@ -356,8 +403,8 @@ static void build_sample(struct call *c, const void *shape, const struct rows *r
     const float *logits;
     float *tau = NULL;
     double *most = ARENA_ARRAY(&c->memory, double, rows->n + 1);
-    call_text(c, "B %d V %d%s%s", rows->n, s->V, s->C > 0 ? " of a product" : "",
-              s->no_truncated ? " no truncated" : "");
+    call_text(c, "B %d V %d%s%s%s", rows->n, s->V, s->C > 0 ? " of a product" : "",
+              s->no_truncated ? " no truncated" : "", s->bf16 ? " bfloat16" : "");
     a->sample = (struct sample_args){.B = rows->n, .V = s->V};
     if (s->C > 0) {
         logits = build_product(c, a, s, rows, &tau, most);
@@ -407,6 +454,8 @@ static const struct sample_shape sample_shapes[] = {
     {19, 17, .C = 24},
     {40, 160, .C = 48},
     {9, 1000, .C = 70, .no_truncated = true},
+    {19, 17, .C = 24, .bf16 = true},
+    {140, 300, .C = 72, .bf16 = true},
 };
 static const struct sample_shape sample_cpu[] = {{64, 8192}};
 static const struct sample_shape sample_gpu[] = {{128, 102400}};
@@ -427,7 +476,7 @@ static const struct slot list[] = {
      .run = run_linear_logprob_grad,
      .rows = logprob_rows,
      SLOT_SHAPES(logprob_grad_shapes, logprob_cpu, logprob_gpu),
-     .tolerance = 128,
+     .tolerance = LOGPROB_GRAD_TOLERANCE,
      .reason =
          "a chain over V, thousands of terms after the one of the token, which is the largest"},
     {.name = "sample",

@@ -14,7 +14,24 @@ struct matmul_shape {
     int pad; // floats between rows
     bool accumulate;
     int special;
+    enum { ALL_F32, SUMS_F32, ALL_BF16 } types; // the latter two: bfloat16 in
 };
+
+static enum element input_element(const struct matmul_shape *s)
+{
+    return s->types == ALL_F32 ? ELEMENT_F32 : ELEMENT_BF16;
+}
+
+static enum dtype input_type(const struct matmul_shape *s)
+{
+    return s->types == ALL_F32 ? DTYPE_F32 : DTYPE_BF16;
+}
+
+static const char *types_name(const struct matmul_shape *s)
+{
+    static const char *const names[] = {"", " bfloat16 to float32", " bfloat16"};
+    return names[s->types];
+}
 
 // The span of `batch` matrices of m rows and `cols` columns, and their leading dimension and
 // stride.
@@ -114,23 +131,29 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
     const int lead = tall ? s->pad : 0, m = rows->n + 2 * lead;
     const int *order = s->layout == LAYOUT_HEADS || s->batch == 1 ? rows->id : NULL;
     struct array *segments = NULL;
-    call_text(c, "m %d n %d k %d batch %d %s pad %d%s", rows->n, s->n, s->k, s->batch,
-              layout_name(s->layout), s->pad, s->accumulate ? " accumulate" : "");
+    call_text(c, "m %d n %d k %d batch %d %s pad %d%s%s", rows->n, s->n, s->k, s->batch,
+              layout_name(s->layout), s->pad, s->accumulate ? " accumulate" : "", types_name(s));
     *a = (struct matmul_args){.n = s->n, .k = s->k, .batch = s->batch, .accumulate = s->accumulate};
-    a->m = tall ? -1 : m;
+    a->m = m;
+    a->a_type = a->b_type = input_type(s);
+    a->c_type = s->types == ALL_BF16 ? DTYPE_BF16 : DTYPE_F32;
     if (tall) {
         segments =
             call_data(c, &a->segments, "segments", ELEMENT_I32, sizeof(int), (size_t)s->batch + 1);
         order = segment_rows(c, s, rows, lead, segments);
     }
     c->special = s->special;
-    const struct array *x =
-        call_in(c, &a->a, "a", matrices(s, m, s->k, &a->lda, &a->stride_a), order, 1.0);
+    const struct array *x = call_in_as(c, &a->a, "a", input_element(s),
+                                       matrices(s, m, s->k, &a->lda, &a->stride_a), order, 1.0);
     c->special = 0;
-    const struct array *b = call_packed(c, &a->b, "b", s->k, s->n, s->batch, 1.0);
+    const struct array *b =
+        call_packed_as(c, &a->b, "b", input_element(s), s->k, s->n, s->batch, 1.0);
     const struct span span = matrices(s, m, s->n, &a->ldc, &a->stride_c);
-    struct array *out = s->accumulate ? call_inout(c, &a->c, "c", span, order)
-                                      : call_out(c, &a->c, "c", ELEMENT_F32, span, order);
+    const enum element element = s->types == ALL_BF16 ? ELEMENT_BF16 : ELEMENT_F32;
+    struct array *out = s->accumulate ? call_inout_as(c, &a->c, "c", element, span, order)
+                                      : call_out(c, &a->c, "c", element, span, order);
+    out->unit =
+        s->types == ALL_BF16 ? 0x1p-12 : 0.0; // with the tolerance, one rounding to bfloat16
     c->flops = 2.0 * rows->n * s->n * s->k * (tall ? 1 : s->batch);
     if (!c->scales)
         return;
@@ -189,14 +212,37 @@ static const struct matmul_shape matmul_shapes[] = {
     {64, 24, 16, 64, LAYOUT_SEGMENTS},
     {300, 96, 48, 16, LAYOUT_SEGMENTS, .pad = 2, .accumulate = true},
     {150, 130, 70, 1, LAYOUT_SEGMENTS},
+    {5, 7, 0, 1, .types = SUMS_F32},
+    {5, 7, 0, 1, .accumulate = true, .types = ALL_BF16},
+    {1, 1, 1, 1, .types = ALL_BF16},
+    {1, 136, 200, 1, .types = SUMS_F32},
+    {9, 33, 129, 1, .pad = 1, .accumulate = true, .types = ALL_BF16},
+    {70, 130, 72, 2, .pad = 8, .types = SUMS_F32},
+    {13, 65, 48, 3, LAYOUT_HEADS, .types = ALL_BF16},
+    {97, 31, 1030, 1, .pad = 2, .types = SUMS_F32},
+    {129, 264, 64, 1, .accumulate = true, .types = SUMS_F32},
+    {300, 520, 130, 1, .pad = 6, .types = ALL_BF16},
+    {23, 20, 24, 4, LAYOUT_HEADS, .special = 97, .types = SUMS_F32},
+    {0, 8, 8, 3, LAYOUT_SEGMENTS, .types = ALL_BF16},
+    {1, 9, 5, 7, LAYOUT_SEGMENTS, .types = SUMS_F32},
+    {65, 33, 129, 12, LAYOUT_SEGMENTS, .accumulate = true, .types = ALL_BF16},
+    {64, 24, 16, 64, LAYOUT_SEGMENTS, .types = SUMS_F32},
+    {300, 264, 72, 3, LAYOUT_SEGMENTS, .pad = 8, .types = ALL_BF16},
 };
 static const struct matmul_shape matmul_cpu[] = {
     {1, 512, 512, 1}, {1024, 512, 512, 1}, {4096, 512, 512, 16, LAYOUT_SEGMENTS}};
-static const struct matmul_shape matmul_gpu[] = {{1, 4096, 4096, 1},
-                                                 {64, 4096, 4096, 1},
-                                                 {4096, 4096, 4096, 1},
-                                                 {4096, 512, 128, 16, LAYOUT_HEADS},
-                                                 {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS}};
+static const struct matmul_shape matmul_gpu[] = {
+    {1, 4096, 4096, 1},
+    {64, 4096, 4096, 1},
+    {4096, 4096, 4096, 1},
+    {4096, 512, 128, 16, LAYOUT_HEADS},
+    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS},
+    {1, 4096, 4096, 1, .types = ALL_BF16},
+    {64, 4096, 4096, 1, .types = ALL_BF16},
+    {8192, 8192, 8192, 1, .types = ALL_BF16},
+    {3 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS, .types = ALL_BF16},
+    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS, .types = ALL_BF16},
+    {512 * 64, 2048, 1408, 64, LAYOUT_SEGMENTS, .types = ALL_BF16}};
 
 // ---- weight gradients
 
@@ -226,10 +272,11 @@ static void build_matmul_grad(struct call *c, const void *shape, const struct ro
     const int lead = tall ? s->pad : 0, m = s->m + 2 * lead;
     const int *order = NULL;
     struct array *segments = NULL;
-    call_text(c, "m %d n %d k %d batch %d %s pad %d", s->m, s->n, s->k, s->batch,
-              layout_name(s->layout), s->pad);
+    call_text(c, "m %d n %d k %d batch %d %s pad %d%s", s->m, s->n, s->k, s->batch,
+              layout_name(s->layout), s->pad, types_name(s));
     *a = (struct matmul_grad_args){.n = s->n, .k = s->k, .batch = s->batch};
-    a->m = tall ? -1 : m;
+    a->m = m;
+    a->dy_type = a->x_type = input_type(s);
     if (tall) {
         int *ids = ARENA_ARRAY(&c->memory, int, s->m + 1);
         for (int i = 0; i < s->m; i++)
@@ -239,11 +286,12 @@ static void build_matmul_grad(struct call *c, const void *shape, const struct ro
         order = segment_rows(c, s, &(struct rows){ids, s->m}, lead, segments);
     }
     c->special = s->special;
-    const struct array *dy =
-        call_in(c, &a->dy, "dy", matrices(s, m, s->n, &a->lddy, &a->stride_dy), order, 1.0);
+    const enum element element = input_element(s);
+    const struct array *dy = call_in_as(c, &a->dy, "dy", element,
+                                        matrices(s, m, s->n, &a->lddy, &a->stride_dy), order, 1.0);
     c->special = 0;
     const struct array *x =
-        call_in(c, &a->x, "x", matrices(s, m, s->k, &a->ldx, &a->stride_x), order, 1.0);
+        call_in_as(c, &a->x, "x", element, matrices(s, m, s->k, &a->ldx, &a->stride_x), order, 1.0);
     const size_t size = (size_t)s->n * (size_t)s->k;
     a->stride_dw = size + (size_t)s->pad;
     struct array *dw =
@@ -281,11 +329,23 @@ static const struct matmul_shape matmul_grad_shapes[] = {
     {64, 24, 16, 64, LAYOUT_SEGMENTS, .pad = 3},
     {900, 48, 96, 16, LAYOUT_SEGMENTS},
     {150, 130, 70, 1, LAYOUT_SEGMENTS},
+    {1, 17, 31, 1, .types = SUMS_F32},
+    {7, 13, 16, 3, LAYOUT_HEADS, .pad = 1, .types = SUMS_F32},
+    {64, 40, 48, 2, .pad = 8, .types = SUMS_F32},
+    {600, 31, 65, 1, .types = SUMS_F32},
+    {2100, 72, 264, 1, .types = SUMS_F32},
+    {90, 20, 24, 1, .special = 997, .types = SUMS_F32},
+    {65, 33, 129, 12, LAYOUT_SEGMENTS, .types = SUMS_F32},
+    {64, 24, 16, 64, LAYOUT_SEGMENTS, .pad = 3, .types = SUMS_F32},
+    {300, 136, 264, 3, LAYOUT_SEGMENTS, .pad = 8, .types = SUMS_F32},
 };
 static const struct matmul_shape matmul_grad_cpu[] = {{1024, 512, 512, 1},
                                                       {4096, 512, 512, 16, LAYOUT_SEGMENTS}};
-static const struct matmul_shape matmul_grad_gpu[] = {{4096, 4096, 4096, 1},
-                                                      {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS}};
+static const struct matmul_shape matmul_grad_gpu[] = {
+    {4096, 4096, 4096, 1},
+    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS},
+    {8192, 4096, 4096, 1, .types = SUMS_F32},
+    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS, .types = SUMS_F32}};
 
 // ---- packing: what is packed is seen through a product with the identity
 
@@ -293,6 +353,7 @@ struct pack_shape {
     int k, n, count;
     bool transposed;
     int pad;
+    bool bf16; // packed
 };
 
 struct pack_probe {
@@ -321,22 +382,31 @@ static void build_pack(struct call *c, const void *shape, const struct rows *unu
     struct pack_probe *a = call_args(c, sizeof *a);
     const size_t k = (size_t)s->k, n = (size_t)s->n, count = (size_t)s->count;
     const size_t rows = s->transposed ? n : k, cols = s->transposed ? k : n;
-    call_text(c, "k %d n %d count %d pad %d%s", s->k, s->n, s->count, s->pad,
-              s->transposed ? " transposed" : "");
+    call_text(c, "k %d n %d count %d pad %d%s%s", s->k, s->n, s->count, s->pad,
+              s->transposed ? " transposed" : "", s->bf16 ? " to bfloat16" : "");
     a->pack = (struct pack_args){.ldb = cols + (size_t)s->pad,
                                  .k = s->k,
                                  .n = s->n,
                                  .count = s->count,
-                                 .transposed = s->transposed};
+                                 .transposed = s->transposed,
+                                 .out_type = s->bf16 ? DTYPE_BF16 : DTYPE_F32};
     a->pack.stride_b = rows * a->pack.ldb + (size_t)s->pad;
     call_in(c, &a->pack.b, "b", (struct span){count, a->pack.stride_b, rows, a->pack.ldb, cols},
             NULL, 1.0);
     call_opaque(c, &a->pack.out, "packed", s->k, s->n, s->count);
     a->probe = (struct matmul_args){
         .lda = k, .ldc = n, .stride_c = k * n, .m = s->k, .n = s->n, .k = s->k, .batch = s->count};
-    struct array *unit = call_data(c, &a->probe.a, "unit", ELEMENT_F32, sizeof(float), k * k);
-    for (size_t i = 0; i < k; i++)
-        array_floats(unit)[i * k + i] = 1.0f;
+    a->probe.a_type = a->probe.b_type = a->pack.out_type;
+    const uint16_t one_bf16 = 0x3f80;
+    struct array *unit =
+        s->bf16 ? call_data(c, &a->probe.a, "unit", ELEMENT_BF16, sizeof one_bf16, k * k)
+                : call_data(c, &a->probe.a, "unit", ELEMENT_F32, sizeof(float), k * k);
+    for (size_t i = 0; i < k; i++) {
+        if (s->bf16)
+            ((uint16_t *)unit->before)[i * k + i] = one_bf16;
+        else
+            array_floats(unit)[i * k + i] = 1.0f;
+    }
     struct array *out =
         call_out(c, &a->probe.c, "seen", ELEMENT_F32, span_rows(count, k * n, k * n), NULL);
     out->exact = true;
@@ -344,11 +414,25 @@ static void build_pack(struct call *c, const void *shape, const struct rows *unu
 }
 
 static const struct pack_shape pack_shapes[] = {
-    {0, 5, 1},          {5, 0, 1},     {5, 3, 0},
-    {1, 1, 1},          {1, 33, 2},    {16, 31, 1, .pad = 3},
-    {31, 16, 1, true},  {48, 48, 3},   {33, 65, 2, true, .pad = 5},
-    {64, 128, 1, true}, {129, 97, 1},  {128, 100, 2, .pad = 1},
-    {17, 513, 1, true}, {200, 257, 1}, {96, 64, 8, true},
+    {0, 5, 1},
+    {5, 0, 1},
+    {5, 3, 0},
+    {1, 1, 1},
+    {1, 33, 2},
+    {16, 31, 1, .pad = 3},
+    {31, 16, 1, true},
+    {48, 48, 3},
+    {33, 65, 2, true, .pad = 5},
+    {64, 128, 1, true},
+    {129, 97, 1},
+    {128, 100, 2, .pad = 1},
+    {17, 513, 1, true},
+    {200, 257, 1},
+    {96, 64, 8, true},
+    {1, 33, 2, .bf16 = true},
+    {64, 72, 1, .bf16 = true},
+    {33, 65, 2, true, .pad = 5, .bf16 = true},
+    {200, 257, 1, true, .bf16 = true},
 };
 static const struct pack_shape pack_cpu[] = {{512, 4096, 1, true}};
 static const struct pack_shape pack_gpu[] = {{4096, 8192, 1, true}};

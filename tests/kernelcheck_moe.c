@@ -258,14 +258,20 @@ struct permute_shape {
     int T, K, C, E;
     bool in_place;
     int special;
+    bool in16, out16; // the arrays of that side that have a type are bfloat16
 };
+
+static enum element element_of(bool narrow) { return narrow ? ELEMENT_BF16 : ELEMENT_F32; }
+static enum dtype type_of(bool narrow) { return narrow ? DTYPE_BF16 : DTYPE_F32; }
+static double size_of(bool narrow) { return narrow ? 2.0 : 4.0; }
 
 static int permute_rows(const void *shape) { return ((const struct permute_shape *)shape)->T; }
 
 static void permute_text(struct call *c, const struct permute_shape *s, const struct rows *rows)
 {
-    call_text(c, "T %d K %d C %d E %d%s", rows->n, s->K, s->C, s->E,
-              s->in_place ? " in place" : "");
+    call_text(c, "T %d K %d C %d E %d%s%s%s", rows->n, s->K, s->C, s->E,
+              s->in_place ? " in place" : "", s->in16 ? " from bfloat16" : "",
+              s->out16 ? " to bfloat16" : "");
 }
 
 static void build_sort(struct call *c, const void *shape, const struct rows *rows)
@@ -331,11 +337,14 @@ static void build_gather(struct call *c, const void *shape, const struct rows *r
     struct moe_gather_args *a = call_args(c, sizeof *a);
     permute_text(c, s, rows);
     *a = (struct moe_gather_args){.T = rows->n, .K = s->K, .C = s->C};
+    a->x_type = type_of(s->in16);
+    a->xs_type = type_of(s->out16);
     c->special = s->special;
-    call_in(c, &a->x, "x", dense(rows->n, s->C), rows->id, 1.0);
+    call_in_as(c, &a->x, "x", element_of(s->in16), dense(rows->n, s->C), rows->id, 1.0);
     const struct permutation p = build_permutation(c, &a->pair, "pair", s, rows);
-    call_out(c, &a->xs, "xs", ELEMENT_F32, dense(rows->n * s->K, s->C), p.id)->exact = true;
-    c->bytes = 8.0 * rows->n * s->K * s->C;
+    call_out(c, &a->xs, "xs", element_of(s->out16), dense(rows->n * s->K, s->C), p.id)->exact =
+        true;
+    c->bytes = (size_of(s->in16) + size_of(s->out16)) * rows->n * s->K * s->C;
 }
 
 // out[t] = sum over k of weight[t,k] ys[slot[t,k]], in magnitudes; weights NULL: 1.
@@ -375,14 +384,16 @@ static void build_combine(struct call *c, const void *shape, const struct rows *
     struct moe_combine_args *a = call_args(c, sizeof *a);
     permute_text(c, s, rows);
     *a = (struct moe_combine_args){.T = rows->n, .K = s->K, .C = s->C};
+    a->ys_type = type_of(s->in16);
     const struct permutation p = build_permutation(c, &a->slot, "slot", s, rows);
     c->special = s->special;
-    const struct array *ys = call_in(c, &a->ys, "ys", dense(rows->n * s->K, s->C), p.id, 1.0);
+    const struct array *ys =
+        call_in_as(c, &a->ys, "ys", element_of(s->in16), dense(rows->n * s->K, s->C), p.id, 1.0);
     c->special = 0;
     const struct array *weights =
         call_in(c, &a->weights, "weights", dense(rows->n, s->K), rows->id, 1.0);
     struct array *y = call_inout(c, &a->y, "y", dense(rows->n, s->C), rows->id);
-    c->bytes = 4.0 * rows->n * (s->K + 2) * s->C;
+    c->bytes = (size_of(s->in16) * s->K + 8.0) * rows->n * s->C;
     if (c->scales)
         combine_scale(s, rows, array_floats(ys), array_floats(weights), p.slot, y,
                       call_scale(c, y));
@@ -395,18 +406,22 @@ static void build_combine_grad(struct call *c, const void *shape, const struct r
     const size_t C = (size_t)s->C, K = (size_t)s->K, pairs = (size_t)rows->n * K;
     permute_text(c, s, rows);
     *a = (struct moe_combine_grad_args){.T = rows->n, .K = s->K, .C = s->C};
+    a->ys_type = type_of(s->in16);
+    a->dys_type = type_of(s->out16);
     const struct permutation p = build_permutation(c, &a->slot, "slot", s, rows);
     c->special = s->special;
-    struct array *ys = call_in(c, &a->ys, "ys", dense((int)pairs, s->C), p.id, 1.0);
+    struct array *ys =
+        call_in_as(c, &a->ys, "ys", element_of(s->in16), dense((int)pairs, s->C), p.id, 1.0);
     c->special = 0;
     call_in(c, &a->weights, "weights", dense(rows->n, s->K), rows->id, 1.0);
     const struct array *dy = call_in(c, &a->dy, "dy", dense(rows->n, s->C), rows->id, 1.0);
-    struct array *dys = call_out(c, &a->dys, "dys", ELEMENT_F32, dense((int)pairs, s->C), p.id);
+    struct array *dys =
+        call_out(c, &a->dys, "dys", element_of(s->out16), dense((int)pairs, s->C), p.id);
     dys->exact = true; // one product
     dys->alias = s->in_place ? ys : NULL;
     struct array *dweights =
         call_out(c, &a->dweights, "dweights", ELEMENT_F32, dense(rows->n, s->K), rows->id);
-    c->bytes = 12.0 * (double)pairs * s->C;
+    c->bytes = (4.0 + size_of(s->in16) + size_of(s->out16)) * (double)pairs * s->C;
     if (!c->scales)
         return;
     double *scale = call_scale(c, dweights);
@@ -431,9 +446,14 @@ static const struct permute_shape permute_shapes[] = {
     {2, 6, 2048, 64},
     {200, 4, 130, 16},
     {400, 8, 65, 40, .in_place = true},
+    {7, 3, 17, 8, .out16 = true},
+    {9, 4, 33, 12, .in16 = true},
+    {33, 6, 48, 64, .in_place = true, .in16 = true, .out16 = true},
+    {12, 8, 31, 256, .special = 60, .in16 = true, .out16 = true},
 };
 static const struct permute_shape permute_cpu[] = {{4096, 4, 512, 16}};
-static const struct permute_shape permute_gpu[] = {{16384, 6, 2048, 64}};
+static const struct permute_shape permute_gpu[] = {
+    {16384, 6, 2048, 64}, {16384, 6, 2048, 64, .in16 = true, .out16 = true}};
 
 SLOT_CALL(moe_route, moe_route_args)
 SLOT_CALL(moe_route_grad, moe_route_grad_args)

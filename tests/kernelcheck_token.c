@@ -9,9 +9,25 @@ struct token_shape {
     int heads; // RoPE
     int add;   // rmsnorm: 1 to another array, 2 over x, 3 over the addend
     bool in_place, accumulate, halves, inverse, no_rstd;
-    bool extreme; // SwiGLU: gates far beyond where exponentials end
+    bool extreme;     // SwiGLU: gates far beyond where exponentials end
+    bool in16, out16; // the arrays of that side that have a type are bfloat16
     int special;
 };
+
+static enum element element_of(bool narrow) { return narrow ? ELEMENT_BF16 : ELEMENT_F32; }
+static enum dtype type_of(bool narrow) { return narrow ? DTYPE_BF16 : DTYPE_F32; }
+static double size_of(bool narrow) { return narrow ? 2.0 : 4.0; }
+
+// A bfloat16 result is the reference's or a neighbour of it, whatever the slot's tolerance is.
+static void set_unit(struct array *out, double tolerance)
+{
+    out->unit = out->element == ELEMENT_BF16 ? 0x1p-7 / tolerance : 0.0;
+}
+
+static const char *types_text(const struct token_shape *s)
+{
+    return s->in16 ? s->out16 ? " bfloat16" : " from bfloat16" : s->out16 ? " to bfloat16" : "";
+}
 
 static int token_rows(const void *shape) { return ((const struct token_shape *)shape)->T; }
 
@@ -19,6 +35,8 @@ static struct span dense(int rows, int cols)
 {
     return span_rows((size_t)rows, (size_t)cols, (size_t)cols);
 }
+
+enum { RMSNORM_TOLERANCE = 16, ROPE_TOLERANCE = 3, SWIGLU_TOLERANCE = 16 };
 
 // ---- embedding
 
@@ -36,13 +54,13 @@ static void build_embed(struct call *c, const void *shape, const struct rows *ro
 {
     const struct token_shape *s = shape;
     struct embed_args *a = call_args(c, sizeof *a);
-    call_text(c, "T %d C %d", rows->n, s->C);
-    *a = (struct embed_args){.T = rows->n, .C = s->C};
+    call_text(c, "T %d C %d%s", rows->n, s->C, types_text(s));
+    *a = (struct embed_args){.T = rows->n, .C = s->C, .out_type = type_of(s->out16)};
     c->special = s->special;
     call_in(c, &a->table, "table", dense(TABLE_ROWS, s->C), NULL, 1.0);
     build_ids(c, &a->ids, "ids", rows, TABLE_ROWS);
-    call_out(c, &a->out, "out", ELEMENT_F32, dense(rows->n, s->C), rows->id)->exact = true;
-    c->bytes = 8.0 * rows->n * s->C;
+    call_out(c, &a->out, "out", element_of(s->out16), dense(rows->n, s->C), rows->id)->exact = true;
+    c->bytes = (4.0 + size_of(s->out16)) * rows->n * s->C;
 }
 
 static void build_embed_grad(struct call *c, const void *shape, const struct rows *rows)
@@ -71,13 +89,21 @@ static void build_embed_grad(struct call *c, const void *shape, const struct row
 }
 
 static const struct token_shape embed_shapes[] = {
-    {0, 8},     {3, 0},   {1, 1},
-    {1, 48},    {5, 7},   {17, 33},
-    {200, 17},  {64, 64}, {129, 100, .special = 50},
+    {0, 8},
+    {3, 0},
+    {1, 1},
+    {1, 48},
+    {5, 7},
+    {17, 33},
+    {200, 17},
+    {64, 64},
+    {129, 100, .special = 50},
     {700, 200},
+    {13, 35, .out16 = true},
+    {40, 64, .out16 = true, .special = 50},
 };
 static const struct token_shape embed_cpu[] = {{16384, 512}};
-static const struct token_shape embed_gpu[] = {{16384, 2048}};
+static const struct token_shape embed_gpu[] = {{16384, 2048}, {16384, 2048, .out16 = true}};
 
 // ---- RMSNorm
 
@@ -86,10 +112,11 @@ static void build_rmsnorm(struct call *c, const void *shape, const struct rows *
     const struct token_shape *s = shape;
     struct rmsnorm_args *a = call_args(c, sizeof *a);
     const size_t T = (size_t)rows->n, C = (size_t)s->C;
-    call_text(c, "T %d C %d pads %d %d add %d%s", rows->n, s->C, s->pad_in, s->pad_out, s->add,
-              s->no_rstd ? " no rstd" : "");
+    call_text(c, "T %d C %d pads %d %d add %d%s%s", rows->n, s->C, s->pad_in, s->pad_out, s->add,
+              s->no_rstd ? " no rstd" : "", types_text(s));
     *a = (struct rmsnorm_args){
         .ldx = C + (size_t)s->pad_in, .ldy = C + (size_t)s->pad_out, .eps = 1e-2f};
+    a->y_type = type_of(s->out16);
     a->T = rows->n;
     a->C = s->C;
     c->special = s->special;
@@ -103,10 +130,11 @@ static void build_rmsnorm(struct call *c, const void *shape, const struct rows *
     }
     c->special = 0;
     call_in(c, &a->w, "w", span_flat(C), NULL, 1.0);
-    call_out(c, &a->y, "y", ELEMENT_F32, span_rows(T, a->ldy, C), rows->id);
+    set_unit(call_out(c, &a->y, "y", element_of(s->out16), span_rows(T, a->ldy, C), rows->id),
+             RMSNORM_TOLERANCE);
     if (!s->no_rstd)
         call_out(c, &a->rstd, "rstd", ELEMENT_F32, dense(rows->n, 1), rows->id);
-    c->bytes = (s->add ? 16.0 : 8.0) * rows->n * s->C;
+    c->bytes = ((s->add ? 12.0 : 4.0) + size_of(s->out16)) * rows->n * s->C;
 }
 
 static const struct token_shape rmsnorm_shapes[] = {
@@ -127,9 +155,13 @@ static const struct token_shape rmsnorm_shapes[] = {
     {3, 2048, .add = 2},
     {2, 7168, .pad_in = 64},
     {400, 257, .add = 1, .pad_out = 1},
+    {9, 33, .pad_out = 2, .out16 = true},
+    {17, 512, .add = 1, .out16 = true},
+    {3, 2048, .add = 2, .out16 = true},
 };
 static const struct token_shape rmsnorm_cpu[] = {{16384, 512, .add = 1}};
-static const struct token_shape rmsnorm_gpu[] = {{16384, 2048, .add = 1}, {16384, 512}};
+static const struct token_shape rmsnorm_gpu[] = {
+    {16384, 2048, .add = 1}, {16384, 512}, {16384, 2048, .add = 1, .out16 = true}};
 
 // Of dx and dw from the magnitudes of their terms, with n = x rstd.
 static void norm_grad_scale(const struct rmsnorm_grad_args *a, const float *x, const float *w,
@@ -238,9 +270,9 @@ static void build_rope(struct call *c, const void *shape, const struct rows *row
     const struct token_shape *s = shape;
     struct rope_args *a = call_args(c, sizeof *a);
     const size_t T = (size_t)rows->n, heads = (size_t)s->heads, D = (size_t)s->C;
-    call_text(c, "T %d heads %d D %d pads %d %d%s%s%s", rows->n, s->heads, s->C, s->pad_in,
+    call_text(c, "T %d heads %d D %d pads %d %d%s%s%s%s", rows->n, s->heads, s->C, s->pad_in,
               s->pad_out, s->halves ? " halves" : "", s->inverse ? " inverse" : "",
-              s->in_place ? " in place" : "");
+              s->in_place ? " in place" : "", types_text(s));
     *a = (struct rope_args){.stride_x = D + (size_t)s->pad_in, .stride_y = D + (size_t)s->pad_out};
     a->ldx = heads * a->stride_x + (size_t)s->pad_in;
     a->ldy = heads * a->stride_y + (size_t)s->pad_out;
@@ -249,18 +281,21 @@ static void build_rope(struct call *c, const void *shape, const struct rows *row
     a->D = s->C;
     a->halves = s->halves;
     a->inverse = s->inverse;
+    a->x_type = type_of(s->in16);
+    a->y_type = type_of(s->out16);
     c->special = s->special;
-    struct array *x =
-        call_in(c, &a->x, "x", (struct span){T, a->ldx, heads, a->stride_x, D}, rows->id, 1.0);
+    struct array *x = call_in_as(c, &a->x, "x", element_of(s->in16),
+                                 (struct span){T, a->ldx, heads, a->stride_x, D}, rows->id, 1.0);
     c->special = 0;
     const struct array *cos = call_in(c, &a->cos, "cos", dense(POSITIONS, s->C / 2), NULL, 0.7);
     const struct array *sin = call_in(c, &a->sin, "sin", dense(POSITIONS, s->C / 2), NULL, 0.7);
     build_ids(c, &a->position, "position", rows, POSITIONS);
     const int *position = array_ints(c->arrays[c->num_arrays - 1]);
-    struct array *y = call_out(c, &a->y, "y", ELEMENT_F32,
+    struct array *y = call_out(c, &a->y, "y", element_of(s->out16),
                                (struct span){T, a->ldy, heads, a->stride_y, D}, rows->id);
     y->alias = s->in_place ? x : NULL;
-    c->bytes = 8.0 * rows->n * s->heads * s->C;
+    set_unit(y, ROPE_TOLERANCE);
+    c->bytes = (size_of(s->in16) + size_of(s->out16)) * rows->n * s->heads * s->C;
     if (c->scales)
         rope_scale(a, array_floats(x), array_floats(cos), array_floats(sin), position,
                    call_scale(c, y));
@@ -281,9 +316,14 @@ static const struct token_shape rope_shapes[] = {
     {64, 64, .heads = 16, .in_place = true, .pad_in = 128, .pad_out = 128},
     {65, 64, .heads = 16, .halves = true, .inverse = true},
     {12, 32, .heads = 3, .special = 97},
+    {9, 10, .heads = 3, .out16 = true, .pad_out = 1},
+    {9, 10, .heads = 3, .halves = true, .in16 = true},
+    {17, 64, .heads = 5, .in16 = true, .out16 = true, .in_place = true},
+    {7, 34, .heads = 2, .inverse = true, .in16 = true, .out16 = true, .special = 97},
 };
 static const struct token_shape rope_cpu[] = {{8192, 32, .heads = 8}};
-static const struct token_shape rope_gpu[] = {{16384, 64, .heads = 16}};
+static const struct token_shape rope_gpu[] = {
+    {16384, 64, .heads = 16}, {16384, 64, .heads = 16, .in16 = true, .out16 = true}};
 
 // ---- SwiGLU
 
@@ -298,13 +338,17 @@ static void build_swiglu(struct call *c, const void *shape, const struct rows *r
     const struct token_shape *s = shape;
     struct swiglu_args *a = call_args(c, sizeof *a);
     const size_t F = (size_t)s->C;
-    call_text(c, "T %d F %d", rows->n, s->C);
+    call_text(c, "T %d F %d%s", rows->n, s->C, types_text(s));
     *a = (struct swiglu_args){.T = rows->n, .F = s->C};
+    a->gate_up_type = type_of(s->in16);
+    a->h_type = type_of(s->out16);
     c->special = s->special;
-    const float *in = array_floats(call_in(c, &a->gate_up, "gate_up", dense(rows->n, 2 * s->C),
-                                           rows->id, s->extreme ? 60.0 : 4.0));
-    struct array *h = call_out(c, &a->h, "h", ELEMENT_F32, dense(rows->n, s->C), rows->id);
-    c->bytes = 12.0 * rows->n * s->C;
+    const float *in =
+        array_floats(call_in_as(c, &a->gate_up, "gate_up", element_of(s->in16),
+                                dense(rows->n, 2 * s->C), rows->id, s->extreme ? 60.0 : 4.0));
+    struct array *h = call_out(c, &a->h, "h", element_of(s->out16), dense(rows->n, s->C), rows->id);
+    set_unit(h, SWIGLU_TOLERANCE);
+    c->bytes = (2 * size_of(s->in16) + size_of(s->out16)) * rows->n * s->C;
     if (!c->scales)
         return;
     double *scale = call_scale(c, h);
@@ -320,16 +364,19 @@ static void build_swiglu_grad(struct call *c, const void *shape, const struct ro
     const struct token_shape *s = shape;
     struct swiglu_grad_args *a = call_args(c, sizeof *a);
     const size_t F = (size_t)s->C;
-    call_text(c, "T %d F %d%s", rows->n, s->C, s->in_place ? " in place" : "");
+    call_text(c, "T %d F %d%s%s", rows->n, s->C, s->in_place ? " in place" : "", types_text(s));
     *a = (struct swiglu_grad_args){.T = rows->n, .F = s->C};
+    a->gate_up_type = type_of(s->in16);
+    a->dgate_up_type = type_of(s->out16);
     c->special = s->special;
-    struct array *in = call_in(c, &a->gate_up, "gate_up", dense(rows->n, 2 * s->C), rows->id,
-                               s->extreme ? 60.0 : 4.0);
+    struct array *in = call_in_as(c, &a->gate_up, "gate_up", element_of(s->in16),
+                                  dense(rows->n, 2 * s->C), rows->id, s->extreme ? 60.0 : 4.0);
     const float *dh = array_floats(call_in(c, &a->dh, "dh", dense(rows->n, s->C), rows->id, 1.0));
-    struct array *out =
-        call_out(c, &a->dgate_up, "dgate_up", ELEMENT_F32, dense(rows->n, 2 * s->C), rows->id);
+    struct array *out = call_out(c, &a->dgate_up, "dgate_up", element_of(s->out16),
+                                 dense(rows->n, 2 * s->C), rows->id);
     out->alias = s->in_place ? in : NULL;
-    c->bytes = 20.0 * rows->n * s->C;
+    set_unit(out, SWIGLU_TOLERANCE);
+    c->bytes = (4.0 + 2 * size_of(s->in16) + 2 * size_of(s->out16)) * rows->n * s->C;
     if (!c->scales)
         return;
     double *scale = call_scale(c, out);
@@ -358,9 +405,13 @@ static const struct token_shape swiglu_shapes[] = {
     {9, 257, .in_place = true},
     {150, 128},
     {3, 1408, .in_place = true},
+    {5, 19, .out16 = true},
+    {5, 19, .in16 = true, .extreme = true},
+    {33, 66, .in16 = true, .out16 = true, .in_place = true, .special = 60},
 };
 static const struct token_shape swiglu_cpu[] = {{16384, 512}};
-static const struct token_shape swiglu_gpu[] = {{16384, 1408}};
+static const struct token_shape swiglu_gpu[] = {{16384, 1408},
+                                                {16384, 1408, .in16 = true, .out16 = true}};
 
 // ---- addition
 
@@ -414,7 +465,7 @@ static const struct slot list[] = {
      .run = run_rmsnorm,
      .rows = token_rows,
      SLOT_SHAPES(rmsnorm_shapes, rmsnorm_cpu, rmsnorm_gpu),
-     .tolerance = 16,
+     .tolerance = RMSNORM_TOLERANCE,
      .reason = "a sum of squares, which are positive, a root and three products"},
     {.name = "rmsnorm_grad",
      .build = build_rmsnorm_grad,
@@ -428,21 +479,21 @@ static const struct slot list[] = {
      .run = run_rope,
      .rows = token_rows,
      SLOT_SHAPES(rope_shapes, rope_cpu, rope_gpu),
-     .tolerance = 3,
+     .tolerance = ROPE_TOLERANCE,
      .reason = "two products and a sum"},
     {.name = "swiglu",
      .build = build_swiglu,
      .run = run_swiglu,
      .rows = token_rows,
      SLOT_SHAPES(swiglu_shapes, swiglu_cpu, swiglu_gpu),
-     .tolerance = 16,
+     .tolerance = SWIGLU_TOLERANCE,
      .reason = "an exponential within 2 ulp, a quotient and products"},
     {.name = "swiglu_grad",
      .build = build_swiglu_grad,
      .run = run_swiglu_grad,
      .rows = token_rows,
      SLOT_SHAPES(swiglu_shapes, swiglu_cpu, swiglu_gpu),
-     .tolerance = 16,
+     .tolerance = SWIGLU_TOLERANCE,
      .reason = "as swiglu"},
     {.name = "add",
      .build = build_add,
