@@ -217,14 +217,14 @@ static int prm_step(void *state, struct trainer *t, int step, struct metrics_lin
     for (int i = 0; i < n; i++)
         t->at.num_tokens += examples[i].prompt_len + examples[i].len;
     struct prm_loss loss;
-    policy_grad_zero(t->prm);
-    rc = prm_train_batch(&loss, t->prm, examples, n, t->config->run.micro_batch_tokens);
+    rc = policy_grad_zero(t->prm);
+    if (rc == 0)
+        rc = prm_train_batch(&loss, t->prm, examples, n, t->config->run.micro_batch_tokens);
     if (rc != 0)
         return rc;
     put_loss(line, &loss);
     rc = trainer_update(t, step, line);
-    trainer_balance(t, line);
-    return rc;
+    return rc != 0 ? rc : trainer_balance(t, line);
 }
 
 static const char *const prm_shown[] = {"loss", "process/prm_accuracy", "process/majority_accuracy",
