@@ -74,8 +74,11 @@ static void set_verdict(struct reward_result *out, const struct sandbox_result *
         return;
     }
     double value = r->verdict == SANDBOX_OK;
-    if (fraction && r->tests_total > 0)
-        value = (double)r->tests_passed / r->tests_total;
+    // Calls may all have been answered by a program that then ended badly: only `ok` is 1.
+    if (fraction && !value && r->verdict != SANDBOX_VIOLATION && r->tests_total > 0) {
+        const int most = r->tests_total - 1;
+        value = (double)(r->tests_passed < most ? r->tests_passed : most) / r->tests_total;
+    }
     reward_set_value(out, value);
     if (r->verdict != SANDBOX_OK)
         snprintf(out->reason, sizeof out->reason, "%s: %.130s", name, r->detail);

@@ -8,7 +8,8 @@
 #include "sandbox/sandbox.h"
 
 struct code_scorer_options {
-    bool fraction; // the value is the share of tests passed; else 1 or 0: all of them
+    bool fraction; // the value is the share of tests passed (less than 1 unless the verdict is ok,
+                   // 0 after a violation); else 1 or 0
     struct sandbox_limits limits; // of a program
 };
 

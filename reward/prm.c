@@ -175,6 +175,7 @@ static int train_pack(struct prm_loss *out, struct policy *p, const struct pack 
             double derivative;
             const double value = (double)score[k], label = (double)e->label[j];
             out->loss += cross_entropy(value, label, &derivative) / (double)out->num_labels;
+            e->value[j] = score[k];
             dscore[k++] = (float)(derivative / (double)out->num_labels);
             if (e->step_end[j])
                 count_step(out, value, label);

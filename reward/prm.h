@@ -37,6 +37,7 @@ struct prm_example {
     const int *token;     // [num_labels] index in completion, rising
     const float *label;   // [num_labels]
     const bool *step_end; // [num_labels]
+    float *value;         // [num_labels], out: logits before the update, of labels not masked
 };
 
 struct prm_loss {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rl/grpo_batch.h"
 
+#include "base/mem.h"
+#include "rl/stats.h"
+
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void fill_steps(struct grpo_batch *b, const struct generated *samples, int n,
@@ -147,30 +151,43 @@ static void put_completions(struct metrics_line *line, const struct generated *s
     metrics_put(line, length > 0.0 ? entropy / length : 0.0, "entropy");
 }
 
+// The process reward model's and the step checker's results of a sample, when it has both.
+static int audited_steps(const struct generated *sample, const struct scoring *scoring,
+                         const struct reward_result **model, const struct reward_result **exact)
+{
+    const int m = scoring_component(scoring, sample->task->source, "prm");
+    const int e = scoring_component(scoring, sample->task->source, "steps");
+    if (m < 0 || e < 0 || !sample->score.parts[m].valid || !sample->score.parts[e].valid)
+        return 0;
+    *model = &sample->score.parts[m];
+    *exact = &sample->score.parts[e];
+    return (*model)->num_steps < (*exact)->num_steps ? (*model)->num_steps : (*exact)->num_steps;
+}
+
 // The audit: the model's step values against the exact labels.
 static void put_audit(struct metrics_line *line, const struct generated *samples, int n,
                       const struct scoring *scoring)
 {
-    int64_t steps = 0, agree = 0, positive = 0;
-    for (int i = 0; i < n; i++) {
-        const int source = samples[i].task->source;
-        const int prm = scoring_component(scoring, source, "prm");
-        const int exact = scoring_component(scoring, source, "steps");
-        if (prm < 0 || exact < 0)
-            continue;
-        const struct reward_result *p = &samples[i].score.parts[prm];
-        const struct reward_result *e = &samples[i].score.parts[exact];
-        for (int j = 0; p->valid && e->valid && j < p->num_steps && j < e->num_steps; j++) {
-            const bool reachable = (e->steps[j].flags & REWARD_STEP_REACHABLE) != 0;
-            steps++;
-            positive += reachable;
-            agree += reachable == (p->steps[j].value > 0.5);
-        }
-    }
+    const struct reward_result *model, *exact;
+    int steps = 0, agree = 0, positive = 0;
+    for (int i = 0; i < n; i++)
+        steps += audited_steps(&samples[i], scoring, &model, &exact);
     if (steps == 0)
         return;
-    metrics_put(line, (double)agree / (double)steps, "process/prm_accuracy");
-    metrics_put(line, (double)positive / (double)steps, "process/exact_mean");
+    struct stats_scored *x = mem_alloc((size_t)steps * sizeof *x);
+    for (int i = 0, k = 0; i < n; i++) {
+        const int here = audited_steps(&samples[i], scoring, &model, &exact);
+        for (int j = 0; j < here; j++, k++) {
+            x[k].score = model->steps[j].value;
+            x[k].positive = (exact->steps[j].flags & REWARD_STEP_REACHABLE) != 0;
+            positive += x[k].positive;
+            agree += x[k].positive == (x[k].score > 0.5);
+        }
+    }
+    metrics_put(line, (double)agree / steps, "process/prm_accuracy");
+    metrics_put(line, stats_auc(x, steps), "process/prm_auc");
+    metrics_put(line, (double)positive / steps, "process/exact_mean");
+    free(x);
 }
 
 void grpo_metrics(struct metrics_line *line, const struct grpo_data *d,

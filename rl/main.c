@@ -12,12 +12,14 @@
 #include <string.h>
 
 static const struct verb verbs[] = {
-    {"bench", "speed of the kernels on this machine, with the share of its limits", verb_bench},
+    {"bench", "speed of the kernels or the sandbox, with the share of what is possible",
+     verb_bench},
     {"config", "every key of a config: type, default, range, meaning", verb_config},
     {"doctor", "what this machine can do", verb_doctor},
     {"eval", "pass@1, pass@k, maj@k and best of n on a data file", verb_eval},
     {"logprobs", "log-probability and entropy of every given token", verb_logprobs},
     {"sample", "completions of prompts", verb_sample},
+    {"sandbox", "runs one untrusted program, or checks the isolation", verb_sandbox},
     {"score", "scores existing completions: per component and per step", verb_score},
     {"tokenize", "token ids of texts", verb_tokenize},
     {"train", "runs the stages of a config", verb_train},

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "reward/prm.h"
 #include "reward/split.h"
+#include "rl/stats.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -57,6 +58,7 @@ static void put_labels(struct prm_example *out, const int *at, const float *labe
     int *token = ARENA_ARRAY(a, int, most + 1);
     float *labels = ARENA_ARRAY(a, float, most + 1);
     bool *end = ARENA_ARRAY(a, bool, most + 1);
+    out->value = ARENA_ARRAY(a, float, most + 1);
     int k = 0;
     for (int j = 0, next = 0; j < n; next = at[j] + 1, j++) {
         for (int i = every_token ? next : at[j]; i <= at[j]; i++, k++) {
@@ -191,6 +193,19 @@ static int row_examples(struct prm_example **out, int *count, struct prm_stage *
 
 static double share(double part, double whole) { return whole > 0.0 ? part / whole : (double)NAN; }
 
+// How well the values rank right steps above wrong ones, whatever their shares.
+static double ranking(const struct prm_example *examples, int n, int64_t steps, struct arena *a)
+{
+    struct stats_scored *x = ARENA_ARRAY(a, struct stats_scored, steps + 1);
+    int k = 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < examples[i].num_labels; j++)
+            if (examples[i].step_end[j] && examples[i].label[j] >= 0.0f)
+                x[k++] = (struct stats_scored){(double)examples[i].value[j],
+                                               examples[i].label[j] > 0.5f};
+    return stats_auc(x, k);
+}
+
 static void put_loss(struct metrics_line *line, const struct prm_loss *loss)
 {
     const double steps = (double)loss->num_steps, positive = (double)loss->num_positive;
@@ -202,6 +217,44 @@ static void put_loss(struct metrics_line *line, const struct prm_loss *loss)
     metrics_put(line, share((double)loss->right_positive, positive), "process/prm_recall_right");
     metrics_put(line, share(right_negative, steps - positive), "process/prm_recall_wrong");
     metrics_put(line, steps, "process/steps");
+}
+
+static void add_loss(struct prm_loss *sum, const struct prm_loss *x)
+{
+    const double labels = (double)(sum->num_labels + x->num_labels);
+    if (labels > 0.0)
+        sum->loss += (x->loss - sum->loss) * (double)x->num_labels / labels;
+    sum->num_labels += x->num_labels;
+    sum->num_steps += x->num_steps;
+    sum->num_right += x->num_right;
+    sum->num_positive += x->num_positive;
+    sum->right_positive += x->right_positive;
+}
+
+// Updates of `batch` examples each; what is logged is of the whole step.
+static int learn(struct trainer *t, int step, const struct prm_example *examples, int n,
+                 struct metrics_line *line)
+{
+    struct prm_loss sum = {0};
+    for (int first = 0, count; first < n; first += count) {
+        count = n - first < t->stage->batch ? n - first : t->stage->batch;
+        struct prm_loss loss;
+        int rc = policy_grad_zero(t->prm);
+        if (rc == 0)
+            rc = prm_train_batch(&loss, t->prm, examples + first, count,
+                                 t->config->run.micro_batch_tokens);
+        if (rc != 0)
+            return rc;
+        add_loss(&sum, &loss);
+        struct metrics_line unused = {0};
+        rc = trainer_update(t, step, first + count == n ? line : &unused);
+        metrics_free(&unused);
+        if (rc != 0)
+            return rc;
+    }
+    put_loss(line, &sum);
+    metrics_put(line, ranking(examples, n, sum.num_steps, &t->step_arena), "process/prm_auc");
+    return 0;
 }
 
 static int prm_step(void *state, struct trainer *t, int step, struct metrics_line *line)
@@ -216,18 +269,11 @@ static int prm_step(void *state, struct trainer *t, int step, struct metrics_lin
         return rc;
     for (int i = 0; i < n; i++)
         t->at.num_tokens += examples[i].prompt_len + examples[i].len;
-    struct prm_loss loss;
-    rc = policy_grad_zero(t->prm);
-    if (rc == 0)
-        rc = prm_train_batch(&loss, t->prm, examples, n, t->config->run.micro_batch_tokens);
-    if (rc != 0)
-        return rc;
-    put_loss(line, &loss);
-    rc = trainer_update(t, step, line);
+    rc = learn(t, step, examples, n, line);
     return rc != 0 ? rc : trainer_balance(t, line);
 }
 
 static const char *const prm_shown[] = {"loss", "process/prm_accuracy", "process/majority_accuracy",
-                                        NULL};
+                                        "process/prm_auc", NULL};
 
 const struct stage stage_prm = {prm_open, prm_step, prm_close, prm_shown};

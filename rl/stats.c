@@ -36,6 +36,29 @@ double stats_pass_at_k(int samples, int right, int k)
     return 1.0 - none;
 }
 
+static int by_score(const void *a, const void *b)
+{
+    const double x = ((const struct stats_scored *)a)->score;
+    const double y = ((const struct stats_scored *)b)->score;
+    return (x > y) - (x < y);
+}
+
+double stats_auc(struct stats_scored *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, by_score);
+    double positives = 0.0, negatives = 0.0, won = 0.0;
+    for (int i = 0, end = 0; i < n; i = end) { // a stretch of equal scores
+        double here[2] = {0.0, 0.0};
+        for (; end < n && x[end].score == x[i].score; end++)
+            here[x[end].positive]++;
+        won += here[1] * (negatives + here[0] / 2.0);
+        positives += here[1];
+        negatives += here[0];
+    }
+    const double pairs = positives * negatives;
+    return pairs > 0.0 ? won / pairs : (double)NAN;
+}
+
 struct stats_paired stats_paired(const double *a, const double *b, int n, uint64_t seed, int rounds)
 {
     struct stats_paired out = {.p_value = 1.0};

@@ -4,6 +4,7 @@
 #ifndef RL_STATS_H
 #define RL_STATS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct stats_interval {
@@ -18,6 +19,14 @@ struct stats_interval stats_mean(const double *x, int n, double lo, double hi);
 // pass@k of one problem from `samples` draws of which `right` are right, without bias:
 // 1 - C(samples - right, k) / C(samples, k) (Chen et al., arXiv:2107.03374, eq. (1)); k <= samples.
 double stats_pass_at_k(int samples, int right, int k);
+
+// Area under the ROC curve: the probability that a positive scores above a negative, ties counting
+// one half (Mann and Whitney, 1947). Sorts x. NAN when either kind is missing.
+struct stats_scored {
+    double score;
+    bool positive;
+};
+double stats_auc(struct stats_scored *x, int n);
 
 // Paired comparison of the same problems: mean of b - a with its interval, and the two-sided
 // p-value of a sign-flip permutation test with `rounds` flips from `seed` (counter-based, so

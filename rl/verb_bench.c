@@ -9,6 +9,7 @@
 #include "base/team.h"
 #include "kernels/device.h"
 #include "rl/bench_limit.h"
+#include "rl/bench_sandbox.h"
 #include "rl/verb.h"
 #include <stdio.h>
 #include <string.h>
@@ -372,9 +373,9 @@ int verb_bench(int argc, char **argv)
     int threads = 0;
     bool json = false, done = false;
     const struct option options[] = {
-        {"WHAT", NULL, OPTION_STRING, &what, 0, 0, true, "kernels"},
+        {"WHAT", NULL, OPTION_STRING, &what, 0, 0, true, "kernels or sandbox"},
         {"--threads", "N", OPTION_INT, &threads, 0, 4096, false,
-         "0: as many as this process may use (0)"},
+         "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &isa_name, 0, 0, false,
          "reference, avx2 or avx512; default: the best of this CPU"},
         {"--json", NULL, OPTION_FLAG, &json, 0, 0, false, "one JSON object a case"},
@@ -383,8 +384,11 @@ int verb_bench(int argc, char **argv)
                            "Speed on this machine, with the share of what it does at most.", &done);
     if (rc != 0 || done)
         return rc;
+    if (strcmp(what, "sandbox") == 0)
+        return bench_sandbox(threads, json);
     if (strcmp(what, "kernels") != 0)
-        return err_set(ERR_CONFIG, "bench: unknown bench \"%s\"; there is: kernels", what);
+        return err_set(ERR_CONFIG, "bench: unknown bench \"%s\"; there are: kernels, sandbox",
+                       what);
     int isa = DEVICE_BEST;
     for (int i = DEVICE_REFERENCE; isa_name && i < DEVICE_BEST; i++)
         if (!strcmp(device_isa_name((enum device_isa)i), isa_name))

@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -100,6 +101,21 @@ static size_t address_space_kib(void)
     return pages * ((size_t)sysconf(_SC_PAGESIZE) / 1024);
 }
 
+// Of this process, for the supervisor to compare with its own.
+static int note_namespaces(struct wire_hello *hello)
+{
+    static const char *const names[WIRE_NAMESPACES_NUM] = WIRE_NAMESPACES;
+    for (int i = 0; i < WIRE_NAMESPACES_NUM; i++) {
+        char path[64];
+        struct stat st;
+        snprintf(path, sizeof path, "/proc/self/ns/%s", names[i]);
+        if (stat(path, &st) != 0)
+            return box_fail(hello, "finding %s", path);
+        hello->namespaces[i] = st.st_ino;
+    }
+    return 0;
+}
+
 static void say(const struct wire_hello *hello)
 {
     (void)send(WIRE_CONTROL_FD, hello, sizeof *hello, MSG_NOSIGNAL);
@@ -120,7 +136,7 @@ static int run_init(struct wire_hello *hello)
     // filter is the first.
     if (write_file("/proc/sys/user/max_user_namespaces", "0") != 0)
         return box_fail(hello, "writing /proc/sys/user/max_user_namespaces");
-    if (root_enter(hello) != 0 || filter_build(hello, &filter) != 0)
+    if (note_namespaces(hello) != 0 || root_enter(hello) != 0 || filter_build(hello, &filter) != 0)
         return -1;
     if (prctl(PR_SET_DUMPABLE, 0) != 0)
         return box_fail(hello, "prctl(PR_SET_DUMPABLE)");
@@ -132,7 +148,8 @@ static int run_init(struct wire_hello *hello)
 int main(void)
 {
     struct wire_hello hello = {.version = WIRE_VERSION};
-    if (recv(WIRE_CONTROL_FD, &hello, 0, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == ENOTSOCK) {
+    if (recv(WIRE_CONTROL_FD, &hello, 0, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+        (errno == ENOTSOCK || errno == EBADF)) {
         fprintf(stderr,
                 "gradus-box: started by hand; it is a part of gradus, see `gradus sandbox run`\n");
         return 2;
@@ -150,6 +167,7 @@ int main(void)
         }
         if (init > 0) {
             close(WIRE_CONTROL_FD);
+            (void)prctl(PR_SET_DUMPABLE, 0); // the maps are written: out of its user's reach again
             int status = 0;
             while (waitpid(init, &status, 0) < 0 && errno == EINTR)
                 ;

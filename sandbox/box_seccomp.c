@@ -74,6 +74,7 @@ static const struct {
     {"getuid", "os.getuid, tempfile"}, {"geteuid", "os"}, {"getgid", "os"}, {"getegid", "os"}, {"getresuid", "os"},
     {"getresgid", "os"}, {"getgroups", "os"}, {"getpgrp", "os"}, {"getpgid", "os"}, {"getsid", "os"},
     {"getpriority", "os"},
+    {"capget", "`sandbox check` asks whether there are none"},
     {"uname", "platform module"}, {"sysinfo", "os.sysconf, malloc"}, {"getrandom", "hash seeds, random, secrets"},
     {"wait4", "os.wait: there are no children, so ECHILD"}, {"waitid", "os.waitid, likewise"},
     {"exit", "end of a thread"}, {"exit_group", "end"},
@@ -100,6 +101,7 @@ static const struct {
     {"fcntl", 1, LOW32, F_SETFL, "os.set_blocking"},
     {"prctl", 0, LOW32, PR_SET_NAME, "thread names"},
     {"prctl", 0, LOW32, PR_GET_NAME, "thread names"},
+    {"prctl", 0, LOW32, PR_GET_NO_NEW_PRIVS, "`sandbox check` asks whether it is set"},
     {"socketpair", 0, LOW32, AF_UNIX, "asyncio wakes itself through one"},
     {"sendto", 4, ~(scmp_datum_t)0, 0, "on socket pairs: no address"},
 };

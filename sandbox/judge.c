@@ -125,6 +125,9 @@ static void judge_end(struct sandbox_result *r, const struct judge_facts *f)
     if (!d->hardened)
         raise_text(r, SANDBOX_INTERNAL, "the program's process could not be locked in: step %d: %s",
                    d->failed_step + 1, strerror(d->failed_errno));
+    if (f->starved)
+        raise_text(r, SANDBOX_INTERNAL, "the machine was too busy: did not end within %u ms",
+                   f->wall_us / 1000);
     if (signal == SIGSYS)
         raise_text(r, SANDBOX_VIOLATION, "a forbidden system call");
     if (f->output)
@@ -256,7 +259,7 @@ void judge_run(struct sandbox_result *r, const struct sandbox_tests *t, int test
     r->wall_us += f->wall_us;
     r->peak_kib = d->peak_kib > r->peak_kib ? d->peak_kib : r->peak_kib;
     judge_end(r, f);
-    const bool ended_well = d->status == 0 && d->hardened && !f->wall && !f->output;
+    const bool ended_well = d->status == 0 && d->hardened && !f->wall && !f->output && !f->starved;
     const bool complete = judge_records(r, t, f);
     if (ended_well && !complete)
         raise_text(r, SANDBOX_INCOMPLETE, "ended before its tests did");

@@ -10,7 +10,7 @@
 // What the supervisor knows of one process that has ended.
 struct judge_facts {
     struct wire_done done;
-    bool wall, output; // killed for it
+    bool wall, output, starved; // killed for it; starved: no processor was free
     uint32_t wall_us;
     const struct strbuf *out, *records; // all that was read, at most the limit and one byte
     const uint8_t *nonce;               // of the job, 16 bytes

@@ -23,9 +23,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { STARTS_MAX = 3, TRIES_MAX = 2, EVENTS = 64, HELLO_SIZE = 256 };
+enum { STARTS_MAX = 3, TRIES_MAX = 2, START_S = 60, EVENTS = 64, HELLO_SIZE = 256 };
 #define SOURCE_MAX ((size_t)16 << 20)
 
 struct work {
@@ -234,21 +235,41 @@ static char *head_of(const struct strbuf *b, size_t max, size_t *len)
     return mem_strndup(b->len > 0 ? b->data : "", *len);
 }
 
+// What came of rewriting the asserts of st->work. Returns whether the work goes on. That they
+// cannot be rewritten is a finding, to be kept; that the rewriting was cut short is none, and must
+// not make tests weak.
+static bool station_split(struct sandbox *sb, struct station *st, const struct wire_done *done)
+{
+    struct work *w = st->work;
+    const struct slot *s = &st->slot;
+    w->splitting = false;
+    const bool cut_short = s->wall || s->starved || !done->hardened ||
+                           (WIFSIGNALED(done->status) && !done->cpu_killed && !s->output);
+    if (cut_short && ++w->tries >= TRIES_MAX) {
+        judge_internal(&w->result, "its tests could not be read: the machine is too busy");
+        w->result.exit_code = -1;
+        return false;
+    }
+    if (cut_short)
+        return true;
+    w->tries = 0;
+    asserts_cache_put(&sb->cache, &w->given->check,
+                      done->status == 0 ? asserts_read(&s->got[SLOT_RECORDS]) : NULL);
+    return true;
+}
+
 // The process of st->work that just ended, judged. Returns whether the work goes on.
 static bool station_judge(struct sandbox *sb, struct station *st, const struct wire_done *done)
 {
     struct work *w = st->work;
     const struct slot *s = &st->slot;
-    if (w->splitting) {
-        w->splitting = false;
-        asserts_cache_put(&sb->cache, &w->given->check,
-                          done->status == 0 ? asserts_read(&s->got[SLOT_RECORDS]) : NULL);
-        return true;
-    }
+    if (w->splitting)
+        return station_split(sb, st, done);
     const struct judge_facts facts = {
         .done = *done,
         .wall = s->wall,
         .output = s->output,
+        .starved = s->starved,
         .wall_us = (uint32_t)((slot_clock() - s->started) * 1e6),
         .out = &s->got[SLOT_OUT],
         .records = &s->got[SLOT_RECORDS],
@@ -354,28 +375,41 @@ static void assign(struct sandbox *sb)
     }
 }
 
-// Ends what has run out of time. Returns the milliseconds until the next deadline, -1: there is
-// none.
-static int deadlines(struct sandbox *sb)
+// When the slot is to be looked at, whatever happens; INFINITY: never.
+static double deadline_of(const struct slot *s)
 {
-    const double now = slot_clock();
+    if (s->state == SLOT_STARTING)
+        return s->started + START_S;
+    if (s->state != SLOT_BUSY)
+        return (double)INFINITY;
+    return s->kill_deadline > 0 ? s->kill_deadline : s->wall_deadline;
+}
+
+// Milliseconds from now until the next deadline, -1: there is none.
+static int wait_ms(const struct sandbox *sb, double now)
+{
     double next = (double)INFINITY;
+    for (int i = 0; i < sb->options.slots; i++)
+        next = fmin(next, deadline_of(&sb->stations[i].slot));
+    return isinf(next) ? -1 : (int)ceil(fmax(0, next - now) * 1e3);
+}
+
+// Ends what had run out of time by `now`: a moment before the last look at what the boxes say, so
+// that what ended in time is not taken for late because this thread was.
+static void end_overdue(struct sandbox *sb, double now)
+{
     for (int i = 0; i < sb->options.slots; i++) {
         struct station *st = &sb->stations[i];
         struct slot *s = &st->slot;
-        if (s->state != SLOT_BUSY)
+        if (now < deadline_of(s))
             continue;
-        if (s->kill_deadline <= 0 && now >= s->wall_deadline) {
-            s->wall = true;
-            slot_kill(s);
-        }
-        if (s->kill_deadline > 0 && now >= s->kill_deadline) {
+        if (s->state == SLOT_STARTING)
+            station_replace(sb, st, "gradus-box does not start");
+        else if (s->kill_deadline > 0)
             station_replace(sb, st, "a program could not be ended");
-            continue;
-        }
-        next = fmin(next, s->kill_deadline > 0 ? s->kill_deadline : s->wall_deadline);
+        else
+            slot_overdue(s, now);
     }
-    return isinf(next) ? -1 : (int)ceil(fmax(0, next - now) * 1e3);
 }
 
 static void *supervise(void *arg)
@@ -384,7 +418,8 @@ static void *supervise(void *arg)
     struct epoll_event events[EVENTS];
     for (;;) {
         assign(sb);
-        const int n = epoll_wait(sb->epoll, events, EVENTS, deadlines(sb));
+        const double now = slot_clock();
+        const int n = epoll_wait(sb->epoll, events, EVENTS, wait_ms(sb, now));
         for (int i = 0; i < n; i++) {
             uint64_t count;
             if (events[i].data.u64 == WAKE)
@@ -392,6 +427,8 @@ static void *supervise(void *arg)
             else
                 handle(sb, events[i].data.u64);
         }
+        if (n < EVENTS)
+            end_overdue(sb, now);
         pthread_mutex_lock(&sb->lock);
         const bool end = sb->closing || sb->broken;
         pthread_mutex_unlock(&sb->lock);

@@ -2,6 +2,7 @@
 #include "sandbox/slot.h"
 
 #include "base/error.h"
+#include "sandbox/delay.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,11 +13,16 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { KILL_GRACE_S = 5 };
+#define DEADLINE_STEP_S 0.01 // deadlines are put off by at least this much
+// A program that was kept from running for so many times its wall-clock limit is given up: that
+// says something about the machine, and nothing about the program.
+#define PATIENCE 20
 
 double slot_clock(void)
 {
@@ -67,6 +73,7 @@ int slot_start(struct slot *s, const char *box_path)
     s->launcher = pid;
     s->control = pair[0];
     s->state = SLOT_STARTING;
+    s->started = slot_clock();
     s->runs = 0;
     for (int i = 0; i < SLOT_STREAMS; i++)
         s->fds[i] = -1;
@@ -224,10 +231,11 @@ int slot_begin(struct slot *s, const struct slot_program *p)
     for (int i = 0; i < SLOT_STREAMS; i++)
         strbuf_clear(&s->got[i]);
     s->limit = (size_t)l->output_kib * 1024;
-    s->wall = s->output = false;
+    s->wall = s->output = s->starved = false;
     s->kill_deadline = 0;
     s->started = slot_clock();
-    s->wall_deadline = s->started + l->wall_ms * 1e-3;
+    s->wall_limit = l->wall_ms * 1e-3;
+    s->wall_deadline = s->started + s->wall_limit;
     int rc = open_run(s, p, theirs);
     if (rc == 0)
         rc = send_run(s, &run, theirs);
@@ -271,6 +279,36 @@ void slot_kill(struct slot *s)
     s->kill_deadline = slot_clock() + KILL_GRACE_S;
 }
 
+void slot_overdue(struct slot *s, double now)
+{
+    const double took = now - s->started;
+    const double delay = delay_of_program(s->launcher);
+    const double left = delay < 0 ? DEADLINE_STEP_S : s->wall_limit - (took - delay);
+    if (left > 0 && took < PATIENCE * s->wall_limit) {
+        s->wall_deadline = now + (left > DEADLINE_STEP_S ? left : DEADLINE_STEP_S);
+        return;
+    }
+    s->starved = left > 0;
+    s->wall = !s->starved;
+    slot_kill(s);
+}
+
+// Whether the box is in namespaces of its own, one and all. Fails closed.
+static bool is_apart(const struct wire_hello *h, char *text)
+{
+    static const char *const names[WIRE_NAMESPACES_NUM] = WIRE_NAMESPACES;
+    for (int i = 0; i < WIRE_NAMESPACES_NUM; i++) {
+        char path[64];
+        struct stat st;
+        snprintf(path, sizeof path, "/proc/self/ns/%s", names[i]);
+        if (stat(path, &st) == 0 && st.st_ino != h->namespaces[i])
+            continue;
+        snprintf(text, 256, "the box has no %s namespace of its own", names[i]);
+        return false;
+    }
+    return true;
+}
+
 static int receive_hello(struct slot *s, const struct wire_hello *h, size_t len, char *text)
 {
     if (len != sizeof *h || h->version != WIRE_VERSION) {
@@ -282,6 +320,8 @@ static int receive_hello(struct slot *s, const struct wire_hello *h, size_t len,
                  h->errnum != 0 ? strerror(h->errnum) : "");
         return -1;
     }
+    if (!is_apart(h, text))
+        return -1;
     s->state = SLOT_IDLE;
     return 2;
 }

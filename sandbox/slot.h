@@ -36,8 +36,10 @@ struct slot {
     struct strbuf got[SLOT_STREAMS]; // what was read: at most the limit and one byte
     size_t limit;                    // bytes of a stream
     uint8_t nonce[16];
-    bool wall, output;                            // killed for it
-    double started, wall_deadline, kill_deadline; // seconds, monotonic; kill_deadline 0: not killed
+    bool wall, output, starved; // killed for it
+    // Seconds, monotonic. started: of the program, or while SLOT_STARTING of the box.
+    double started, wall_deadline, kill_deadline; // kill_deadline 0: not killed
+    double wall_limit;                            // seconds
 };
 
 double slot_clock(void); // seconds, monotonic
@@ -52,6 +54,9 @@ int slot_begin(struct slot *s, const struct slot_program *p);
 // Reads what there is of a stream. At its end, or past the limit, closes it.
 void slot_read(struct slot *s, enum slot_stream i);
 void slot_kill(struct slot *s); // the program; the box will report it
+// The program is past its deadline: kills it, or, when it was kept from running, puts the deadline
+// off.
+void slot_overdue(struct slot *s, double now);
 // One message of the box. 1: *done holds the end of the program; 2: it is ready (SLOT_IDLE); 0:
 // nothing yet, or news of an old run; -1: the box is gone or talks nonsense, *hello_text (of size
 // 256) says what it had to say.

@@ -205,16 +205,21 @@ static bool canon_unordered(struct reader *r, struct strbuf *out, char tag, uint
     if (n > (size_t)(r->end - r->at))
         return false;
     struct strbuf members = {0};
-    struct member *list = mem_array0(n, sizeof *list);
+    struct member *list = NULL;
+    size_t cap = 0; // grows with what is there, not with what is announced
     bool ok = true;
     for (uint32_t i = 0; i < n && ok; i++) {
+        if (i == cap) {
+            cap = cap > 0 ? 2 * cap : 16;
+            list = mem_realloc(list, cap * sizeof *list);
+        }
         list[i].at = members.len;
         ok = canon(r, &members, true);
         list[i].key_end = members.len;
         ok = ok && (tag == WIRE_SET || canon(r, &members, false));
         list[i].end = members.len;
     }
-    if (ok) {
+    if (ok && n > 0) {
         char *base = (char *)(uintptr_t)sort_base(&members);
         qsort_r(list, n, sizeof *list, member_compare, base);
         for (uint32_t i = 1; i < n && ok && !r->has_nan; i++)

@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define WIRE_VERSION    1
+#define WIRE_VERSION    2
 #define WIRE_CONTROL_FD 3 // of gradus-box at its start
 
 enum wire_fd {
@@ -25,12 +25,20 @@ enum wire_fd {
     WIRE_FDS
 };
 
+// The namespaces of a box, as /proc/PID/ns names them.
+#define WIRE_NAMESPACES                                                                            \
+    {                                                                                              \
+        "user", "pid", "net", "mnt", "ipc", "uts", "cgroup"                                        \
+    }
+#define WIRE_NAMESPACES_NUM 7
+
 // Zygote to supervisor, once. ok is 0 when the box could not be built: text then says why and
-// errnum is the errno of it.
+// errnum is the errno of it. namespaces are the ids of those that it is in.
 struct wire_hello {
     uint32_t version;
     int32_t ok;
     int32_t errnum;
+    uint64_t namespaces[WIRE_NAMESPACES_NUM];
     char text[232];
 };
 

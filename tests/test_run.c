@@ -292,6 +292,17 @@ static void paired_test_sees_a_difference_and_none_in_noise(void **state)
     assert_true(same.p_value > 0.5);
 }
 
+static void auc_counts_pairs(void **state)
+{
+    (void)state;
+    // Pairs by hand: 0.9 beats both negatives, 0.5 ties one and beats the other.
+    struct stats_scored x[] = {{0.5, true}, {0.5, false}, {0.9, true}, {0.1, false}};
+    assert_true(fabs(stats_auc(x, 4) - 3.5 / 4.0) < 1e-12);
+    struct stats_scored flat[] = {{1.0, true}, {1.0, false}, {1.0, false}};
+    assert_true(stats_auc(flat, 3) == 0.5);
+    assert_true(isnan(stats_auc(flat, 0)));
+}
+
 #define WITH_RUN(test) cmocka_unit_test_setup_teardown(test, open_fixture, close_fixture)
 
 int main(void)
@@ -306,6 +317,7 @@ int main(void)
         WITH_RUN(metrics_are_cut_where_the_checkpoint_stood),
         cmocka_unit_test(pass_at_k_is_the_share_of_subsets_with_a_right_sample),
         cmocka_unit_test(an_interval_is_normal_theory),
+        cmocka_unit_test(auc_counts_pairs),
         cmocka_unit_test(paired_test_sees_a_difference_and_none_in_noise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

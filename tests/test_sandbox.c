@@ -10,16 +10,13 @@
 // clang-format on
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "sandbox/sandbox.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 static struct sandbox *box; // one slot, so that a program is followed by the next in the same box;
                             // NULL: cannot be built
@@ -568,112 +565,12 @@ static void a_program_without_tests_is_never_ok(void **state)
     }
 }
 
-static void results_come_back_in_order(void **state)
-{
-    (void)state;
-    need_box();
-    enum { N = 24 };
-    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
-    char source[N][64];
-    struct sandbox_job jobs[N] = {{0}};
-    struct sandbox_result results[N];
-    struct sandbox *many = NULL;
-    const struct sandbox_options options = {.slots = 3,
-                                            .retire_runs = 4}; // boxes are replaced meanwhile
-    assert_int_equal(sandbox_open(&many, &options), 0);
-    for (int i = 0; i < N; i++) {
-        snprintf(source[i], sizeof source[i], "import time\ntime.sleep(%d / 1000)\nprint(%d)",
-                 (i * 7) % 5, i);
-        jobs[i] =
-            (struct sandbox_job){.source = source[i], .source_len = strlen(source[i]), .tests = t};
-    }
-    assert_int_equal(sandbox_run_batch(many, jobs, N, results), 0);
-    for (int i = 0; i < N; i++) {
-        assert_int_equal(results[i].verdict, SANDBOX_OK);
-        assert_int_equal(atoi(results[i].out), i);
-        sandbox_result_clear(&results[i]);
-    }
-    sandbox_close(&many);
-    sandbox_tests_free(&t);
-}
-
-static void jobs_may_be_collected_in_any_order(void **state)
-{
-    (void)state;
-    need_box();
-    struct sandbox_tests *t = sandbox_tests_new_run("7\n", 2);
-    const struct sandbox_job job = {.source = "print(input())", .source_len = 14, .tests = t};
-    uint64_t ids[3];
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(sandbox_submit(box, &job, &ids[i]), 0);
-    for (int i = 2; i >= 0; i--) {
-        struct sandbox_result r;
-        assert_int_equal(sandbox_collect(box, ids[i], &r), 0);
-        assert_string_equal(r.out, "7\n");
-        sandbox_result_clear(&r);
-    }
-    sandbox_tests_free(&t);
-}
-
-static int processes_named(const char *name)
-{
-    int found = 0;
-    DIR *proc = opendir("/proc");
-    assert_non_null(proc);
-    for (const struct dirent *e; (e = readdir(proc)) != NULL;) {
-        char path[320];
-        struct strbuf text = {0};
-        snprintf(path, sizeof path, "/proc/%s/comm", e->d_name);
-        if (e->d_name[0] >= '1' && e->d_name[0] <= '9' && file_read(&text, path, 64, ERR_ENV) == 0)
-            found += strcmp(text.data, name) == 0;
-        strbuf_free(&text);
-    }
-    closedir(proc);
-    return found;
-}
-
-static void closing_leaves_no_process(void **state)
-{
-    (void)state;
-    need_box();
-    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
-    const char *source = "import time\ntime.sleep(60)";
-    const struct sandbox_job job = {.source = source, .source_len = strlen(source), .tests = t};
-    struct sandbox *other = NULL;
-    const struct sandbox_options options = {.slots = 2};
-    const int before = processes_named("gradus-box\n");
-    assert_int_equal(sandbox_open(&other, &options), 0);
-    uint64_t id;
-    assert_int_equal(sandbox_submit(other, &job, &id), 0);
-    sandbox_close(&other); // while it runs
-    assert_true(processes_named("gradus-box\n") <= before);
-    sandbox_tests_free(&t);
-}
-
-static void refuses_where_there_is_no_box(void **state)
-{
-    (void)state;
-    struct sandbox *none = NULL;
-    struct sandbox_options options = {.slots = 1, .box_path = "/nowhere/gradus-box"};
-    assert_int_equal(sandbox_open(&none, &options), ERR_ENV);
-    assert_null(none);
-    assert_non_null(strstr(err_message(), "/nowhere/gradus-box"));
-    options.box_path = "/bin/true"; // says nothing
-    assert_int_equal(sandbox_open(&none, &options), ERR_ENV);
-    assert_null(none);
-    assert_non_null(strstr(err_message(), "not run without it"));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(programs_get_their_verdicts),
         cmocka_unit_test(results_are_compared_outside_the_program),
         cmocka_unit_test(a_program_without_tests_is_never_ok),
-        cmocka_unit_test(results_come_back_in_order),
-        cmocka_unit_test(jobs_may_be_collected_in_any_order),
-        cmocka_unit_test(closing_leaves_no_process),
-        cmocka_unit_test(refuses_where_there_is_no_box),
     };
     return cmocka_run_group_tests(tests, open_box, close_box);
 }

@@ -67,7 +67,7 @@ int ref_linear_logprob_grad(struct device *dev, const struct linear_logprob_grad
     (void)dev;
     const size_t C = (size_t)a->C, V = (size_t)a->V;
     float *logits = mem_array0(V, sizeof(*logits));
-    double *dlogits = mem_array0(V, sizeof(*dlogits));
+    double *dlogits = mem_array0(V, sizeof(*dlogits)), *dw = mem_array0(V * C, sizeof(*dw));
     for (size_t t = 0; t < (size_t)a->T; t++) {
         assert(a->token[t] >= 0 && a->token[t] < a->V);
         row_logits(a->hidden + t * C, a->w, C, V, logits);
@@ -83,11 +83,14 @@ int ref_linear_logprob_grad(struct device *dev, const struct linear_logprob_grad
             double sum = 0.0;
             for (size_t v = 0; v < V; v++) {
                 sum += dlogits[v] * (double)a->w_t[v * C + c];
-                a->dw[v * C + c] += (float)(dlogits[v] * (double)a->hidden[t * C + c]);
+                dw[v * C + c] += dlogits[v] * (double)a->hidden[t * C + c];
             }
             a->dhidden[t * C + c] = (float)sum;
         }
     }
+    for (size_t i = 0; i < V * C; i++)
+        a->dw[i] = (float)((double)a->dw[i] + dw[i]);
+    free(dw);
     free(dlogits);
     free(logits);
     return 0;

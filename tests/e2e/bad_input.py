@@ -138,6 +138,24 @@ def check_data(good):
             os.path.join(folder, "run-missing"))
 
 
+def check_sandbox():
+    """Faults in what the user gave; where no box can be built they are found just the same."""
+    program = put("program.py", "print(1)\n")
+    refused(USAGE, ["run or check is missing"], "sandbox")
+    refused(USAGE, ['"rum" is neither run nor check'], "sandbox", "rum")
+    refused(USAGE, ["sandbox run: FILE is missing"], "sandbox", "run")
+    refused(USAGE, ['"--time-limt"', 'did you mean "--time-limit"?'], "sandbox", "run", program, "--time-limt", "1")
+    refused(USAGE, ['--time-limit is "0"', "[0.001, 3600]"], "sandbox", "run", program, "--time-limit", "0")
+    refused(USAGE, ['--lang is "rust"', "python"], "sandbox", "run", program, "--lang", "rust")
+    refused(USAGE, ["--tests or --stdin"], "sandbox", "run", program, "--tests", program, "--stdin", program)
+    refused(USAGE, ["one argument too many"], "sandbox", "check", program)
+    refused(DATA, ["absent.py"], "sandbox", "run", os.path.join(folder, "absent.py"))
+    refused(DATA, ["latin1.py", "byte 5 is not UTF-8"], "sandbox", "run", put("latin1.py", b'x = "\xe9"'))
+    refused(DATA, ["tests.json:2: ", '"stdout"'], "sandbox", "run", program, "--tests",
+            put("tests.json", '[{"stdin": "", "stdout": "1"},\n {"stdin": ""}]'))
+    refused(DATA, ["cut.json:1"], "sandbox", "run", program, "--tests", put("cut.json", '[{"stdin": ""'))
+
+
 def check_writing(tokenizer):
     refused(WRITE, ["no/such"], "tokenize", "--tokenizer", tokenizer, "--text", "1", "--out",
             os.path.join(folder, "no/such/file"))
@@ -157,6 +175,7 @@ def main():
         check_configs(good)
         check_models()
         check_data(good)
+        check_sandbox()
         check_writing(tokenizer)
     finally:
         shutil.rmtree(folder)

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// gradus bench sandbox: programs judged a second, beside the rate at which this machine forks bare
+// processes of the same size.
+#ifndef RL_BENCH_SANDBOX_H
+#define RL_BENCH_SANDBOX_H
+
+#include <stdbool.h>
+
+// slots 0: as many as this process may use CPUs; measured with one slot and with that many. Errors:
+// ERR_ENV.
+int bench_sandbox(int slots, bool json);
+
+#endif

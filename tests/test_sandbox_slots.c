@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Slots and jobs: order, replacement of boxes, what is left when a sandbox is closed, refusal.
+// Where the box cannot be built, tests that need it are skipped with the reason.
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "sandbox/sandbox.h"
+
+#include <dirent.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+// A sandbox of so many slots. Skips the test where none can be built.
+static struct sandbox *open_slots(int slots, int retire_runs)
+{
+    struct sandbox *sb = NULL;
+    const struct sandbox_options options = {.slots = slots, .retire_runs = retire_runs};
+    if (sandbox_open(&sb, &options) != 0) {
+        print_message("# %s\n", err_message());
+        skip();
+    }
+    return sb;
+}
+
+static void results_come_back_in_order(void **state)
+{
+    (void)state;
+    enum { N = 24 };
+    char source[N][64];
+    struct sandbox_job jobs[N] = {{0}};
+    struct sandbox_result results[N];
+    struct sandbox *many = open_slots(3, 4); // boxes are replaced meanwhile
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    for (int i = 0; i < N; i++) {
+        snprintf(source[i], sizeof source[i], "import time\ntime.sleep(%d / 1000)\nprint(%d)",
+                 (i * 7) % 5, i);
+        jobs[i] =
+            (struct sandbox_job){.source = source[i], .source_len = strlen(source[i]), .tests = t};
+    }
+    assert_int_equal(sandbox_run_batch(many, jobs, N, results), 0);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(results[i].verdict, SANDBOX_OK);
+        assert_int_equal(atoi(results[i].out), i);
+        sandbox_result_clear(&results[i]);
+    }
+    sandbox_close(&many);
+    sandbox_tests_free(&t);
+}
+
+static void jobs_may_be_collected_in_any_order(void **state)
+{
+    (void)state;
+    struct sandbox *box = open_slots(1, 0);
+    struct sandbox_tests *t = sandbox_tests_new_run("7\n", 2);
+    const struct sandbox_job job = {.source = "print(input())", .source_len = 14, .tests = t};
+    uint64_t ids[3];
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sandbox_submit(box, &job, &ids[i]), 0);
+    for (int i = 2; i >= 0; i--) {
+        struct sandbox_result r;
+        assert_int_equal(sandbox_collect(box, ids[i], &r), 0);
+        assert_string_equal(r.out, "7\n");
+        sandbox_result_clear(&r);
+    }
+    sandbox_close(&box);
+    sandbox_tests_free(&t);
+}
+
+// Parent of a process, by /proc/PID/stat: "PID (NAME) STATE PPID ..."; 0: it is gone.
+static int parent_of(int pid)
+{
+    char path[64];
+    struct strbuf text = {0};
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int parent = 0;
+    if (file_read(&text, path, 0, ERR_ENV) == 0) {
+        const char *end = strrchr(text.data, ')');
+        if (end == NULL || sscanf(end, ") %*c %d", &parent) != 1)
+            parent = 0;
+    }
+    strbuf_free(&text);
+    return parent;
+}
+
+// Processes that come from this one, at any remove. Other tests run boxes of their own meanwhile.
+static int descendants(void)
+{
+    int found = 0;
+    DIR *proc = opendir("/proc");
+    assert_non_null(proc);
+    for (const struct dirent *e; (e = readdir(proc)) != NULL;) {
+        int pid = atoi(e->d_name);
+        while (pid > 0 && (pid = parent_of(pid)) != getpid())
+            ;
+        found += pid > 0;
+    }
+    closedir(proc);
+    return found;
+}
+
+static void closing_leaves_no_process(void **state)
+{
+    (void)state;
+    // What loses its parent becomes a child of this process, so that it cannot be missed.
+    assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+    const int before = descendants();
+    struct sandbox *other = open_slots(2, 0);
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    const char *source = "import time\ntime.sleep(60)";
+    const struct sandbox_job job = {.source = source, .source_len = strlen(source), .tests = t};
+    assert_int_equal(descendants(), before + 4); // a slot is a launcher and its PID 1
+    uint64_t id;
+    assert_int_equal(sandbox_submit(other, &job, &id), 0);
+    const double give_up = log_clock() + 60;
+    while (descendants() == before + 4 && log_clock() < give_up) // until the program runs
+        sched_yield();
+    assert_int_equal(descendants(), before + 5);
+    sandbox_close(&other);
+    assert_int_equal(descendants(), before);
+    sandbox_tests_free(&t);
+}
+
+// Eight busy loops on one CPU, and the boxes on the same one.
+enum { HOGS = 8 };
+
+static void start_hogs(pid_t hogs[HOGS])
+{
+    for (int i = 0; i < HOGS; i++) {
+        hogs[i] = fork();
+        assert_true(hogs[i] >= 0);
+        if (hogs[i] == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (volatile unsigned turns = 0;; turns++)
+                ;
+        }
+    }
+}
+
+static void stop_hogs(const pid_t hogs[HOGS])
+{
+    for (int i = 0; i < HOGS; i++) {
+        kill(hogs[i], SIGKILL);
+        waitpid(hogs[i], NULL, 0);
+    }
+}
+
+// Runs a program whose wall-clock limit is 400 ms.
+static struct sandbox_result run_hurried(struct sandbox *sb, const char *source)
+{
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    const struct sandbox_job job = {.source = source,
+                                    .source_len = strlen(source),
+                                    .tests = t,
+                                    .limits = {.cpu_ms = 5000, .wall_ms = 400}};
+    struct sandbox_result r;
+    assert_int_equal(sandbox_run_batch(sb, &job, 1, &r), 0);
+    sandbox_tests_free(&t);
+    return r;
+}
+
+static void waiting_for_a_processor_is_not_held_against_a_program(void **state)
+{
+    (void)state;
+    cpu_set_t before, one;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    struct sandbox *sb = open_slots(1, 0);
+    pid_t hogs[HOGS];
+    start_hogs(hogs);
+    struct sandbox_result busy =
+        run_hurried(sb, "import time\nwhile time.process_time() < 0.3: pass\nprint('done')");
+    struct sandbox_result idle = run_hurried(sb, "import time\ntime.sleep(60)");
+    stop_hogs(hogs);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+    assert_string_equal(sandbox_verdict_name(busy.verdict), "ok");
+    assert_true(busy.wall_us > 400000); // else nothing was tried
+    assert_string_equal(sandbox_verdict_name(idle.verdict), "wall");
+    sandbox_result_clear(&busy);
+    sandbox_result_clear(&idle);
+    sandbox_close(&sb);
+}
+
+static void refuses_where_there_is_no_box(void **state)
+{
+    (void)state;
+    struct sandbox *none = NULL;
+    struct sandbox_options options = {.slots = 1, .box_path = "/nowhere/gradus-box"};
+    assert_int_equal(sandbox_open(&none, &options), ERR_ENV);
+    assert_null(none);
+    assert_non_null(strstr(err_message(), "/nowhere/gradus-box"));
+    options.box_path = "/bin/true"; // says nothing
+    assert_int_equal(sandbox_open(&none, &options), ERR_ENV);
+    assert_null(none);
+    assert_non_null(strstr(err_message(), "not run without it"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(results_come_back_in_order),
+        cmocka_unit_test(jobs_may_be_collected_in_any_order),
+        cmocka_unit_test(closing_leaves_no_process),
+        cmocka_unit_test(waiting_for_a_processor_is_not_held_against_a_program),
+        cmocka_unit_test(refuses_where_there_is_no_box),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
