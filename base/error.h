@@ -5,6 +5,10 @@
 #ifndef BASE_ERROR_H
 #define BASE_ERROR_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum err {
     ERR_CHECK = -1,       // a check or comparison failed
     ERR_CONFIG = -2,      // usage, or a config that is missing or malformed
@@ -24,6 +28,10 @@ int err_set(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3))
 const char *err_message(void);
 
 // Ends the process with exit code 5 and a line on standard error: the host is out of memory.
-_Noreturn void die_out_of_memory(unsigned long bytes);
+void die_out_of_memory(unsigned long bytes) __attribute__((noreturn));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -6,6 +6,10 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // size 0 gives a pointer that may be freed. Memory of mem_alloc0 and mem_array0 is zeroed. count *
 // size may not overflow.
 void *mem_alloc(size_t size);
@@ -40,5 +44,9 @@ void arena_free(struct arena *a); // leaves a zeroed, usable arena
 
 // n elements of type T, zeroed.
 #define ARENA_ARRAY(a, T, n) ((T *)arena_push0((a), (size_t)(n) * sizeof(T)))
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

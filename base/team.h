@@ -5,6 +5,10 @@
 #ifndef BASE_TEAM_H
 #define BASE_TEAM_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct team;
 
 // threads >= 1, or 0 for the number of CPUs this process may use.
@@ -18,5 +22,9 @@ void team_run(struct team *team, team_fn *fn, void *arg); // team NULL: fn(arg, 
 // The share [*begin, *end) of n items that rank takes: contiguous, sizes differing by at most
 // `grain`.
 void team_share(int n, int grain, int rank, int size, int *begin, int *end);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -87,6 +87,8 @@ static int host_available(struct device *dev, size_t *bytes)
     return 0;
 }
 
+static void host_close(struct device *dev) { scratch_free(&dev->scratch); }
+
 static const struct device_memory host_memory = {
     .alloc = host_alloc,
     .release = host_release,
@@ -96,6 +98,7 @@ static const struct device_memory host_memory = {
     .zero = host_zero,
     .sync = host_sync,
     .available = host_available,
+    .close = host_close,
 };
 
 // ---- opening
@@ -127,15 +130,12 @@ void device_free(struct device **dev)
 {
     if (!dev || !*dev)
         return;
-    scratch_free(&(*dev)->scratch);
+    (*dev)->memory->close(*dev);
     free(*dev);
     *dev = NULL;
 }
 
 size_t matmul_packed_size(const struct device *dev, int k, int n)
 {
-    // Columns of a panel: two vectors (fast_gemm.h). The reference does not pad.
-    static const size_t panel[] = {1, 16, 32};
-    const size_t cols = panel[dev->isa];
-    return (size_t)k * (((size_t)n + cols - 1) / cols * cols);
+    return dev->k->matmul_packed_size(dev, k, n);
 }

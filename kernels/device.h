@@ -8,12 +8,16 @@
 #include "kernels/kernels.h"
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // Instruction sets of the CPU variants, weakest first. DEVICE_REFERENCE is the plain definition of
 // every operation.
 enum device_isa { DEVICE_REFERENCE, DEVICE_AVX2, DEVICE_AVX512, DEVICE_BEST };
 
 // Memory of a device. Operations are ordered with the device's kernels; upload and download are
-// over when they return.
+// over when they return. An alloc that the device has no room for is ERR_ENV.
 struct device_memory {
     int (*alloc)(struct device *, void **out, size_t bytes); // 64-byte aligned, not initialised
     void (*release)(struct device *, void *p);
@@ -25,14 +29,16 @@ struct device_memory {
     // (optional) Bytes of the machine, or of a GPU those that are free; without it a cache takes
     // what it asks for.
     int (*available)(struct device *, size_t *bytes);
+    void (*close)(struct device *); // frees what the device holds for itself
 };
 
 struct device {
     const struct kernels *k;
     const struct device_memory *memory;
-    struct team *team; // borrowed; NULL: the calling thread alone
-    enum device_isa isa;
-    struct device_scratch *scratch; // one growing buffer per rank, owned
+    struct team *team;              // borrowed; NULL: the calling thread alone
+    enum device_isa isa;            // of a CPU; on a GPU, of the host's side
+    struct device_scratch *scratch; // of a CPU: one growing buffer per rank, owned
+    struct cuda_state *cuda;        // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU
 };
 
 // isa: an upper bound; what the CPU lacks is never chosen. ERR_ENV when a named instruction set is
@@ -42,7 +48,11 @@ void device_free(struct device **dev);
 const char *device_isa_name(enum device_isa isa); // "reference", "avx2", "avx512"
 enum device_isa device_best_isa(void);            // of this CPU
 
-// Floats of a packed [k,n] matrix on this device.
+// Elements of a packed [k,n] matrix on this device.
 size_t matmul_packed_size(const struct device *dev, int k, int n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -21,47 +21,57 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct team;
 struct device;
 
+enum dtype { DTYPE_F32, DTYPE_BF16 };
+
 // ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs
-// to the device.
+// to the device. Sums are float32 (or wider) whatever the types; `ld*` and strides count elements.
 
 // B [k,n] of `count` matrices, stride_b apart, given as [k,n] or, transposed, as [n,k] (the layout
-// of weights on disk); out: count packed matrices, each matmul_packed_size(k, n) floats.
+// of weights on disk); out: count packed matrices, each matmul_packed_size(k, n) elements.
 struct pack_args {
-    const float *b;
+    const void *b;
     size_t ldb, stride_b;
     int k, n, count;
     bool transposed;
-    float *out;
+    void *out; // 16-byte aligned
+    enum dtype b_type, out_type;
 };
 
 // C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides),
-// or, with segments, one tall A and C whose rows [segments[g], segments[g+1]) belong to B[g]
-// (experts); m and stride_a, stride_c are then unused. Sum over k ascending.
+// or, with segments, one tall A and C of m rows, of which [segments[g], segments[g+1]) belong to
+// B[g] (experts); stride_a and stride_c are then unused. Sum over k ascending. a_type and b_type
+// are the same.
 struct matmul_args {
-    const float *a; // [m,k] each
+    const void *a; // [m,k] each
     size_t lda, stride_a;
-    const float *b; // packed, batch of [k,n]
-    float *c;       // [m,n] each
+    const void *b; // packed, batch of [k,n]
+    void *c;       // [m,n] each
     size_t ldc, stride_c;
     int m, n, k, batch;
     const int *segments; // [batch+1] or NULL
     bool accumulate;
+    enum dtype a_type, b_type, c_type;
 };
 
 // dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and
-// segments as above.
+// segments as above. dy_type and x_type are the same.
 struct matmul_grad_args {
-    const float *dy; // [m,n] each
+    const void *dy; // [m,n] each
     size_t lddy, stride_dy;
-    const float *x; // [m,k] each
+    const void *x; // [m,k] each
     size_t ldx, stride_x;
     float *dw; // [n,k] each, dense
     size_t stride_dw;
     int m, n, k, batch;
     const int *segments;
+    enum dtype dy_type, x_type;
 };
 
 // ---- token-wise operations
@@ -69,8 +79,9 @@ struct matmul_grad_args {
 struct embed_args {
     const float *table; // [V,C]
     const int *ids;     // [T]
-    float *out;         // [T,C]
+    void *out;          // [T,C]
     int T, C;
+    enum dtype out_type;
 };
 struct embed_grad_args {
     const float *dout; // [T,C]
@@ -85,11 +96,12 @@ struct rmsnorm_args {
     const float *x, *add; // [T,C], rows ldx apart; add dense or NULL
     float *sum;           // [T,C] dense, NULL when add is NULL
     const float *w;       // [C]
-    float *y;             // [T,C], rows ldy apart
+    void *y;              // [T,C], rows ldy apart
     float *rstd;          // [T] or NULL
     size_t ldx, ldy;
     float eps;
     int T, C;
+    enum dtype y_type;
 };
 // dx = d(y)/d(x)^T dy, or += when accumulate; dw += .  dx may be dy.
 struct rmsnorm_grad_args {
@@ -101,27 +113,32 @@ struct rmsnorm_grad_args {
 };
 
 // Rotates pairs of D values per head: y = RoPE(x) with cos/sin rows of position[t]; inverse: the
-// transpose (backward). y may be x. halves: pairs are (i, i + D/2), else (2i, 2i+1).
+// transpose (backward). y may be x, of the same type. halves: pairs are (i, i + D/2), else (2i,
+// 2i+1).
 struct rope_args {
-    const float *x; // [T,heads,D]; token rows ldx, heads stride_x apart
-    float *y;
+    const void *x; // [T,heads,D]; token rows ldx, heads stride_x apart
+    void *y;
     size_t ldx, stride_x, ldy, stride_y;
     const float *cos, *sin; // [positions, D/2], YaRN's attention factor included
     const int *position;    // [T]
     int T, heads, D;
     bool halves, inverse;
+    enum dtype x_type, y_type;
 };
 
 // h = SiLU(gate) * up, gate and up being the halves of a row of 2F; backward to both halves.
 struct swiglu_args {
-    const float *gate_up; // [T,2F]
-    float *h;             // [T,F]
+    const void *gate_up; // [T,2F]
+    void *h;             // [T,F]
     int T, F;
+    enum dtype gate_up_type, h_type;
 };
 struct swiglu_grad_args {
-    const float *gate_up, *dh; // [T,2F], [T,F]
-    float *dgate_up;           // [T,2F]; may be gate_up
+    const void *gate_up; // [T,2F]
+    const float *dh;     // [T,F]
+    void *dgate_up;      // [T,2F]; may be gate_up, of the same type
     int T, F;
+    enum dtype gate_up_type, dgate_up_type;
 };
 
 struct add_args {
@@ -143,28 +160,33 @@ struct attention_seq {
     int block; // index into kv_blocks of its block 0
 };
 struct attention_args {
-    const float *q; // [T,H,R+Dr]
-    const float *const *
+    const void *q; // [T,H,R+Dr]
+    const void *const *
         kv_blocks; // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
     const struct attention_seq *seqs;
     int num_seqs, H, R, Dr;
+    int T;        // queries of all sequences together
+    int max_keys; // no sequence has more: an upper bound of pos + len. A CPU uses neither of the two
     float scale;
-    float *out; // [T,H,R]
-    float *lse; // [T,H], or NULL
+    enum dtype type; // of q, the rows of kv_blocks and out
+    void *out;       // [T,H,R]
+    float *lse;      // [T,H], or NULL
 };
 // Packed sequences only: pos is 0 and the keys of a sequence are the rows of kv beside its queries
 // (block is unused).
 struct attention_grad_args {
-    const float *q;    // [T,H,R+Dr]
-    const float *kv;   // [T,R+Dr]
-    const float *out;  // [T,H,R]
-    const float *lse;  // [T,H]
-    const float *dout; // [T,H,R]
-    float *dq;         // [T,H,R+Dr]
-    float *dkv;        // [T,R+Dr]
+    const void *q;    // [T,H,R+Dr]
+    const void *kv;   // [T,R+Dr]
+    const void *out;  // [T,H,R]
+    const float *lse; // [T,H]
+    const void *dout; // [T,H,R]
+    void *dq;         // [T,H,R+Dr]
+    void *dkv;        // [T,R+Dr]
     const struct attention_seq *seqs;
     int num_seqs, T, H, R, Dr;
     float scale;
+    enum dtype type;              // of q, kv, out and dout
+    enum dtype dq_type, dkv_type;
 };
 
 // Rows of new tokens to their places in the pages of a cache: the row of token t goes to row
@@ -218,10 +240,11 @@ struct moe_sort_args {
     int *pair;     // [T*K]
 };
 struct moe_gather_args {
-    const float *x;  // [T,C]
+    const void *x;   // [T,C]
     const int *pair; // [T*K]
-    float *xs;       // [T*K,C] by slot
+    void *xs;        // [T*K,C] by slot
     int T, K, C;
+    enum dtype x_type, xs_type;
 };
 struct moe_gather_grad_args {
     const float *dxs; // [T*K,C] by slot
@@ -230,18 +253,21 @@ struct moe_gather_grad_args {
     int T, K, C;
 };
 struct moe_combine_args {
-    const float *ys;      // [T*K,C] by slot
+    const void *ys;       // [T*K,C] by slot
     const float *weights; // [T,K]
     const int *slot;
     float *y; // [T,C] +=, choices ascending
     int T, K, C;
+    enum dtype ys_type;
 };
 struct moe_combine_grad_args {
-    const float *ys, *weights, *dy; // [T*K,C], [T,K], [T,C]
+    const void *ys;            // [T*K,C] by slot
+    const float *weights, *dy; // [T,K], [T,C]
     const int *slot;
-    float *dys;      // [T*K,C] by slot; may be ys
+    void *dys;       // [T*K,C] by slot; may be ys, of the same type
     float *dweights; // [T,K]
     int T, K, C;
+    enum dtype ys_type, dys_type;
 };
 
 // ---- the last product, fused with log-probability and entropy: the logits of a batch are never
@@ -250,16 +276,17 @@ struct moe_combine_grad_args {
 // z = hidden W / tau; logprob[t] = log softmax(z)[token[t]]; entropy[t] = -sum p log p (MATH.md).
 // tau 0 counts as 1.
 struct linear_logprob_args {
-    const float *hidden;      // [T,C]
-    const float *w;           // packed [C,V]
+    const void *hidden;       // [T,C]
+    const void *w;            // packed [C,V]
     const int *token;         // [T]
     const float *tau;         // [T]
     float *logprob, *entropy; // [T]; entropy may be NULL
     int T, C, V;
+    enum dtype type; // of hidden and w; logits are float32
 };
 struct linear_logprob_grad_args {
-    const float *hidden;   // [T,C]
-    const float *w, *w_t;  // packed [C,V] and packed [V,C]
+    const void *hidden;    // [T,C]
+    const void *w, *w_t;   // packed [C,V] and packed [V,C]
     const int *token;      // [T]
     const float *tau;      // [T]
     const float *dlogprob; // [T]
@@ -267,6 +294,7 @@ struct linear_logprob_grad_args {
     float *dhidden;        // [T,C]
     float *dw;             // [V,C] +=
     int T, C, V;
+    enum dtype type; // of hidden, w and w_t; the logits' gradient may be rounded to it
 };
 
 // One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,
@@ -307,6 +335,8 @@ struct adamw_args {
 };
 
 struct kernels {
+    // Elements of a packed [k,n] matrix; device.h has a call for it.
+    size_t (*matmul_packed_size)(const struct device *, int k, int n);
     int (*matmul_pack)(struct device *, const struct pack_args *);
     int (*matmul)(struct device *, const struct matmul_args *);
     int (*matmul_grad)(struct device *, const struct matmul_grad_args *);
@@ -334,5 +364,9 @@ struct kernels {
     int (*sum_squares)(struct device *, const struct sum_squares_args *);
     int (*adamw)(struct device *, const struct adamw_args *);
 };
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -44,7 +44,7 @@ struct pass_inputs {
     int *target_token;          // [num_targets]; not of values and chunks
     float *target_tau;          // [num_targets]; likewise
     struct attention_seq *seqs; // [num_seqs]
-    const float **kv_blocks;    // [L,num_blocks]
+    const void **kv_blocks;     // [L,num_blocks]
 };
 
 struct policy_activations {
@@ -75,7 +75,8 @@ struct policy_activations {
     // Where things are.
     struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
-    bool train; // a backward pass may follow
+    int max_keys; // of a sequence
+    bool train;   // a backward pass may follow
     struct rope_table rope;
     struct device_block floats, ints, inputs;
     size_t inputs_bytes;

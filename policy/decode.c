@@ -18,7 +18,7 @@ static int fill_chunk(struct policy_activations *s, const struct kv_cache *cache
     }
     int pages = (c->pos + c->len + KV_PAGE - 1) / KV_PAGE;
     for (int l = 0; l < cache->L; l++) {
-        const float **blocks = s->host.kv_blocks + (size_t)l * s->num_blocks + block;
+        const void **blocks = s->host.kv_blocks + (size_t)l * s->num_blocks + block;
         for (int j = 0; j < pages; j++) {
             blocks[j] = kv_cache_block(cache, c->pages[j], l);
         }
@@ -45,6 +45,7 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
         p, &(struct pass_shape){
                .T = T, .num_targets = num_rows, .num_seqs = num_chunks, .num_blocks = num_blocks}));
     struct policy_activations *s = p->acts;
+    s->max_keys = longest;
     TRY(rope_table_grow(&s->rope, p->dev, &p->arch, longest));
     for (int i = 0, block = 0; i < num_chunks; i++) {
         block = fill_chunk(s, cache, &chunks[i], i, block);

@@ -158,7 +158,7 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t H = (size_t)a->H;
-    const float *const *blocks = s->in.kv_blocks + (size_t)layer * (size_t)s->num_blocks;
+    const void *const *blocks = s->in.kv_blocks + (size_t)layer * (size_t)s->num_blocks;
     TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
                                                               .kv_blocks = blocks,
                                                               .seqs = s->in.seqs,
@@ -166,6 +166,8 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
                                                               .H = a->H,
                                                               .R = a->R,
                                                               .Dr = a->Dr,
+                                                              .T = s->T,
+                                                              .max_keys = s->max_keys,
                                                               .scale = (float)rope_softmax_scale(a),
                                                               .out = l->o_lat,
                                                               .lse = l->lse}));

@@ -62,6 +62,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
                                                   .num_seqs = b->num_seqs,
                                                   .num_blocks = num_blocks,
                                                   .train = train}));
+    p->acts->max_keys = longest;
     TRY(rope_table_grow(&p->acts->rope, p->dev, &p->arch, longest));
     fill_inputs(p->acts, b, &p->arch, asked);
     TRY(activations_upload(p));

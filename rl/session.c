@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "base/team.h"
+#include "kernels/device_cuda.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,13 +27,6 @@ static int open_tokenizer(struct session *s, const char *model_dir, bool needed)
     return 0;
 }
 
-static int open_cuda(struct device **out, struct team *team, int index)
-{
-    (void)out;
-    (void)team;
-    return err_set(ERR_ENV, "there is no device \"cuda:%d\": this build has no CUDA", index);
-}
-
 int session_open_device(struct device **out, const char *name, struct team *team)
 {
     long long index = 0;
@@ -40,7 +34,7 @@ int session_open_device(struct device **out, const char *name, struct team *team
         return device_open(out, team, DEVICE_BEST);
     if (strcmp(name, "cuda") == 0 ||
         (strncmp(name, "cuda:", 5) == 0 && str_to_int(name + 5, 0, 1023, &index)))
-        return open_cuda(out, team, (int)index);
+        return device_open_cuda(out, team, (int)index);
     return err_set(ERR_CONFIG, "unknown device \"%s\"; there are cpu, cuda and cuda:N", name);
 }
 

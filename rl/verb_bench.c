@@ -148,7 +148,7 @@ static int bench_attention(struct bench *b, bool decoding)
     const int blocks = count * (SEQ / ATTENTION_BLOCK);
     const size_t row = R + DR;
     const float *kv = numbers(b, (size_t)blocks * ATTENTION_BLOCK * row);
-    const float **table = arena_push(&b->memory, (size_t)blocks * sizeof *table);
+    const void **table = arena_push(&b->memory, (size_t)blocks * sizeof *table);
     for (int i = 0; i < blocks; i++)
         table[i] = kv + (size_t)i * ATTENTION_BLOCK * row;
     const struct attention_args args = {.q = numbers(b, (size_t)T * H * row),
@@ -158,6 +158,8 @@ static int bench_attention(struct bench *b, bool decoding)
                                         .H = H,
                                         .R = R,
                                         .Dr = DR,
+                                        .T = decoding ? count : T,
+                                        .max_keys = SEQ,
                                         .scale = 0.1F,
                                         .out = numbers(b, (size_t)T * H * R)};
     int rc = 0;

@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "base/team.h"
 #include "kernels/device.h"
+#include "kernels/device_cuda.h"
 #include "rl/verb.h"
 #include "rl/version.h"
 #include "sandbox/sandbox.h"
@@ -23,6 +24,8 @@ struct machine {
     int64_t memory, available, limit; // bytes; 0: not known, or no limit
     int slots;                        // of the sandbox; 0: it cannot be built
     char refusal[1024];               // why
+    int gpus;                         // that CUDA finds
+    char no_gpu[256];                 // why there is none
 };
 
 // The text after "KEY" and a colon on the first line that begins so, up to the line's end.
@@ -84,7 +87,30 @@ static int examine(struct machine *m)
     else
         snprintf(m->refusal, sizeof m->refusal, "%s", err_message());
     sandbox_close(&sandbox);
+    m->gpus = device_cuda_count();
+    if (m->gpus == 0)
+        snprintf(m->no_gpu, sizeof m->no_gpu, "%s", err_message());
     return 0;
+}
+
+static void put_gpu(struct json_writer *w, int index)
+{
+    struct device_cuda_info gpu;
+    const int rc = device_cuda_info(&gpu, index);
+    json_begin_object(w);
+    json_put_key(w, "name");
+    json_put_string(w, rc == 0 ? gpu.name : err_message());
+    if (rc == 0) {
+        json_put_key(w, "compute_capability");
+        json_put_double(w, gpu.arch / 10.0);
+        json_put_key(w, "multiprocessors");
+        json_put_int(w, gpu.num_sms);
+        json_put_key(w, "memory");
+        json_put_int(w, (int64_t)gpu.memory);
+        json_put_key(w, "memory_available");
+        json_put_int(w, (int64_t)gpu.memory_free);
+    }
+    json_end_object(w);
 }
 
 static void print_json(const struct machine *m)
@@ -113,12 +139,35 @@ static void print_json(const struct machine *m)
     json_put_key(&w, "sandbox_refusal");
     json_put_string(&w, m->refusal);
     json_put_key(&w, "gpus");
-    json_put_int(&w, 0);
+    json_begin_array(&w);
+    for (int i = 0; i < m->gpus; i++)
+        put_gpu(&w, i);
+    json_end_array(&w);
+    json_put_key(&w, "no_gpu");
+    json_put_string(&w, m->no_gpu);
     json_put_key(&w, "libraries");
     json_put_string(&w, GRADUS_LIBRARIES);
     json_end_object(&w);
     printf("%s\n", text.data);
     strbuf_free(&text);
+}
+
+static void print_gpus(const struct machine *m)
+{
+    const double gib = 1024.0 * 1024 * 1024;
+    struct device_cuda_info gpu;
+    if (m->gpus == 0)
+        printf("GPU          none: %s\n", m->no_gpu);
+    for (int i = 0; i < m->gpus; i++) {
+        if (device_cuda_info(&gpu, i) == 0)
+            printf("GPU          %d: %s, compute capability %d.%d, %d multiprocessors; %.1f GiB, "
+                   "%.1f GiB available; CUDA %d.%d, driver for %d.%d\n",
+                   i, gpu.name, gpu.arch / 10, gpu.arch % 10, gpu.num_sms, (double)gpu.memory / gib,
+                   (double)gpu.memory_free / gib, gpu.runtime / 1000, gpu.runtime % 1000 / 10,
+                   gpu.driver / 1000, gpu.driver % 1000 / 10);
+        else
+            printf("GPU          %d: %s\n", i, err_message());
+    }
 }
 
 static void print_text(const struct machine *m)
@@ -136,7 +185,7 @@ static void print_text(const struct machine *m)
                m->slots);
     else
         printf("\nsandbox      no: %s\n", m->refusal);
-    printf("GPU          none: this build has no CUDA\n");
+    print_gpus(m);
     printf("distributed  no: this build has neither MPI nor NCCL\n");
     printf("libraries    %s\n", GRADUS_LIBRARIES);
 }

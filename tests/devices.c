@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "kernels/device_cuda.h"
 #include "tests/fenced_device.h"
 
 #include <stdio.h>
@@ -14,11 +15,15 @@ int test_devices(int out[TEST_DEVICES_MAX])
     for (int isa = DEVICE_REFERENCE; isa <= (int)device_best_isa(); isa++)
         out[n++] = isa;
     out[n++] = DEVICE_FENCED;
+    if (device_cuda_count() > 0)
+        out[n++] = DEVICE_GPU;
     return n;
 }
 
 const char *test_device_name(int which)
 {
+    if (which == DEVICE_GPU)
+        return "cuda";
     return which == DEVICE_FENCED ? "fenced" : device_isa_name((enum device_isa)which);
 }
 
@@ -26,6 +31,8 @@ int test_device_open(struct device **out, struct team *team, int which)
 {
     if (which == DEVICE_FENCED)
         return fenced_open(out, team, DEVICE_BEST);
+    if (which == DEVICE_GPU)
+        return device_open_cuda(out, team, 0);
     return device_open(out, team, (enum device_isa)which);
 }
 

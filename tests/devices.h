@@ -7,8 +7,9 @@
 #include "kernels/device.h"
 
 // A device to test: an enum device_isa, that is, a CPU's instruction set (DEVICE_BEST: the best of
-// this machine), or one of these.
-enum { DEVICE_FENCED = DEVICE_BEST + 1, TEST_DEVICES_MAX = 8 };
+// this machine), or one of these. DEVICE_GPU: the first GPU, in programs that link its emulation
+// that one.
+enum { DEVICE_FENCED = DEVICE_BEST + 1, DEVICE_GPU, TEST_DEVICES_MAX = 8 };
 
 // The devices of this machine, each once; returns how many.
 int test_devices(int out[TEST_DEVICES_MAX]);

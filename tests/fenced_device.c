@@ -213,7 +213,7 @@ static int fenced_attention(struct device *dev, const struct attention_args *giv
         const int end = s->block + (s->pos + s->len + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
         num_blocks = s->len > 0 && end > num_blocks ? end : num_blocks;
     }
-    const float **blocks = mem_array0((size_t)num_blocks, sizeof *blocks);
+    const void **blocks = mem_array0((size_t)num_blocks, sizeof *blocks);
     for (int i = 0; i < num_blocks; i++)
         blocks[i] = storage_of(f, a.kv_blocks[i], "attention: block", i);
     a.kv_blocks = blocks;
@@ -222,7 +222,13 @@ static int fenced_attention(struct device *dev, const struct attention_args *giv
     return rc;
 }
 
+static size_t fenced_matmul_packed_size(const struct device *dev, int k, int n)
+{
+    return ((const struct fenced *)(const void *)dev)->inner->matmul_packed_size(dev, k, n);
+}
+
 static const struct kernels fenced_kernels = {
+    .matmul_packed_size = fenced_matmul_packed_size,
     .matmul_pack = fenced_matmul_pack,
     .matmul = fenced_matmul,
     .matmul_grad = fenced_matmul_grad,

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/str.h"
 #include "base/team.h"
+#include "kernels/device_cuda.h"
 #include "rl/bench_limit.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,12 +39,23 @@ static int open_avx512(struct device **out, struct team *team)
     return device_open(out, team, DEVICE_AVX512);
 }
 
+static int open_gpu(struct device **out, struct team *team)
+{
+    return device_open_cuda(out, team, 0);
+}
+
+// The program that is linked with the emulation of a GPU calls it another name.
+#ifndef KERNELCHECK_GPU
+#define KERNELCHECK_GPU "cuda"
+#endif
+
 // Another device is one more row: what opens it fails with a message where there is none, and its
 // checks are then skipped.
 static const struct device_kind kinds[] = {
     {"reference", open_reference, 1, true, false},
     {"avx2", open_avx2, MAX_THREADS, true, false},
     {"avx512", open_avx512, MAX_THREADS, true, false},
+    {KERNELCHECK_GPU, open_gpu, 1, false, true},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof *kinds };
 

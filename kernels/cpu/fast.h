@@ -8,6 +8,7 @@
 #include "kernels/cpu/fast_gemm.h"
 #include "kernels/cpu/vec.h"
 
+size_t FAST(matmul_packed_size)(const struct device *dev, int k, int n);
 int FAST(matmul_pack)(struct device *dev, const struct pack_args *a);
 int FAST(matmul)(struct device *dev, const struct matmul_args *a);
 int FAST(matmul_grad)(struct device *dev, const struct matmul_grad_args *a);

@@ -11,6 +11,7 @@
 // on its own query and keys alone.
 #include "kernels/cpu/fast_attention.h"
 #include "base/mem.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -92,10 +93,11 @@ static void attend_tile(const struct attention_args *a, const struct attention_w
 {
     const int D = a->R + a->Dr, seen = pos + (row + m - 1) / a->H + 1 - b * KEYS;
     const int keys = seen < KEYS ? seen : KEYS, lanes = round_up_lanes(keys);
-    float *out = a->out + (base + (size_t)row) * (size_t)a->R;
+    float *out = (float *)a->out + (base + (size_t)row) * (size_t)a->R;
     if (keys <= 0)
         return;
-    score_rows(a->q + (base + (size_t)row) * (size_t)D, (size_t)D, m, w->keys_t, D, keys, w->p);
+    score_rows((const float *)a->q + (base + (size_t)row) * (size_t)D, (size_t)D, m, w->keys_t, D,
+               keys, w->p);
     for (int i = 0; i < m; i++)
         softmax_step(w->p + i * KEYS, pos + (row + i) / a->H + 1 - b * KEYS, lanes,
                      vec_set1(a->scale), &w->max[row + i], &w->sum[row + i],
@@ -122,7 +124,7 @@ static void attend_item(const struct attention_args *a, const struct attention_w
                         kv);
     }
     for (int i = 0; i < rows; i++) {
-        float *out = a->out + (base + (size_t)i) * (size_t)a->R;
+        float *out = (float *)a->out + (base + (size_t)i) * (size_t)a->R;
         const vec inverse = vec_set1(1.0f / w->sum[i]);
         for (size_t r = 0; r < (size_t)a->R; r += VEC_WIDTH) {
             const vec_mask m = vec_mask_at((size_t)a->R, r);
@@ -151,6 +153,8 @@ static void attention_share(void *arg, int rank, int size)
 
 int FAST(attention)(struct device *dev, const struct attention_args *a)
 {
+    if (a->type != DTYPE_F32)
+        return ref_attention(dev, a);
     const int queries = queries_per_item(ITEM_ROWS, a->H);
     size_t count = 0;
     for (int n = 0; n < a->num_seqs; n++)

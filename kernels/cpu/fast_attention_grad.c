@@ -8,6 +8,7 @@
 // in the bits.
 #include "base/mem.h"
 #include "kernels/cpu/fast_attention.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,14 +44,15 @@ static void probabilities(const struct attention_grad_args *a, const struct grad
     const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, first = base + (size_t)row;
     const int seen = visible0 + (row + m - 1) / a->H, keys = seen < KEYS ? seen : KEYS;
     float *p = w->p + (size_t)row * KEYS, *ds = w->ds + (size_t)row * KEYS;
+    const float *q = a->q, *out = a->out, *dout = a->dout;
     const vec scale = vec_set1(a->scale);
-    score_rows(a->q + first * D, D, m, w->keys_t, (int)D, keys, p);
-    score_rows(a->dout + first * R, R, m, w->keys_t, (int)R, keys, ds);
+    score_rows(q + first * D, D, m, w->keys_t, (int)D, keys, p);
+    score_rows(dout + first * R, R, m, w->keys_t, (int)R, keys, ds);
     for (int i = 0; i < m; i++, p += KEYS, ds += KEYS) {
         const size_t at = first + (size_t)i;
         const int visible = visible0 + (row + i) / a->H;
         const vec lse = vec_set1(a->lse[at]);
-        const vec delta = vec_set1(vec_dot(a->dout + at * R, a->out + at * R, R));
+        const vec delta = vec_set1(vec_dot(dout + at * R, out + at * R, R));
         for (int u = 0; u < KEYS; u += VEC_WIDTH) {
             const int here = visible - u < 0           ? 0
                              : visible - u < VEC_WIDTH ? visible - u
@@ -99,8 +101,10 @@ static void group_grad(const struct attention_grad_args *a, const struct grad_wo
     const int keys = seen < KEYS ? seen : KEYS;
     const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, H = (size_t)a->H;
     const size_t base = (start + (size_t)first) * H;
-    const float *kv = a->kv + (start + (size_t)b * KEYS) * D;
-    float *dkv = a->dkv + (start + (size_t)b * KEYS) * D;
+    const float *kv = (const float *)a->kv + (start + (size_t)b * KEYS) * D;
+    const float *q = (const float *)a->q + base * D, *dout = (const float *)a->dout + base * R;
+    float *dq = (float *)a->dq + base * D;
+    float *dkv = (float *)a->dkv + (start + (size_t)b * KEYS) * D;
     for (int row = 0; row < rows; row += GEMM_ROWS) {
         const int m = rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS;
         probabilities(a, w, base, row, m, visible0);
@@ -110,11 +114,11 @@ static void group_grad(const struct attention_grad_args *a, const struct grad_wo
             const int m = rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS;
             const int here = visible0 + (row + m - 1) / a->H;
             weigh_keys(w->ds + (size_t)row * KEYS, m, kv, D, here < KEYS ? here : KEYS, (int)D,
-                       a->dq + (base + (size_t)row) * D, D, b == 0);
+                       dq + (size_t)row * D, D, b == 0);
         }
     if (item->dkv) {
-        add_to_keys(w->ds, rows, keys, a->q + base * D, D, (int)D, dkv, D);
-        add_to_keys(w->p, rows, keys, a->dout + base * R, R, (int)R, dkv, D);
+        add_to_keys(w->ds, rows, keys, q, D, (int)D, dkv, D);
+        add_to_keys(w->p, rows, keys, dout, R, (int)R, dkv, D);
     }
 }
 
@@ -127,9 +131,9 @@ static void item_grad(const struct attention_grad_args *a, const struct grad_wor
     for (int b = item->key_begin; b < item->key_end; b++) {
         const int keys = seq->len - b * KEYS < KEYS ? seq->len - b * KEYS : KEYS;
         const size_t at = (start + (size_t)b * KEYS) * D;
-        FAST(transpose_keys)(a->kv + at, keys, (int)D, w->keys_t);
+        FAST(transpose_keys)((const float *)a->kv + at, keys, (int)D, w->keys_t);
         if (item->dkv)
-            memset(a->dkv + at, 0, (size_t)keys * D * sizeof(float));
+            memset((float *)a->dkv + at, 0, (size_t)keys * D * sizeof(float));
         // Groups are counted from the first query of the sequence, in every item.
         for (int i = item->first; i < item->end; i += queries) {
             const int len = seq->len - i < queries ? seq->len - i : queries;
@@ -185,6 +189,8 @@ static void push_sequence(struct grad_job *job, int n, double fair)
 
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a)
 {
+    if (a->type != DTYPE_F32 || a->dq_type != DTYPE_F32 || a->dkv_type != DTYPE_F32)
+        return ref_attention_grad(dev, a);
     const int queries = queries_per_item(GROUP_ROWS, a->H);
     size_t count = 0;
     double total = 0.0;

@@ -3,6 +3,7 @@
 // cache and are never stored. The backward keeps the logits' gradient of one chunk of rows, from
 // which both products come.
 #include "kernels/cpu/fast.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -78,7 +79,8 @@ static void logprob_share(void *arg, int rank, int size)
     team_share(a->T, GEMM_ROWS, rank, size, &begin, &end);
     for (int t = begin; t < end; t += rows) {
         const int m = end - t < rows ? end - t : rows;
-        product_rows(a->hidden + (size_t)t * (size_t)a->C, m, a->C, a->w, a->V, logits);
+        product_rows((const float *)a->hidden + (size_t)t * (size_t)a->C, m, a->C, a->w, a->V,
+                     logits);
         for (int i = 0; i < m; i++) {
             const float *row = logits + (size_t)i * (size_t)a->V, inv = row_inv_tau(a->tau[t + i]);
             const struct row_stats s = FAST(row_stats)(row, a->V, inv);
@@ -93,6 +95,8 @@ static void logprob_share(void *arg, int rank, int size)
 int FAST(linear_logprob)(struct device *dev, const struct linear_logprob_args *a)
 {
     assert(a->T == 0 || a->V > 0);
+    if (a->type != DTYPE_F32)
+        return ref_linear_logprob(dev, a);
     struct logprob_job job = {dev, a};
     if (a->T > 0)
         cpu_run(dev, 2.0 * a->T * a->C * a->V, logprob_share, &job);
@@ -137,7 +141,7 @@ static void hidden_grad_share(void *arg, int rank, int size)
         const int m = end - i < rows ? end - i : rows;
         const size_t t = (size_t)(job->first + i);
         float *dlogits = job->dlogits + (size_t)i * V;
-        product_rows(a->hidden + t * C, m, a->C, a->w, a->V, dlogits);
+        product_rows((const float *)a->hidden + t * C, m, a->C, a->w, a->V, dlogits);
         for (int j = 0; j < m; j++)
             logits_grad(a, (int)t + j, dlogits + (size_t)j * V);
         product_rows(dlogits, m, a->V, a->w_t, a->C, a->dhidden + t * C);
@@ -147,6 +151,8 @@ static void hidden_grad_share(void *arg, int rank, int size)
 int FAST(linear_logprob_grad)(struct device *dev, const struct linear_logprob_grad_args *a)
 {
     assert(a->T == 0 || a->V > 0);
+    if (a->type != DTYPE_F32)
+        return ref_linear_logprob_grad(dev, a);
     const size_t C = (size_t)a->C, V = (size_t)a->V;
     const int rows = a->T > 0 ? rows_for(CHUNK_FLOATS, a->V) : 1;
     for (int t = 0; t < a->T; t += rows) {
@@ -156,7 +162,7 @@ int FAST(linear_logprob_grad)(struct device *dev, const struct linear_logprob_gr
         const struct matmul_grad_args weights = {
             .dy = job.dlogits,
             .lddy = V,
-            .x = a->hidden + (size_t)t * C,
+            .x = (const float *)a->hidden + (size_t)t * C,
             .ldx = C,
             .dw = a->dw,
             .m = m,

@@ -3,6 +3,7 @@
 // rows are few; weight gradients are cut by output tiles, so that no sum crosses a thread.
 #include "base/mem.h"
 #include "kernels/cpu/fast.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
 
@@ -32,14 +33,24 @@ static void pack_share(void *arg, int rank, int size)
     team_share(a->count * job->panels, 1, rank, size, &begin, &end);
     for (int i = begin; i < end; i++) {
         const size_t g = (size_t)(i / job->panels), panel = (size_t)(i % job->panels);
-        pack_panel(a, a->b + g * a->stride_b, (int)panel * GEMM_COLS,
-                   a->out + g * packed + panel * (size_t)a->k * GEMM_COLS);
+        const float *b = a->b;
+        float *out = a->out;
+        pack_panel(a, b + g * a->stride_b, (int)panel * GEMM_COLS,
+                   out + g * packed + panel * (size_t)a->k * GEMM_COLS);
     }
+}
+
+size_t FAST(matmul_packed_size)(const struct device *dev, int k, int n)
+{
+    (void)dev;
+    return gemm_packed_size(k, n);
 }
 
 int FAST(matmul_pack)(struct device *dev, const struct pack_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->count >= 0);
+    if (a->b_type != DTYPE_F32 || a->out_type != DTYPE_F32)
+        return ref_matmul_pack(dev, a);
     struct pack_job job = {a, (a->n + GEMM_COLS - 1) / GEMM_COLS};
     cpu_run(dev, 4.0 * a->n * a->k * a->count, pack_share, &job);
     return 0;
@@ -51,8 +62,9 @@ static void group_product(const struct matmul_args *a, int g, int row, int m, in
 {
     const size_t packed = gemm_packed_size(a->k, a->n), panel = (size_t)a->k * GEMM_COLS;
     const size_t in = (size_t)(a->segments ? row : row - g * a->m);
-    const float *base_a = a->segments ? a->a : a->a + (size_t)g * a->stride_a;
-    float *base_c = a->segments ? a->c : a->c + (size_t)g * a->stride_c;
+    const float *b = a->b;
+    const float *base_a = (const float *)a->a + (a->segments ? 0 : (size_t)g * a->stride_a);
+    float *base_c = (float *)a->c + (a->segments ? 0 : (size_t)g * a->stride_c);
     const struct gemm product = {
         .m = m,
         .n = n,
@@ -60,7 +72,7 @@ static void group_product(const struct matmul_args *a, int g, int row, int m, in
         .a = base_a + in * a->lda,
         .a_row = a->lda,
         .a_depth = 1,
-        .b = a->b + (size_t)g * packed + (size_t)(col / GEMM_COLS) * panel,
+        .b = b + (size_t)g * packed + (size_t)(col / GEMM_COLS) * panel,
         .b_depth = GEMM_COLS,
         .b_panel = panel,
         .c = base_c + in * a->ldc + (size_t)col,
@@ -102,6 +114,8 @@ static void matmul_share(void *arg, int rank, int size)
 int FAST(matmul)(struct device *dev, const struct matmul_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->batch >= 0);
+    if (a->a_type != DTYPE_F32 || a->b_type != DTYPE_F32 || a->c_type != DTYPE_F32)
+        return ref_matmul(dev, a);
     struct matmul_args job = *a;
     if (a->batch > 0)
         cpu_run(dev, 2.0 * matmul_rows(a) * a->n * a->k, matmul_share, &job);
@@ -118,8 +132,10 @@ static void weight_grad(const struct matmul_grad_args *a, int g, int row, int ro
     int begin, end;
     group_rows(a->segments, a->m, g, &begin, &end);
     const size_t first = (size_t)(a->segments ? begin : 0);
-    const float *dy = a->dy + (a->segments ? 0 : (size_t)g * a->stride_dy) + first * a->lddy;
-    const float *x = a->x + (a->segments ? 0 : (size_t)g * a->stride_x) + first * a->ldx;
+    const float *dy = (const float *)a->dy + (a->segments ? 0 : (size_t)g * a->stride_dy) +
+                      first * a->lddy;
+    const float *x =
+        (const float *)a->x + (a->segments ? 0 : (size_t)g * a->stride_x) + first * a->ldx;
     for (int t = 0; t < end - begin; t += TOKEN_BLOCK) {
         const struct gemm product = {
             .m = rows,
@@ -172,6 +188,8 @@ static void weight_grad_share(void *arg, int rank, int size)
 int FAST(matmul_grad)(struct device *dev, const struct matmul_grad_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->batch >= 0);
+    if (a->dy_type != DTYPE_F32 || a->x_type != DTYPE_F32)
+        return ref_matmul_grad(dev, a);
     double *cost = mem_array0((size_t)a->batch + 1, sizeof(*cost));
     for (int g = 0; g < a->batch; g++) {
         int begin, end;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mixture of experts: routing and the permutation of tokens to experts, cut by tokens.
 #include "kernels/cpu/fast.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -236,11 +237,14 @@ static void gather_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T * a->K, 1, rank, size, &begin, &end);
     for (int s = begin; s < end; s++)
-        memcpy(a->xs + (size_t)s * C, a->x + (size_t)(a->pair[s] / a->K) * C, C * sizeof(float));
+        memcpy((float *)a->xs + (size_t)s * C,
+               (const float *)a->x + (size_t)(a->pair[s] / a->K) * C, C * sizeof(float));
 }
 
 int FAST(moe_gather)(struct device *dev, const struct moe_gather_args *a)
 {
+    if (a->x_type != DTYPE_F32 || a->xs_type != DTYPE_F32)
+        return ref_moe_gather(dev, a);
     struct moe_gather_args job = *a;
     cpu_run(dev, 2.0 * a->T * a->K * a->C, gather_share, &job);
     return 0;
@@ -271,11 +275,14 @@ static void combine_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++)
-        row_add_scaled(a->y + p / K * C, a->ys + (size_t)a->slot[p] * C, a->weights[p], C);
+        row_add_scaled(a->y + p / K * C, (const float *)a->ys + (size_t)a->slot[p] * C,
+                       a->weights[p], C);
 }
 
 int FAST(moe_combine)(struct device *dev, const struct moe_combine_args *a)
 {
+    if (a->ys_type != DTYPE_F32)
+        return ref_moe_combine(dev, a);
     struct moe_combine_args job = *a;
     cpu_run(dev, 4.0 * a->T * a->K * a->C, combine_share, &job);
     return 0;
@@ -290,14 +297,17 @@ static void combine_grad_share(void *arg, int rank, int size)
     for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++) {
         const size_t row = (size_t)a->slot[p] * C;
         const float *dy = a->dy + p / K * C, weight = a->weights[p];
-        a->dweights[p] = vec_dot(a->ys + row, dy, C);
+        float *dys = (float *)a->dys + row;
+        a->dweights[p] = vec_dot((const float *)a->ys + row, dy, C);
         for (size_t c = 0; c < C; c++)
-            a->dys[row + c] = weight * dy[c];
+            dys[c] = weight * dy[c];
     }
 }
 
 int FAST(moe_combine_grad)(struct device *dev, const struct moe_combine_grad_args *a)
 {
+    if (a->ys_type != DTYPE_F32 || a->dys_type != DTYPE_F32)
+        return ref_moe_combine_grad(dev, a);
     struct moe_combine_grad_args job = *a;
     cpu_run(dev, 5.0 * a->T * a->K * a->C, combine_grad_share, &job);
     return 0;

@@ -2,6 +2,7 @@
 // RMSNorm with the residual addition before it, and its backward. dw is summed over blocks of
 // tokens, then over blocks, both ascending.
 #include "kernels/cpu/fast.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -12,7 +13,7 @@ static void norm_row(const struct rmsnorm_args *a, size_t t)
 {
     const size_t C = (size_t)a->C;
     const float *x = a->x + t * a->ldx;
-    float *y = a->y + t * a->ldy;
+    float *y = (float *)a->y + t * a->ldy;
     if (a->add) {
         float *sum = a->sum + t * C;
         for (size_t c = 0; c < C; c++)
@@ -38,6 +39,8 @@ static void rmsnorm_share(void *arg, int rank, int size)
 int FAST(rmsnorm)(struct device *dev, const struct rmsnorm_args *a)
 {
     assert(!a->add == !a->sum);
+    if (a->y_type != DTYPE_F32)
+        return ref_rmsnorm(dev, a);
     struct rmsnorm_args job = *a;
     cpu_run(dev, 5.0 * a->T * a->C, rmsnorm_share, &job);
     return 0;

@@ -2,6 +2,7 @@
 // Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition. Cut by tokens; the
 // embedding's gradient by columns, since tokens share rows.
 #include "kernels/cpu/fast.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <string.h>
 
@@ -12,11 +13,13 @@ static void embed_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (int t = begin; t < end; t++)
-        memcpy(a->out + (size_t)t * C, a->table + (size_t)a->ids[t] * C, C * sizeof(float));
+        memcpy((float *)a->out + (size_t)t * C, a->table + (size_t)a->ids[t] * C, C * sizeof(float));
 }
 
 int FAST(embed)(struct device *dev, const struct embed_args *a)
 {
+    if (a->out_type != DTYPE_F32)
+        return ref_embed(dev, a);
     struct embed_args job = *a;
     cpu_run(dev, 2.0 * a->T * a->C, embed_share, &job);
     return 0;
@@ -87,15 +90,17 @@ static void rope_share(void *arg, int rank, int size)
     for (int t = begin; t < end; t++) {
         const size_t row = (size_t)a->position[t] * half;
         for (size_t h = 0; h < (size_t)a->heads; h++)
-            rope_head(a, a->x + (size_t)t * a->ldx + h * a->stride_x,
-                      a->y + (size_t)t * a->ldy + h * a->stride_y, a->cos + row, a->sin + row,
-                      a->inverse ? -1.0f : 1.0f);
+            rope_head(a, (const float *)a->x + (size_t)t * a->ldx + h * a->stride_x,
+                      (float *)a->y + (size_t)t * a->ldy + h * a->stride_y, a->cos + row,
+                      a->sin + row, a->inverse ? -1.0f : 1.0f);
     }
 }
 
 int FAST(rope)(struct device *dev, const struct rope_args *a)
 {
     assert(a->D % 2 == 0);
+    if (a->x_type != DTYPE_F32 || a->y_type != DTYPE_F32)
+        return ref_rope(dev, a);
     struct rope_args job = *a;
     cpu_run(dev, 8.0 * a->T * a->heads * a->D, rope_share, &job);
     return 0;
@@ -108,17 +113,20 @@ static void swiglu_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (size_t t = (size_t)begin; t < (size_t)end; t++) {
-        const float *row = a->gate_up + t * 2 * F;
+        const float *row = (const float *)a->gate_up + t * 2 * F;
+        float *h = (float *)a->h + t * F;
         for (size_t f = 0; f < F; f += VEC_WIDTH) {
             const vec_mask m = vec_mask_at(F, f);
             const vec gate = vec_load_mask(row + f, m), up = vec_load_mask(row + F + f, m);
-            vec_store_mask(a->h + t * F + f, vec_mul(vec_mul(gate, vec_sigmoid(gate)), up), m);
+            vec_store_mask(h + f, vec_mul(vec_mul(gate, vec_sigmoid(gate)), up), m);
         }
     }
 }
 
 int FAST(swiglu)(struct device *dev, const struct swiglu_args *a)
 {
+    if (a->gate_up_type != DTYPE_F32 || a->h_type != DTYPE_F32)
+        return ref_swiglu(dev, a);
     struct swiglu_args job = *a;
     cpu_run(dev, 16.0 * a->T * a->F, swiglu_share, &job);
     return 0;
@@ -132,8 +140,8 @@ static void swiglu_grad_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (size_t t = (size_t)begin; t < (size_t)end; t++) {
-        const float *row = a->gate_up + t * 2 * F;
-        float *out = a->dgate_up + t * 2 * F;
+        const float *row = (const float *)a->gate_up + t * 2 * F;
+        float *out = (float *)a->dgate_up + t * 2 * F;
         for (size_t f = 0; f < F; f += VEC_WIDTH) {
             const vec_mask m = vec_mask_at(F, f);
             const vec gate = vec_load_mask(row + f, m), up = vec_load_mask(row + F + f, m);
@@ -147,6 +155,8 @@ static void swiglu_grad_share(void *arg, int rank, int size)
 
 int FAST(swiglu_grad)(struct device *dev, const struct swiglu_grad_args *a)
 {
+    if (a->gate_up_type != DTYPE_F32 || a->dgate_up_type != DTYPE_F32)
+        return ref_swiglu_grad(dev, a);
     struct swiglu_grad_args job = *a;
     cpu_run(dev, 20.0 * a->T * a->F, swiglu_grad_share, &job);
     return 0;

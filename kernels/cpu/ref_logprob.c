@@ -2,6 +2,7 @@
 // The last product with log-probability and entropy, its backward, and sampling. A row of logits
 // passes through row_stats in all three.
 #include "base/mem.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
@@ -34,12 +35,15 @@ static double row_logprob(const struct row_stats *s, float logit)
     return (double)logit / s->tau - s->max - s->log_total;
 }
 
-static void row_logits(const float *hidden, const float *w, size_t C, size_t V, float *logits)
+// Of row t.
+static void row_logits(const void *hidden, const void *w, enum dtype type, size_t t, size_t C,
+                       size_t V, float *logits)
 {
     for (size_t v = 0; v < V; v++) {
         double sum = 0.0;
         for (size_t c = 0; c < C; c++)
-            sum += (double)hidden[c] * (double)w[c * V + v];
+            sum += (double)element_read(hidden, type, t * C + c) *
+                   (double)element_read(w, type, c * V + v);
         logits[v] = (float)sum;
     }
 }
@@ -51,7 +55,7 @@ int ref_linear_logprob(struct device *dev, const struct linear_logprob_args *a)
     float *logits = mem_array0(V, sizeof(*logits));
     for (size_t t = 0; t < (size_t)a->T; t++) {
         assert(a->token[t] >= 0 && a->token[t] < a->V);
-        row_logits(a->hidden + t * C, a->w, C, V, logits);
+        row_logits(a->hidden, a->w, a->type, t, C, V, logits);
         const struct row_stats s = row_stats(logits, V, a->tau[t]);
         a->logprob[t] = (float)row_logprob(&s, logits[a->token[t]]);
         if (a->entropy)
@@ -70,7 +74,7 @@ int ref_linear_logprob_grad(struct device *dev, const struct linear_logprob_grad
     double *dlogits = mem_array0(V, sizeof(*dlogits)), *dw = mem_array0(V * C, sizeof(*dw));
     for (size_t t = 0; t < (size_t)a->T; t++) {
         assert(a->token[t] >= 0 && a->token[t] < a->V);
-        row_logits(a->hidden + t * C, a->w, C, V, logits);
+        row_logits(a->hidden, a->w, a->type, t, C, V, logits);
         const struct row_stats s = row_stats(logits, V, a->tau[t]);
         const double dlogprob = (double)a->dlogprob[t];
         const double dentropy = a->dentropy ? (double)a->dentropy[t] : 0.0;
@@ -82,8 +86,9 @@ int ref_linear_logprob_grad(struct device *dev, const struct linear_logprob_grad
         for (size_t c = 0; c < C; c++) {
             double sum = 0.0;
             for (size_t v = 0; v < V; v++) {
-                sum += dlogits[v] * (double)a->w_t[v * C + c];
-                dw[v * C + c] += dlogits[v] * (double)a->hidden[t * C + c];
+                sum += dlogits[v] * (double)element_read(a->w_t, a->type, v * C + c);
+                dw[v * C + c] +=
+                    dlogits[v] * (double)element_read(a->hidden, a->type, t * C + c);
             }
             a->dhidden[t * C + c] = (float)sum;
         }

@@ -2,6 +2,7 @@
 // Mixture of experts: routing (arXiv:2405.04434, 2.2; arXiv:2412.19437, eq. 12-16), and the
 // permutation of tokens to experts.
 #include "base/mem.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
@@ -150,7 +151,9 @@ int ref_moe_gather(struct device *dev, const struct moe_gather_args *a)
     (void)dev;
     const size_t C = (size_t)a->C, K = (size_t)a->K;
     for (size_t s = 0; s < (size_t)a->T * K; s++)
-        memcpy(a->xs + s * C, a->x + (size_t)a->pair[s] / K * C, C * sizeof(float));
+        for (size_t c = 0; c < C; c++)
+            element_write(a->xs, a->xs_type, s * C + c,
+                          element_read(a->x, a->x_type, (size_t)a->pair[s] / K * C + c));
     return 0;
 }
 
@@ -172,9 +175,11 @@ int ref_moe_combine(struct device *dev, const struct moe_combine_args *a)
     for (size_t t = 0; t < (size_t)a->T; t++)
         for (size_t c = 0; c < C; c++) {
             double sum = (double)a->y[t * C + c];
-            for (size_t k = 0; k < K; k++)
+            for (size_t k = 0; k < K; k++) {
+                const size_t slot = (size_t)a->slot[t * K + k];
                 sum += (double)a->weights[t * K + k] *
-                       (double)a->ys[(size_t)a->slot[t * K + k] * C + c];
+                       (double)element_read(a->ys, a->ys_type, slot * C + c);
+            }
             a->y[t * C + c] = (float)sum;
         }
     return 0;
@@ -189,8 +194,8 @@ int ref_moe_combine_grad(struct device *dev, const struct moe_combine_grad_args 
         const float *dy = a->dy + p / K * C;
         double sum = 0.0;
         for (size_t c = 0; c < C; c++) {
-            sum += (double)a->ys[row + c] * (double)dy[c];
-            a->dys[row + c] = a->weights[p] * dy[c];
+            sum += (double)element_read(a->ys, a->ys_type, row + c) * (double)dy[c];
+            element_write(a->dys, a->dys_type, row + c, a->weights[p] * dy[c]);
         }
         a->dweights[p] = (float)sum;
     }

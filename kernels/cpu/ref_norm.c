@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // RMSNorm (arXiv:1910.07467, eq. 4), with the residual addition before it.
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
@@ -11,7 +12,6 @@ int ref_rmsnorm(struct device *dev, const struct rmsnorm_args *a)
     assert(!a->add == !a->sum);
     for (size_t t = 0; t < (size_t)a->T; t++) {
         const float *x = a->x + t * a->ldx;
-        float *y = a->y + t * a->ldy;
         if (a->add) {
             float *sum = a->sum + t * C;
             for (size_t c = 0; c < C; c++)
@@ -23,7 +23,8 @@ int ref_rmsnorm(struct device *dev, const struct rmsnorm_args *a)
             squares += (double)x[c] * (double)x[c];
         const double rstd = 1.0 / sqrt(squares / (double)C + (double)a->eps);
         for (size_t c = 0; c < C; c++)
-            y[c] = (float)((double)a->w[c] * (double)x[c] * rstd);
+            element_write(a->y, a->y_type, t * a->ldy + c,
+                          (float)((double)a->w[c] * (double)x[c] * rstd));
         if (a->rstd)
             a->rstd[t] = (float)rstd;
     }

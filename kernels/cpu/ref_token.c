@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition.
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
-#include <string.h>
 
 int ref_embed(struct device *dev, const struct embed_args *a)
 {
@@ -11,7 +11,8 @@ int ref_embed(struct device *dev, const struct embed_args *a)
     const size_t C = (size_t)a->C;
     for (size_t t = 0; t < (size_t)a->T; t++) {
         assert(a->ids[t] >= 0);
-        memcpy(a->out + t * C, a->table + (size_t)a->ids[t] * C, C * sizeof(float));
+        for (size_t c = 0; c < C; c++)
+            element_write(a->out, a->out_type, t * C + c, a->table[(size_t)a->ids[t] * C + c]);
     }
     return 0;
 }
@@ -45,13 +46,14 @@ int ref_rope(struct device *dev, const struct rope_args *a)
         const float *c = a->cos + (size_t)a->position[t] * half;
         const float *s = a->sin + (size_t)a->position[t] * half;
         for (size_t h = 0; h < (size_t)a->heads; h++) {
-            const float *x = a->x + t * a->ldx + h * a->stride_x;
-            float *y = a->y + t * a->ldy + h * a->stride_y;
             for (size_t i = 0; i < half; i++) {
-                const double u = (double)x[step * i], v = (double)x[step * i + apart];
+                const size_t x = t * a->ldx + h * a->stride_x + step * i;
+                const size_t y = t * a->ldy + h * a->stride_y + step * i;
+                const double u = (double)element_read(a->x, a->x_type, x);
+                const double v = (double)element_read(a->x, a->x_type, x + apart);
                 const double sine = a->inverse ? -(double)s[i] : (double)s[i];
-                y[step * i] = (float)(u * (double)c[i] - v * sine);
-                y[step * i + apart] = (float)(u * sine + v * (double)c[i]);
+                element_write(a->y, a->y_type, y, (float)(u * (double)c[i] - v * sine));
+                element_write(a->y, a->y_type, y + apart, (float)(u * sine + v * (double)c[i]));
             }
         }
     }
@@ -66,9 +68,10 @@ int ref_swiglu(struct device *dev, const struct swiglu_args *a)
     const size_t F = (size_t)a->F;
     for (size_t t = 0; t < (size_t)a->T; t++)
         for (size_t f = 0; f < F; f++) {
-            const double gate = (double)a->gate_up[t * 2 * F + f];
-            const double up = (double)a->gate_up[t * 2 * F + F + f];
-            a->h[t * F + f] = (float)(gate * sigmoid(gate) * up);
+            const size_t at = t * 2 * F + f;
+            const double gate = (double)element_read(a->gate_up, a->gate_up_type, at);
+            const double up = (double)element_read(a->gate_up, a->gate_up_type, at + F);
+            element_write(a->h, a->h_type, t * F + f, (float)(gate * sigmoid(gate) * up));
         }
     return 0;
 }
@@ -80,11 +83,13 @@ int ref_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a)
     const size_t F = (size_t)a->F;
     for (size_t t = 0; t < (size_t)a->T; t++)
         for (size_t f = 0; f < F; f++) {
-            const double gate = (double)a->gate_up[t * 2 * F + f];
-            const double up = (double)a->gate_up[t * 2 * F + F + f];
+            const size_t at = t * 2 * F + f;
+            const double gate = (double)element_read(a->gate_up, a->gate_up_type, at);
+            const double up = (double)element_read(a->gate_up, a->gate_up_type, at + F);
             const double dh = (double)a->dh[t * F + f], s = sigmoid(gate);
-            a->dgate_up[t * 2 * F + f] = (float)(dh * up * s * (1.0 + gate * (1.0 - s)));
-            a->dgate_up[t * 2 * F + F + f] = (float)(dh * gate * s);
+            element_write(a->dgate_up, a->dgate_up_type, at,
+                          (float)(dh * up * s * (1.0 + gate * (1.0 - s))));
+            element_write(a->dgate_up, a->dgate_up_type, at + F, (float)(dh * gate * s));
         }
     return 0;
 }

@@ -9,6 +9,7 @@
 
 extern const struct kernels reference_kernels;
 
+size_t ref_matmul_packed_size(const struct device *dev, int k, int n);
 int ref_matmul_pack(struct device *dev, const struct pack_args *a);
 int ref_matmul(struct device *dev, const struct matmul_args *a);
 int ref_matmul_grad(struct device *dev, const struct matmul_grad_args *a);

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the backward passes of attention share, whatever the element type: delta = dout . out of
+// every row, which both of their kernels need.
+#ifndef KERNELS_CUDA_ATTENTION_BACKWARD_CUH
+#define KERNELS_CUDA_ATTENTION_BACKWARD_CUH
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/element.cuh"
+
+namespace attention
+{
+
+struct grad_plan {
+    attention_grad_args a;
+    float *delta; // [T,H]
+};
+
+constexpr int DELTA_THREADS = 256;
+
+// A warp a row.
+template <typename T>
+__global__ void __launch_bounds__(DELTA_THREADS) row_deltas(const grad_plan plan)
+{
+    const int lane = static_cast<int>(threadIdx.x) % WARP, R = plan.a.R;
+    const size_t row = static_cast<size_t>(blockIdx.x) * (DELTA_THREADS / WARP) +
+                       static_cast<size_t>(threadIdx.x) / WARP;
+    if (row >= static_cast<size_t>(plan.a.T) * static_cast<size_t>(plan.a.H))
+        return;
+    const T *const out = static_cast<const T *>(plan.a.out) + row * static_cast<size_t>(R);
+    const T *const dout = static_cast<const T *>(plan.a.dout) + row * static_cast<size_t>(R);
+    float sum = 0.0f;
+    for (int c = 4 * lane; c < R; c += 4 * WARP) {
+        const four x = load_four(out + c, R - c), dx = load_four(dout + c, R - c);
+        for (int j = 0; j < 4; j++)
+            sum = fmaf(x.x[j], dx.x[j], sum);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0)
+        plan.delta[row] = sum;
+}
+
+template <typename T>
+int plan_backward(struct device *dev, const struct attention_grad_args *a, struct grad_plan *plan)
+{
+    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->H);
+    *plan = {*a, nullptr};
+    const int rc = scratch(dev, SCRATCH_OUTER, &plan->delta, rows);
+    return rc ? rc
+              : launch(dev, dim3(blocks_for(rows, DELTA_THREADS / WARP)), dim3(DELTA_THREADS), 0,
+                       row_deltas<T>, *plan);
+}
+
+} // namespace attention
+
+#endif

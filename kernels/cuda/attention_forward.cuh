@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a forward pass of attention is cut into blocks of threads, and how the results of the splits
+// of the keys become one. The same for every element type.
+#ifndef KERNELS_CUDA_ATTENTION_FORWARD_CUH
+#define KERNELS_CUDA_ATTENTION_FORWARD_CUH
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/element.cuh"
+
+namespace attention
+{
+
+struct forward_plan {
+    attention_args a;
+    int tiles;            // at most
+    int splits;           // blocks of a tile, one a split of the keys; 1: one block walks over all
+    int ld;               // floats of a row of the sums: R in whole vectors
+    float *sums;          // [rows,splits,ld] when splits > 1
+    softmax_state *state; // [rows,splits] when splits > 1
+};
+
+// More scratch memory than this is not spent on splits.
+constexpr size_t SPLIT_BYTES_MAX = static_cast<size_t>(512) << 20;
+// Tiles a multiprocessor that make splits needless.
+constexpr size_t TILES_ENOUGH = 8;
+
+// Chooses between the two ways and gets the scratch memory; `size`: rows of a tile.
+inline int plan_forward(struct device *dev, const struct attention_args *a, int size,
+                        struct forward_plan *plan)
+{
+    const size_t tiles = tiles_at_most(a->T, a->num_seqs, a->H, size);
+    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->H);
+    const int splits = splits_of(a->max_keys), ld = round_up(a->R, 4);
+    const size_t states = rows * static_cast<size_t>(splits);
+    const size_t state_bytes = (states * sizeof(softmax_state) + 15) / 16 * 16;
+    const size_t bytes = state_bytes + states * static_cast<size_t>(ld) * sizeof(float);
+    *plan = {*a, static_cast<int>(tiles), 1, ld, nullptr, nullptr};
+    if (splits == 1 || bytes > SPLIT_BYTES_MAX ||
+        tiles >= TILES_ENOUGH * static_cast<size_t>(dev->cuda->num_sms))
+        return 0;
+    unsigned char *memory = nullptr;
+    const int rc = scratch(dev, SCRATCH_OUTER, &memory, bytes);
+    plan->splits = splits;
+    plan->state = reinterpret_cast<softmax_state *>(memory);
+    plan->sums = reinterpret_cast<float *>(memory + state_bytes);
+    return rc;
+}
+
+// The keys [begin, end) that a block walks over; false when there are none.
+__device__ __forceinline__ bool keys_of_block(const forward_plan &plan, const tile_rows &t,
+                                              int *begin, int *end)
+{
+    *begin = static_cast<int>(blockIdx.y) * SPLIT_KEYS;
+    *end = plan.splits > 1 && *begin + SPLIT_KEYS < t.keys ? *begin + SPLIT_KEYS : t.keys;
+    return *begin < *end;
+}
+
+__device__ __forceinline__ float4 merge_four(merge_factors f, float4 total, float4 split)
+{
+    return make_float4(merge_values(f, total.x, split.x), merge_values(f, total.y, split.y),
+                       merge_values(f, total.z, split.z), merge_values(f, total.w, split.w));
+}
+
+// Leaves 4 columns of a split's sums, and with the first of them its state, for combine_splits.
+__device__ __forceinline__ void store_partial(const forward_plan &plan, const tile_rows &t, int row,
+                                              int column, int split, float4 sum,
+                                              softmax_state state)
+{
+    const size_t at = (t.base + static_cast<size_t>(row)) * static_cast<size_t>(plan.splits) +
+                      static_cast<size_t>(split);
+    *reinterpret_cast<float4 *>(plan.sums + at * static_cast<size_t>(plan.ld) + column) = sum;
+    if (column == 0)
+        plan.state[at] = state;
+}
+
+// At the end of a split, when all threads have used the states: into the totals.
+__device__ __forceinline__ void merge_row_states(const tile_rows &t, const softmax_state *split,
+                                                 softmax_state *total, int index)
+{
+    const int row = static_cast<int>(threadIdx.x);
+    if (row >= t.count)
+        return;
+    if (index == 0)
+        total[row] = split[row];
+    else
+        merge_states(&total[row], split[row]);
+}
+
+constexpr int COMBINE_TILE = 16, COMBINE_THREADS = 128;
+
+// Merges the splits of one row in order. grid: (tiles, COMBINE_TILE).
+template <typename T>
+__global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_plan plan)
+{
+    const attention_args &a = plan.a;
+    attention_seq seq;
+    int tile;
+    if (!find_tile(a.seqs, a.num_seqs, a.H, COMBINE_TILE, last_first(), &seq, &tile))
+        return;
+    const tile_rows t = rows_of_tile(seq, tile, COMBINE_TILE, a.H);
+    const int row = static_cast<int>(blockIdx.y);
+    if (row >= t.count)
+        return;
+    const size_t at = t.base + static_cast<size_t>(row);
+    const softmax_state *state = plan.state + at * static_cast<size_t>(plan.splits);
+    const float *sums = plan.sums + at * static_cast<size_t>(plan.splits * plan.ld);
+    const int splits = splits_of(keys_of_row(t, row, a.H));
+    T *out = static_cast<T *>(a.out) + at * static_cast<size_t>(a.R);
+    for (int c = 4 * static_cast<int>(threadIdx.x); c < a.R; c += 4 * COMBINE_THREADS) {
+        softmax_state total = state[0];
+        float4 sum = *reinterpret_cast<const float4 *>(sums + c);
+        for (int s = 1; s < splits; s++) {
+            const float4 x = *reinterpret_cast<const float4 *>(
+                sums + static_cast<size_t>(s) * static_cast<size_t>(plan.ld) + c);
+            sum = merge_four(merge_states(&total, state[s]), sum, x);
+        }
+        const float inverse = 1.0f / total.sum;
+        const four v = {{sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse}};
+        store_four(out + c, a.R - c, v);
+        if (c == 0 && a.lse)
+            a.lse[at] = total.max + logf(total.sum);
+    }
+}
+
+template <typename T> int combine_splits(struct device *dev, const struct forward_plan &plan)
+{
+    if (plan.splits == 1)
+        return 0;
+    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, plan.a.H, COMBINE_TILE);
+    return launch(dev, dim3(static_cast<unsigned int>(tiles), COMBINE_TILE), dim3(COMBINE_THREADS),
+                  0, combine_rows<T>, plan);
+}
+
+} // namespace attention
+
+#endif

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/table.h"
+
+const struct kernels kernels_cuda = {
+    .matmul_packed_size = cuda_matmul_packed_size,
+    .matmul_pack = cuda_matmul_pack,
+    .matmul = cuda_matmul,
+    .matmul_grad = cuda_matmul_grad,
+    .embed = cuda_embed,
+    .embed_grad = cuda_embed_grad,
+    .rmsnorm = cuda_rmsnorm,
+    .rmsnorm_grad = cuda_rmsnorm_grad,
+    .rope = cuda_rope,
+    .swiglu = cuda_swiglu,
+    .swiglu_grad = cuda_swiglu_grad,
+    .add = cuda_add,
+    .attention = cuda_attention,
+    .attention_grad = cuda_attention_grad,
+    .kv_store = cuda_kv_store,
+    .moe_route = cuda_moe_route,
+    .moe_route_grad = cuda_moe_route_grad,
+    .moe_sort = cuda_moe_sort,
+    .moe_gather = cuda_moe_gather,
+    .moe_gather_grad = cuda_moe_gather_grad,
+    .moe_combine = cuda_moe_combine,
+    .moe_combine_grad = cuda_moe_combine_grad,
+    .linear_logprob = cuda_linear_logprob,
+    .linear_logprob_grad = cuda_linear_logprob_grad,
+    .sample = cuda_sample,
+    .sum_squares = cuda_sum_squares,
+    .adamw = cuda_adamw,
+};

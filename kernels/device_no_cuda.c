@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands for device_cuda.cu in a build without CUDA.
+#include "base/error.h"
+#include "kernels/device_cuda.h"
+
+static int no_cuda(void) { return err_set(ERR_ENV, "this build has no CUDA"); }
+
+int device_open_cuda(struct device **out, struct team *team, int index)
+{
+    (void)out, (void)team, (void)index;
+    return no_cuda();
+}
+
+int device_cuda_count(void)
+{
+    no_cuda();
+    return 0;
+}
+
+int device_cuda_info(struct device_cuda_info *out, int index)
+{
+    (void)out, (void)index;
+    return no_cuda();
+}
