@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cases of latent attention. A row is one query of one sequence; a batch of rows is cut into chunks
 // of consecutive queries, so that subsets of a batch are chunked prefills and decodes. Blocks lie
-// scattered, each between guards; what no query may see is NaN.
+// scattered, each between guards that begin after the last row that some query sees.
 #include "base/philox.h"
 #include "tests/kernelcheck.h"
 #include <math.h>
@@ -107,10 +107,11 @@ static void place_blocks(struct call *c, struct plan *p, const struct attention_
     for (size_t i = 0, at = c->nonce % slots; i < slots; i++, at = (at + step) % slots) {
         if (p->seen[at] == 0)
             continue;
-        int *row = ARENA_ARRAY(&c->memory, int, ATTENTION_BLOCK);
-        for (int u = 0; u < ATTENTION_BLOCK; u++)
-            row[u] = u < p->seen[at] ? (int)at * ATTENTION_BLOCK + u : -1;
-        p->block[at] = call_in(c, NULL, "block", span_rows(ATTENTION_BLOCK, D, D), row, 1.0);
+        const int seen = p->seen[at];
+        int *row = ARENA_ARRAY(&c->memory, int, seen);
+        for (int u = 0; u < seen; u++)
+            row[u] = (int)at * ATTENTION_BLOCK + u;
+        p->block[at] = call_in(c, NULL, "block", span_rows((size_t)seen, D, D), row, 1.0);
     }
 }
 

@@ -210,11 +210,11 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static int array_index(const struct call *c, const struct array *a)
 {
-    for (int i = 0; i < c->num_arrays; i++)
-        if (c->arrays[i] == a)
-            return i;
-    assert(!"an array of another call");
-    return -1;
+    int i = 0;
+    while (i < c->num_arrays && c->arrays[i] != a)
+        i++;
+    assert(i < c->num_arrays);
+    return i;
 }
 
 static void lay_out(struct outcome *o, const struct call *c, const struct device *dev, int skew)
