@@ -85,19 +85,22 @@ static int experts_grad(const struct policy *p, const struct layer_weights *w,
                                                                     .K = a->K,
                                                                     .C = a->C}));
     TRY(weight_grad(p, &w->m[W_EXP_DOWN],
-                    (struct matmul_grad_args){.dy = l->ys, .x = s->hs, .segments = segments}));
-    TRY(product(p, &w->m[W_EXP_DOWN], TO_IN,
-                (struct matmul_args){.a = l->ys, .c = s->dhs, .segments = segments}));
+                    (struct matmul_grad_args){
+                        .dy = l->ys, .x = s->hs, .segments = segments, .m = s->T * a->K}));
+    TRY(product(
+        p, &w->m[W_EXP_DOWN], TO_IN,
+        (struct matmul_args){.a = l->ys, .c = s->dhs, .segments = segments, .m = s->T * a->K}));
     TRY(k->swiglu_grad(p->dev, &(struct swiglu_grad_args){.gate_up = l->exp_gate_up,
                                                           .dh = s->dhs,
                                                           .dgate_up = l->exp_gate_up,
                                                           .T = s->T * a->K,
                                                           .F = a->F}));
-    TRY(weight_grad(
-        p, &w->m[W_EXP_GATE_UP],
-        (struct matmul_grad_args){.dy = l->exp_gate_up, .x = s->xs, .segments = segments}));
+    TRY(weight_grad(p, &w->m[W_EXP_GATE_UP],
+                    (struct matmul_grad_args){
+                        .dy = l->exp_gate_up, .x = s->xs, .segments = segments, .m = s->T * a->K}));
     TRY(product(p, &w->m[W_EXP_GATE_UP], TO_IN,
-                (struct matmul_args){.a = l->exp_gate_up, .c = s->dxs, .segments = segments}));
+                (struct matmul_args){
+                    .a = l->exp_gate_up, .c = s->dxs, .segments = segments, .m = s->T * a->K}));
     return k->moe_gather_grad(
         p->dev, &(struct moe_gather_grad_args){
                     .dxs = s->dxs, .slot = l->slot, .dx = s->dn, .T = s->T, .K = a->K, .C = a->C});

@@ -252,12 +252,14 @@ static int mixture(const struct policy *p, const struct layer_weights *w,
     TRY(route(p, w, l));
     TRY(gather_experts(p, l));
     TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
-                (struct matmul_args){.a = s->xs, .c = l->exp_gate_up, .segments = l->segments}));
+                (struct matmul_args){
+                    .a = s->xs, .c = l->exp_gate_up, .segments = l->segments, .m = s->T * a->K}));
     TRY(p->dev->k->swiglu(
         p->dev,
         &(struct swiglu_args){.gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
-    TRY(product(p, &w->m[W_EXP_DOWN], TO_OUT,
-                (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments}));
+    TRY(product(
+        p, &w->m[W_EXP_DOWN], TO_OUT,
+        (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments, .m = s->T * a->K}));
     return p->dev->k->moe_combine(p->dev, &(struct moe_combine_args){.ys = l->ys,
                                                                      .weights = l->weights,
                                                                      .slot = l->slot,

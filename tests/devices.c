@@ -8,8 +8,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-int test_devices(int out[TEST_DEVICES_MAX])
+static int here(int out[TEST_DEVICES_MAX])
 {
     int n = 0;
     for (int isa = DEVICE_REFERENCE; isa <= (int)device_best_isa(); isa++)
@@ -18,6 +19,22 @@ int test_devices(int out[TEST_DEVICES_MAX])
     if (device_cuda_count() > 0)
         out[n++] = DEVICE_GPU;
     return n;
+}
+
+int test_devices(int out[TEST_DEVICES_MAX])
+{
+    const char *only = getenv("TEST_DEVICES");
+    const int n = here(out);
+    if (!only)
+        return n;
+    for (int i = 0; i < n; i++) {
+        if (strcmp(test_device_name(out[i]), only) == 0) {
+            out[0] = out[i];
+            return 1;
+        }
+    }
+    fprintf(stderr, "TEST_DEVICES: there is no device \"%s\" here\n", only);
+    abort();
 }
 
 const char *test_device_name(int which)

@@ -11,7 +11,8 @@
 // that one.
 enum { DEVICE_FENCED = DEVICE_BEST + 1, DEVICE_GPU, TEST_DEVICES_MAX = 8 };
 
-// The devices of this machine, each once; returns how many.
+// The devices of this machine, each once; returns how many. The environment's TEST_DEVICES, where
+// it is set, names the only one.
 int test_devices(int out[TEST_DEVICES_MAX]);
 const char *test_device_name(int which);
 int test_device_open(struct device **out, struct team *team, int which);

@@ -252,6 +252,11 @@ static void build_attention(struct call *c, const void *shape, const struct rows
     c->special = 0;
     struct plan p = make_plan(c, s, rows);
     build_seqs(c, &a->seqs, &a->kv_blocks, s, &p, &a->num_seqs);
+    a->T = rows->n;
+    for (int i = 0; i < p.num_chunks; i++) {
+        const int keys = p.chunks[i].pos + p.chunks[i].len;
+        a->max_keys = keys > a->max_keys ? keys : a->max_keys;
+    }
     struct array *out = call_out(c, &a->out, "out", ELEMENT_F32, span_rows(T, H * R, H * R), id);
     struct array *lse =
         s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), id);

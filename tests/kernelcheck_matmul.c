@@ -117,7 +117,7 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
     call_text(c, "m %d n %d k %d batch %d %s pad %d%s", rows->n, s->n, s->k, s->batch,
               layout_name(s->layout), s->pad, s->accumulate ? " accumulate" : "");
     *a = (struct matmul_args){.n = s->n, .k = s->k, .batch = s->batch, .accumulate = s->accumulate};
-    a->m = tall ? -1 : m;
+    a->m = m;
     if (tall) {
         segments =
             call_data(c, &a->segments, "segments", ELEMENT_I32, sizeof(int), (size_t)s->batch + 1);
@@ -229,7 +229,7 @@ static void build_matmul_grad(struct call *c, const void *shape, const struct ro
     call_text(c, "m %d n %d k %d batch %d %s pad %d", s->m, s->n, s->k, s->batch,
               layout_name(s->layout), s->pad);
     *a = (struct matmul_grad_args){.n = s->n, .k = s->k, .batch = s->batch};
-    a->m = tall ? -1 : m;
+    a->m = m;
     if (tall) {
         int *ids = ARENA_ARRAY(&c->memory, int, s->m + 1);
         for (int i = 0; i < s->m; i++)

@@ -224,5 +224,8 @@ extern "C" int cuda_attention(struct device *dev, const struct attention_args *a
     if (a->T == 0 || a->num_seqs == 0)
         return 0;
     const int rc = attention::check_width(dev, a->R, a->Dr);
-    return rc ? rc : attention::attend_float32(dev, a);
+    if (rc)
+        return rc;
+    return a->type == DTYPE_BF16 ? attention::attend_bfloat16(dev, a)
+                                 : attention::attend_float32(dev, a);
 }

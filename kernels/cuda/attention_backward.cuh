@@ -10,6 +10,9 @@
 namespace attention
 {
 
+// The pass on bfloat16 (attention_grad_bf16.cu).
+int attend_grad_bfloat16(struct device *dev, const struct attention_grad_args *a);
+
 struct grad_plan {
     attention_grad_args a;
     float *delta; // [T,H]

@@ -10,6 +10,9 @@
 namespace attention
 {
 
+// The pass on bfloat16 (attention_bf16.cu).
+int attend_bfloat16(struct device *dev, const struct attention_args *a);
+
 struct forward_plan {
     attention_args a;
     int tiles;            // at most

@@ -62,8 +62,7 @@ __device__ __forceinline__ T block_exclusive_scan(T x, T (&sums)[WARPS], T *tota
 }
 
 // Sum of the integers of all threads.
-template <int WARPS, typename T>
-__device__ __forceinline__ T block_total(T x, T (&sums)[WARPS])
+template <int WARPS, typename T> __device__ __forceinline__ T block_total(T x, T (&sums)[WARPS])
 {
     T total;
     block_exclusive_scan<WARPS>(x, sums, &total);

@@ -85,6 +85,24 @@ __device__ __forceinline__ uint32_t order_key(float x)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// Among four neighbouring lanes: lane q gives v[j] and gets lane j's v[q].
+__device__ __forceinline__ void quad_transpose(uint32_t (&v)[4])
+{
+    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? v[i] : v[i + 1], 1);
+        v[i] = odd ? got : v[i];
+        v[i + 1] = odd ? v[i + 1] : got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint32_t got = __shfl_xor_sync(ALL_LANES, high ? v[i] : v[i + 2], 2);
+        v[i] = high ? got : v[i];
+        v[i + 2] = high ? v[i + 2] : got;
+    }
+}
+
 // Fours of a row of n elements.
 __host__ __device__ __forceinline__ int fours(int n) { return (n + 3) / 4; }
 

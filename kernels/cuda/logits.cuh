@@ -4,7 +4,7 @@
 // from column 0; in a chunk, lane q of four sums columns 8j + 2q and 8j + 2q + 1, j ascending (the
 // columns that it holds of a product of mma.m16n8), and the four lanes are added in pairs; a warp
 // adds the chunks, lane l every chunk l + 32 i, i ascending, and then its lanes in pairs. Whoever
-// has the logits, in registers or in memory, goes through chunk_stats and merge_stats.
+// has the logits, in registers or in memory, goes through chunk_stats_of and merge_stats.
 #ifndef KERNELS_CUDA_LOGITS_CUH
 #define KERNELS_CUDA_LOGITS_CUH
 
@@ -27,12 +27,14 @@ __device__ __forceinline__ float scaled_logit(float logit, float inverse)
     return __fmul_rn(logit, inverse);
 }
 
-// z - max, bounded below where e^ of it is 0; NaN stays.
-__device__ __forceinline__ float below_max(float z, float max)
+// e^d
+__device__ __forceinline__ float exp_of(float d)
 {
-    const float lowest = -1000.0f, d = __fadd_rn(z, -max);
-    return d < lowest ? lowest : d;
+    return exp2f(__fmul_rn(d, 1.44269504f)); // log2 e
 }
+
+// d, of which e^d is a factor, bounded below where that is 0.
+__device__ __forceinline__ float bounded(float d) { return fmaxf(d, -1000.0f); }
 
 struct chunk_stats {
     float max, total, weighted; // of z; sum of e^(z - max), and of that times (z - max)
@@ -49,8 +51,8 @@ __device__ __forceinline__ float quad_sum(float x)
 }
 
 // Of a chunk whose columns four neighbouring lanes hold, -infinity past the vocabulary; the same in
-// the four.
-__device__ __forceinline__ chunk_stats chunk_stats_of(const float (&z)[LOGIT_HELD])
+// the four. Leaves e^(z - max) in z.
+__device__ __forceinline__ chunk_stats chunk_stats_of(float (&z)[LOGIT_HELD])
 {
     chunk_stats s = {-FLT_MAX, 0.0f, 0.0f};
 #pragma unroll
@@ -60,9 +62,10 @@ __device__ __forceinline__ chunk_stats chunk_stats_of(const float (&z)[LOGIT_HEL
     s.max = fmaxf(s.max, __shfl_xor_sync(ALL_LANES, s.max, 2));
 #pragma unroll
     for (int i = 0; i < LOGIT_HELD; i++) {
-        const float d = below_max(z[i], s.max), p = expf(d);
-        s.total = __fadd_rn(s.total, p);
-        s.weighted = __fmaf_rn(p, d, s.weighted);
+        const float d = __fadd_rn(z[i], -s.max);
+        z[i] = exp_of(d);
+        s.total = __fadd_rn(s.total, z[i]);
+        s.weighted = __fmaf_rn(z[i], bounded(d), s.weighted);
     }
     s.total = quad_sum(s.total);
     s.weighted = quad_sum(s.weighted);
@@ -90,7 +93,7 @@ __device__ __forceinline__ row_stats merge_stats(const chunk_arrays &from, int c
         s.max = fmaxf(s.max, from.max[i]);
     s.max = warp_max(s.max);
     for (int i = lane_index(); i < chunks; i += WARP) {
-        const float d = below_max(from.max[i], s.max), scale = expf(d);
+        const float d = bounded(__fadd_rn(from.max[i], -s.max)), scale = exp_of(d);
         const float shifted = __fmaf_rn(from.total[i], d, from.weighted[i]);
         total = __fmaf_rn(from.total[i], scale, total);
         weighted = __fmaf_rn(shifted, scale, weighted);
@@ -109,7 +112,7 @@ __device__ __forceinline__ float log_probability(const row_stats &s, float z)
 
 // ---- a row in memory, treated by a block
 
-constexpr int LOGIT_THREADS = 1024;
+constexpr int LOGIT_THREADS = 512;
 constexpr int LOGIT_WARPS = LOGIT_THREADS / WARP;
 
 // Bytes of shared memory that block_row_stats needs.
@@ -120,8 +123,8 @@ inline size_t row_stats_bytes(int V)
 
 // Statistics of logits [V] times `inverse`; the same in all threads. chunk_floats: shared memory,
 // which may be used for something else once this returns.
-static __device__ __forceinline__ row_stats block_row_stats(const float *logits, int V, float inverse,
-                                                     float *chunk_floats)
+static __device__ __forceinline__ row_stats block_row_stats(const float *logits, int V,
+                                                            float inverse, float *chunk_floats)
 {
     __shared__ row_stats result;
     const int chunks = logit_chunks(V), q = lane_index() % 4;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products: packing, and the choice of the kernels by type and device.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/logits_sink.cuh"
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/matmul_bf16.cuh"
 #include <cassert>
@@ -91,7 +92,8 @@ extern "C" int cuda_matmul_pack(struct device *dev, const struct pack_args *a)
 
 // ---- products
 
-static int matmul_bf16(struct device *dev, const struct matmul_args *a)
+// Makes the rows of A begin on 16 bytes, in a copy where they do not.
+static int align_rows(struct device *dev, struct matmul_args *a)
 {
     bf16_matrices rows = {
         static_cast<const bf16 *>(a->a), a->lda, a->stride_a, a->m, a->k, a->batch};
@@ -99,19 +101,41 @@ static int matmul_bf16(struct device *dev, const struct matmul_args *a)
         rows.stride = 0;
         rows.batch = 1;
     }
+    if (bf16_aligned(&rows))
+        return 0;
+    bf16 *copy = nullptr;
+    int rc = scratch(dev, SCRATCH_INNER, &copy, bf16_copy_size(&rows));
+    if (rc == 0)
+        rc = bf16_copy_aligned(dev, &rows, copy);
+    a->a = rows.p;
+    a->lda = rows.ld;
+    a->stride_a = rows.stride;
+    return rc;
+}
+
+static bool use_wgmma(const struct device *dev, const struct matmul_args *a)
+{
+    const int hopper = 90; // wgmma is its alone
+    return dev->cuda->arch == hopper && a->k > 0 && a->m > 0;
+}
+
+static int matmul_bf16(struct device *dev, const struct matmul_args *a)
+{
     struct matmul_args aligned = *a;
-    if (!bf16_aligned(&rows)) {
-        bf16 *copy = nullptr;
-        int rc = scratch(dev, SCRATCH_INNER, &copy, bf16_copy_size(&rows));
-        if (rc == 0)
-            rc = bf16_copy_aligned(dev, &rows, copy);
-        if (rc != 0)
-            return rc;
-        aligned.a = rows.p;
-        aligned.lda = rows.ld;
-        aligned.stride_a = rows.stride;
-    }
-    return matmul_mma(dev, &aligned);
+    const int rc = align_rows(dev, &aligned);
+    if (rc != 0)
+        return rc;
+    return use_wgmma(dev, a) ? matmul_wgmma(dev, &aligned) : matmul_mma(dev, &aligned);
+}
+
+int matmul_logits(struct device *dev, const struct matmul_args *a, const logit_sink &sink)
+{
+    struct matmul_args aligned = *a;
+    const int rc = align_rows(dev, &aligned);
+    if (rc != 0)
+        return rc;
+    return use_wgmma(dev, a) ? matmul_wgmma_logits(dev, &aligned, sink)
+                             : matmul_mma_logits(dev, &aligned, sink);
 }
 
 extern "C" int cuda_matmul(struct device *dev, const struct matmul_args *a)

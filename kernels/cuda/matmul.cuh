@@ -143,6 +143,7 @@ inline int most_tiles(const struct matmul_args *a, int rows, int cols)
 
 // The kernels by type; sizes are not 0, but for k, and m with segments (not known).
 int matmul_f32(struct device *dev, const struct matmul_args *a);
-int matmul_mma(struct device *dev, const struct matmul_args *a); // rows of A are aligned
+int matmul_mma(struct device *dev, const struct matmul_args *a);   // rows of A are aligned
+int matmul_wgmma(struct device *dev, const struct matmul_args *a); // and on Hopper; m, k are not 0
 
 #endif

@@ -81,10 +81,11 @@ __global__ void __launch_bounds__(Tile::threads) forward_tiles(matmul_args args,
         forward_tile<Tile>(args, aligned, tile_at(schedule, i), shared);
 }
 
-// ---- few rows: a block has F32_PANEL columns and up to SKINNY_ROWS rows. Thread (slot, quad) sums
-// one chunk of k at a time for four columns; the chunks of a pass are then added up, ascending.
+// ---- few rows: a block has F32_PANEL columns and up to FEW_ROWS or SKINNY_ROWS rows. Thread
+// (slot, quad) sums one chunk of k at a time for four columns; the chunks of a pass are then added
+// up, ascending.
 
-constexpr int SKINNY_ROWS = 16;
+constexpr int FEW_ROWS = 8, SKINNY_ROWS = 16;
 constexpr int SKINNY_QUADS = F32_PANEL / 4;
 constexpr int SKINNY_SLOTS = 32; // chunks of a pass, at most
 
@@ -94,12 +95,12 @@ struct skinny_rows {
     float *c;       // [rows, cols of this panel]
     size_t lda, ldc;
     int rows, cols, k;
-    bool aligned, accumulate;
+    bool accumulate;
 };
 
-__device__ __forceinline__ float4 load_terms(const float *a, bool aligned)
+template <bool ALIGNED> __device__ __forceinline__ float4 load_terms(const float *a)
 {
-    if (aligned)
+    if (ALIGNED)
         return __ldg(reinterpret_cast<const float4 *>(a));
     return make_float4(__ldg(a), __ldg(a + 1), __ldg(a + 2), __ldg(a + 3));
 }
@@ -113,44 +114,49 @@ __device__ __forceinline__ void add_term(float (&sum)[4], float a, const float4 
 }
 
 // sum = terms [begin, end) of the rows; the rows past the last are those of the last again.
-template <int ROWS>
+template <int ROWS, bool ALIGNED>
 __device__ __forceinline__ void sum_chunk(const skinny_rows &s, int begin, int end,
                                           float (&sum)[ROWS][4])
 {
-    constexpr int STEP = ROWS > 8 ? 4 : 8;
+    constexpr int STEP = ROWS > FEW_ROWS ? 4 : 8; // weights on their way
     const float *b = s.b + static_cast<size_t>(begin) * F32_PANEL + threadIdx.x % SKINNY_QUADS * 4;
     const int whole = end < s.k ? end : begin + (s.k - begin) / STEP * STEP;
     int l = begin;
+#pragma unroll 1
     for (; l < whole; l += STEP) {
         float4 weights[STEP];
 #pragma unroll
         for (int i = 0; i < STEP; i++, b += F32_PANEL)
             weights[i] = __ldg(reinterpret_cast<const float4 *>(b));
+        const float *a = s.a + l;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const float *a = s.a + static_cast<size_t>(r < s.rows ? r : s.rows - 1) * s.lda + l;
 #pragma unroll
             for (int i = 0; i < STEP; i += 4) {
-                const float4 x = load_terms(a + i, s.aligned);
+                const float4 x = load_terms<ALIGNED>(a + i);
                 add_term(sum[r], x.x, weights[i]);
                 add_term(sum[r], x.y, weights[i + 1]);
                 add_term(sum[r], x.z, weights[i + 2]);
                 add_term(sum[r], x.w, weights[i + 3]);
             }
+            a += r + 1 < s.rows ? s.lda : 0;
         }
     }
+#pragma unroll 1
     for (; l < end; l++, b += F32_PANEL) {
         const float4 weights = __ldg(reinterpret_cast<const float4 *>(b));
+        const float *a = s.a + l;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const float *a = s.a + static_cast<size_t>(r < s.rows ? r : s.rows - 1) * s.lda;
-            add_term(sum[r], l < s.k ? __ldg(a + l) : 0.0f, weights);
+            add_term(sum[r], l < s.k ? __ldg(a) : 0.0f, weights);
+            a += r + 1 < s.rows ? s.lda : 0;
         }
     }
 }
 
 // shared: totals [ROWS, F32_PANEL], then the chunks of a pass, [slots, ROWS, F32_PANEL].
-template <int ROWS> __device__ void skinny_product(const skinny_rows &s, float *shared)
+template <int ROWS, bool ALIGNED>
+__device__ void skinny_product(const skinny_rows &s, float *shared)
 {
     const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
     const int slots = threads / SKINNY_QUADS, slot = thread / SKINNY_QUADS;
@@ -166,7 +172,8 @@ template <int ROWS> __device__ void skinny_product(const skinny_rows &s, float *
         const int begin = (pass + slot) * F32_CHUNK;
         if (begin < depth) {
             float sum[ROWS][4] = {};
-            sum_chunk<ROWS>(s, begin, depth < begin + F32_CHUNK ? depth : begin + F32_CHUNK, sum);
+            sum_chunk<ROWS, ALIGNED>(s, begin,
+                                     depth < begin + F32_CHUNK ? depth : begin + F32_CHUNK, sum);
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
                 *reinterpret_cast<float4 *>(sums + (slot * ROWS + r) * F32_PANEL + quad * 4) =
@@ -176,6 +183,7 @@ template <int ROWS> __device__ void skinny_product(const skinny_rows &s, float *
         const int used = chunks - pass < slots ? chunks - pass : slots;
         for (int i = thread; i < outputs; i += threads) {
             float total = shared[i];
+#pragma unroll 4
             for (int c = 0; c < used; c++)
                 total += sums[c * outputs + i];
             shared[i] = total;
@@ -190,23 +198,25 @@ template <int ROWS> __device__ void skinny_product(const skinny_rows &s, float *
     __syncthreads();
 }
 
-__device__ void skinny_any(const skinny_rows &s, float *shared)
+// As little as the rows need, where most groups have few; else no choice, which costs registers.
+template <int MOST, bool ALIGNED>
+__device__ __forceinline__ void skinny_any(const skinny_rows &s, float *shared)
 {
-    if (s.rows > 8)
-        skinny_product<16>(s, shared);
+    if (MOST > FEW_ROWS)
+        skinny_product<MOST, ALIGNED>(s, shared);
     else if (s.rows > 4)
-        skinny_product<8>(s, shared);
+        skinny_product<FEW_ROWS, ALIGNED>(s, shared);
     else if (s.rows > 2)
-        skinny_product<4>(s, shared);
+        skinny_product<4, ALIGNED>(s, shared);
     else if (s.rows > 1)
-        skinny_product<2>(s, shared);
+        skinny_product<2, ALIGNED>(s, shared);
     else
-        skinny_product<1>(s, shared);
+        skinny_product<1, ALIGNED>(s, shared);
 }
 
-// Block (panel, g + batch * i) has row blocks i, i + gridDim.z, ... of group g.
-__global__ void __launch_bounds__(SKINNY_SLOTS *SKINNY_QUADS, 2)
-    forward_skinny(matmul_args args, bool aligned)
+// Block (panel, g, i) has row blocks i, i + gridDim.z, ... of group g.
+template <int MOST, bool ALIGNED>
+__global__ void __launch_bounds__(SKINNY_SLOTS *SKINNY_QUADS, 2) forward_skinny(matmul_args args)
 {
     const int g = static_cast<int>(blockIdx.y), col = static_cast<int>(blockIdx.x) * F32_PANEL;
     const row_range range = group_rows(args.segments, args.m, g);
@@ -216,8 +226,8 @@ __global__ void __launch_bounds__(SKINNY_SLOTS *SKINNY_QUADS, 2)
     float *c = static_cast<float *>(args.c) + start_c + col;
     const float *b = static_cast<const float *>(args.b) + g * packed_elements(args.k, args.n) +
                      static_cast<size_t>(col) * round_up(args.k, PACK);
-    const int step = static_cast<int>(gridDim.z) * SKINNY_ROWS;
-    for (int row = range.begin + static_cast<int>(blockIdx.z) * SKINNY_ROWS; row < range.end;
+    const int step = static_cast<int>(gridDim.z) * MOST;
+    for (int row = range.begin + static_cast<int>(blockIdx.z) * MOST; row < range.end;
          row += step) {
         const int left = range.end - row;
         const skinny_rows s = {a + static_cast<size_t>(row) * args.lda,
@@ -225,12 +235,11 @@ __global__ void __launch_bounds__(SKINNY_SLOTS *SKINNY_QUADS, 2)
                                c + static_cast<size_t>(row) * args.ldc,
                                args.lda,
                                args.ldc,
-                               left < SKINNY_ROWS ? left : SKINNY_ROWS,
+                               left < MOST ? left : MOST,
                                args.n - col,
                                args.k,
-                               aligned,
                                args.accumulate};
-        skinny_any(s, dynamic_shared<float>());
+        skinny_any<MOST, ALIGNED>(s, dynamic_shared<float>());
     }
 }
 
@@ -249,22 +258,22 @@ template <class Tile> static int launch_tiles(struct device *dev, const struct m
                   forward_tiles<Tile>, *a, aligned);
 }
 
-static int launch_skinny(struct device *dev, const struct matmul_args *a)
+template <int MOST> static int launch_skinny(struct device *dev, const struct matmul_args *a)
 {
     const int chunks = div_up(a->k, F32_CHUNK), most_row_blocks = 1024;
     int slots = 4;
     while (slots < chunks && slots < SKINNY_SLOTS)
         slots *= 2;
-    const int rows = rows_of_a_group(a), row_blocks = div_up(rows > 0 ? rows : 1, SKINNY_ROWS);
-    const int used = rows < SKINNY_ROWS && !a->segments ? rows : SKINNY_ROWS;
-    int padded = 1;
-    while (padded < used)
-        padded *= 2;
+    const int rows = rows_of_a_group(a), row_blocks = div_up(rows > 0 ? rows : 1, MOST);
+    int padded = MOST;
+    while (!a->segments && MOST == FEW_ROWS && padded / 2 >= rows)
+        padded /= 2;
     const size_t shared = sizeof(float) * (slots + 1) * padded * F32_PANEL;
     const bool aligned = aligned_rows(static_cast<const float *>(a->a), a->lda, a->stride_a);
     const dim3 grid(div_up(a->n, F32_PANEL), a->batch,
                     row_blocks < most_row_blocks ? row_blocks : most_row_blocks);
-    return launch(dev, grid, dim3(slots * SKINNY_QUADS), shared, forward_skinny, *a, aligned);
+    return launch(dev, grid, dim3(slots * SKINNY_QUADS), shared,
+                  aligned ? forward_skinny<MOST, true> : forward_skinny<MOST, false>, *a);
 }
 
 int matmul_f32(struct device *dev, const struct matmul_args *a)
@@ -275,5 +284,6 @@ int matmul_f32(struct device *dev, const struct matmul_args *a)
         if (share_tiles(a, small_tile::rows, small_tile::cols) >= dev->cuda->num_sms)
             return launch_tiles<small_tile>(dev, a);
     }
-    return launch_skinny(dev, a);
+    return rows_of_a_group(a) > FEW_ROWS ? launch_skinny<SKINNY_ROWS>(dev, a)
+                                         : launch_skinny<FEW_ROWS>(dev, a);
 }

@@ -88,5 +88,10 @@ extern "C" int cuda_matmul_grad(struct device *dev, const struct matmul_grad_arg
     assert(a->dy_type == a->x_type);
     if (a->n == 0 || a->k == 0 || a->batch == 0)
         return 0;
-    return a->dy_type == DTYPE_BF16 ? matmul_grad_mma(dev, a) : matmul_grad_f32(dev, a);
+    if (a->dy_type == DTYPE_F32)
+        return matmul_grad_f32(dev, a);
+    const int hopper = 90; // wgmma is its alone
+    if (dev->cuda->arch == hopper && a->m > 0)
+        return matmul_grad_wgmma(dev, a);
+    return matmul_grad_mma(dev, a);
 }

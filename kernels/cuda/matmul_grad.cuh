@@ -42,5 +42,7 @@ int grad_add_splits(struct device *dev, const grad_job *job);
 // The kernels by type; sizes are not 0, but for m.
 int matmul_grad_f32(struct device *dev, const struct matmul_grad_args *a);
 int matmul_grad_mma(struct device *dev, const struct matmul_grad_args *a);
+int matmul_grad_wgmma(struct device *dev,
+                      const struct matmul_grad_args *a); // on Hopper; m is not 0
 
 #endif

@@ -65,8 +65,8 @@ static __device__ float group_rank(const float *x, int n, enum moe_group_rank ra
 
 // A row's biased scores, the ranks of its groups, and flags of both; shared memory of one warp.
 struct route_row {
-    float *biased, *rank;    // [E], [n_group]
-    bool *taken, *dropped;   // [E], [n_group]
+    float *biased, *rank;  // [E], [n_group]
+    bool *taken, *dropped; // [E], [n_group]
 };
 
 static __host__ __device__ __forceinline__ size_t route_row_bytes(const struct moe_route_args &a)
@@ -219,8 +219,7 @@ extern "C" int cuda_moe_sort(struct device *dev, const struct moe_sort_args *a)
     return rc != 0 ? rc : bucket_sort_run(dev, &s, buffer);
 }
 
-template <typename X, typename Y>
-static __global__ void moe_gather_kernel(struct moe_gather_args a)
+template <typename X, typename Y> static __global__ void moe_gather_kernel(struct moe_gather_args a)
 {
     const size_t s = grid_row(), C = static_cast<size_t>(a.C);
     const int c = 4 * grid_item();
@@ -234,10 +233,9 @@ static __global__ void moe_gather_kernel(struct moe_gather_args a)
 template <typename X> static int launch_gather(struct device *dev, const struct moe_gather_args *a)
 {
     const row_grid g = row_grid_for(static_cast<size_t>(a->T) * a->K, fours(a->C));
-    return launch(dev, g.grid, g.block, 0,
-                  a->xs_type == DTYPE_BF16 ? moe_gather_kernel<X, bf16>
-                                           : moe_gather_kernel<X, float>,
-                  *a);
+    return launch(
+        dev, g.grid, g.block, 0,
+        a->xs_type == DTYPE_BF16 ? moe_gather_kernel<X, bf16> : moe_gather_kernel<X, float>, *a);
 }
 
 extern "C" int cuda_moe_gather(struct device *dev, const struct moe_gather_args *a)

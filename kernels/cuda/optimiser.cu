@@ -68,8 +68,8 @@ extern "C" int cuda_sum_squares(struct device *dev, const struct sum_squares_arg
 struct adamw_factors {
     float beta1, keep1; // keep: 1 - beta
     float beta2, keep2;
-    float decay; // 1 - lr weight_decay
-    float rate;  // lr / (1 - beta1^step)
+    float decay;    // 1 - lr weight_decay
+    float rate;     // lr / (1 - beta1^step)
     float correct2; // 1 / (1 - beta2^step)
     float eps, grad_scale;
 };

@@ -4,8 +4,8 @@
 // tiles and its total, the third places the items: a bucket starts after the totals of those
 // before it, a tile's part of it after those of earlier tiles, a warp's after those of earlier
 // warps, and a lane's after those of earlier lanes. A single tile needs the third kernel alone.
-#include "kernels/cuda/sort.cuh"
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/sort.cuh"
 
 constexpr int SORT_THREADS = 256;
 constexpr int SORT_WARPS = SORT_THREADS / WARP;
@@ -120,8 +120,7 @@ static __global__ void __launch_bounds__(SORT_THREADS)
 {
     int *start = dynamic_shared<int>();
     const int lane = lane_index();
-    const int first =
-        static_cast<int>(blockIdx.x) * SORT_TILE + warp_index() * SORT_WARP_ITEMS;
+    const int first = static_cast<int>(blockIdx.x) * SORT_TILE + warp_index() * SORT_WARP_ITEMS;
     count_warps(s, first, start);
     start_warps(s, counts, totals, start);
     for (int i = 0; i < SORT_WARP_ITEMS; i += WARP) {

@@ -29,7 +29,7 @@ constexpr int WARP = 32, MAX_THREADS = 1024, NAMED_BARRIERS = 16;
 constexpr size_t GUARD = 256;
 constexpr unsigned char POISON = 0xff, GUARD_BYTE = 0xa5;
 
-enum class state { ready, at_barrier, at_collective, done };
+enum class state { ready, at_barrier, at_collective, polling, done };
 
 struct copy {
     void *to;
@@ -46,6 +46,8 @@ struct thread {
     unsigned int mask;
     collective_op *op;
     void *frame;
+    bool (*until)(void *); // what a polling thread waits for
+    void *until_arg;
     std::vector<copy> open;                // since the last commit
     std::vector<std::vector<copy>> groups; // committed, oldest first
 };
@@ -88,10 +90,10 @@ int index_of(const thread &t)
 void report(const thread &t)
 {
     static const char *const words[] = {"can run", "waits at a barrier", "waits for its warp",
-                                        "has returned"};
+                                        "waits for others", "has returned"};
     fprintf(stderr, "cuda_emul:   thread %d (%u,%u,%u) %s", index_of(t), t.index.x, t.index.y,
             t.index.z, words[static_cast<int>(t.s)]);
-    if (t.s == state::at_barrier || t.s == state::at_collective)
+    if (t.s != state::ready && t.s != state::done)
         fprintf(stderr, ": %s, %s:%d", t.at.what, t.at.file, t.at.line);
     if (t.s == state::at_collective)
         fprintf(stderr, ", mask %08x", t.mask);
@@ -168,6 +170,8 @@ bool run_warp(block &b, int first)
         again = false;
         for (int i = first; i < std::min(first + WARP, b.size); i++) {
             thread &t = *b.threads[static_cast<size_t>(b.order[static_cast<size_t>(i)])];
+            if (t.s == state::polling && t.until(t.until_arg))
+                t.s = state::ready;
             if (t.s != state::ready)
                 continue;
             b.current = &t;
@@ -277,6 +281,15 @@ void fail(const site &at, const char *message)
 {
     fprintf(stderr, "cuda_emul: %s, %s:%d\n", at.what, at.file, at.line);
     stop(message);
+}
+
+void wait_until(const site &at, bool (*ready)(void *arg), void *arg)
+{
+    thread &t = *the_block().current;
+    t.until = ready;
+    t.until_arg = arg;
+    if (!ready(arg))
+        wait_as(t, state::polling, at);
 }
 
 int lane() { return index_of(*the_block().current) % WARP; }

@@ -59,6 +59,9 @@ void named_barrier(const site &at, int id, int threads);
 typedef void collective_op(unsigned int mask, void *const *frames);
 void collective(const site &at, unsigned int mask, collective_op *op, void *frame);
 
+// Waits until ready(arg), which other threads of the block bring about.
+void wait_until(const site &at, bool (*ready)(void *arg), void *arg);
+
 int lane();
 void *dynamic_shared();
 

@@ -22,6 +22,16 @@ constexpr size_t ALIGN = 256;              // of an allocation, and the gap afte
 constexpr int POISON = 0xff;
 constexpr unsigned int MAX_THREADS = 1024, MAX_GRID_YZ = 65535;
 constexpr size_t SHARED_DEFAULT = 48 * 1024, SHARED_MAX = 163 * 1024; // of sm_80
+constexpr size_t SHARED_MAX_HOPPER = 227 * 1024;
+
+// The architecture played: sm_80, or CUDA_EMUL_ARCH (90).
+int arch()
+{
+    static const char *const text = getenv("CUDA_EMUL_ARCH");
+    return text ? atoi(text) : 80;
+}
+
+size_t shared_max() { return arch() == 90 ? SHARED_MAX_HOPPER : SHARED_MAX; }
 
 struct device_state {
     char *base = nullptr;
@@ -245,15 +255,16 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int index)
 {
     *out = {};
     strcpy(out->name, "emulation");
-    out->major = 8;
+    out->major = arch() / 10;
+    out->minor = arch() % 10;
     out->multiProcessorCount = 4; // few, so that loops over a grid run more than once
     out->totalGlobalMem = REGION;
-    out->sharedMemPerBlockOptin = SHARED_MAX;
+    out->sharedMemPerBlockOptin = shared_max();
     return cudaSetDevice(index);
 }
 cudaError_t cudaDeviceGetAttribute(int *out, cudaDeviceAttr attribute, int index)
 {
-    *out = attribute == cudaDevAttrMultiProcessorCount ? 4 : static_cast<int>(SHARED_MAX);
+    *out = attribute == cudaDevAttrMultiProcessorCount ? 4 : static_cast<int>(shared_max());
     return cudaSetDevice(index);
 }
 cudaError_t cudaDriverGetVersion(int *version)
@@ -271,7 +282,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
 {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
         return cudaSuccess;
-    if (value < 0 || static_cast<size_t>(value) > SHARED_MAX)
+    if (value < 0 || static_cast<size_t>(value) > shared_max())
         return failed(cudaErrorInvalidValue);
     device().shared_allowed[function] = static_cast<size_t>(value);
     return cudaSuccess;

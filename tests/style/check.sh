@@ -16,7 +16,7 @@ files() { # tracked files that still exist; without git, all that were not built
     fi
 }
 
-code() { files '*.c' '*.h'; }
+code() { files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp'; }
 
 number=0 failed=0
 # A property holds when its check prints nothing.
@@ -76,31 +76,37 @@ planted_include_is_found() {
 
 without_licence() {
     local f
-    files '*.c' '*.h' '*.in' '*.py' '*.sh' gradus .ci/run | while read -r f; do
+    { code; files '*.in' '*.py' '*.sh' gradus .ci/run; } | while read -r f; do
         head -2 "$f" | grep -q 'SPDX-License-Identifier: Apache-2.0' || echo "$f"
     done
 }
 
 headers_that_need_others() {
     local f isa
-    files '*.h' | while read -r f; do
+    files '*.h' | grep -v '^tests/cuda_emul/' | while read -r f; do
         isa=
         case $f in kernels/cpu/fast*.h | kernels/cpu/vec.h) isa='-mavx2 -mfma' ;; esac
         $cc $isa -std=gnu17 -D_GNU_SOURCE -I. $(pkg-config --cflags python3-embed 2>/dev/null) -Wall -Wextra -Werror \
             -DTEST_DATA='""' -DTEST_GOLDEN='""' -Wno-unused -fsyntax-only -x c "$f" 2>&1 | head -3
     done
+    # Those of CUDA with the emulation's in place of NVIDIA's; what has a twin there is for nvcc alone.
+    { files '*.cuh'; files 'tests/cuda_emul/*.h'; } | while read -r f; do
+        [ ! -f "tests/cuda_emul/$f" ] || continue
+        $cc -std=gnu++17 -Itests/cuda_emul -I. -Wall -Wextra -Werror -Wno-unused -Wno-unknown-pragmas \
+            -fsyntax-only -x c++ "$f" 2>&1 | grep -v 'pragma once' | head -3
+    done
 }
 
 wrong_guards() {
     local f guard
-    files '*.h' | grep -v ^tests/ | while read -r f; do
+    files '*.h' '*.cuh' | grep -v ^tests/ | while read -r f; do
         guard=$(tr 'a-z/.' 'A-Z__' <<<"$f")
         grep -q "^#ifndef $guard\$" "$f" || echo "$f: the guard is not $guard"
     done
 }
 
 long_lines() {
-    files '*.c' '*.h' '*.py' '*.sh' 'meson.build' '*/meson.build' gradus |
+    { code; files '*.py' '*.sh' 'meson.build' '*/meson.build' gradus; } |
         xargs awk 'length > 120 { print FILENAME ":" FNR ": " length " columns" }'
 }
 
@@ -109,15 +115,16 @@ long_files() { code | xargs wc -l | awk '$2 != "total" && $1 > 700 { print $2 ":
 long_functions() {
     code | xargs awk '
         FNR == 1 { start = 0 }
-        /^\{/ { start = FNR }
-        /^\}/ { if (start && FNR - start > 100) print FILENAME ":" start ": " FNR - start " lines"; start = 0 }'
+        /^\{/ { if (before !~ /^namespace/) start = FNR }
+        /^\}/ { if (start && FNR - start > 100) print FILENAME ":" start ": " FNR - start " lines"; start = 0 }
+        { before = $0 }'
 }
 
-# configs/config.h is the table that rl/config.h makes structs of.
-names_used_twice() { code | grep -v '^configs/config.h$' | sed 's|.*/||' | sort | uniq -d; }
+# configs/config.h is the table that rl/config.h makes structs of; the emulation of a GPU has twins of headers.
+names_used_twice() { code | grep -vE '^(configs/config.h$|tests/cuda_emul/kernels/)' | sed 's|.*/||' | sort | uniq -d; }
 
 machine_paths() {
-    files '*.c' '*.h' '*.py' '*.sh' '*.md' '*.json' '*.build' gradus | grep -v '^tests/style/' |
+    { code; files '*.py' '*.sh' '*.md' '*.json' '*.build' gradus; } | grep -v '^tests/style/' |
         xargs grep -nHE '(^|[^a-z])/(work|root|home)/' | cut -c1-160
 }
 

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// Building blocks of attention and its backward on tensor cores: tiles of bfloat16 rows in shared
+// memory, products of them along the width (scores), and sums of weighted rows (outputs and
+// gradients). 8 warps. A row of any result depends on that row of the left operand alone, and its
+// sums have the same order whatever the height of the tile.
+#ifndef KERNELS_CUDA_ATTENTION_BF16_CUH
+#define KERNELS_CUDA_ATTENTION_BF16_CUH
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/element.cuh"
+
+namespace attention
+{
+
+constexpr int MMA_WARPS = 8;
+constexpr int MMA_THREADS = MMA_WARPS * WARP;
+constexpr int VECTOR = 8; // elements of 16 bytes
+constexpr int KEYS = ATTENTION_BLOCK;
+
+// Elements of a row in shared memory: whole lines of 128 bytes.
+__host__ __device__ inline int padded(int width) { return round_up(width, 64); }
+
+// Rows of `vectors` vectors, a multiple of 8. Vector v of row r stands at v ^ (r % 8): the same
+// vector of 8 rows lies in 8 different banks.
+struct tile_view {
+    bf16 *data;
+    int vectors;
+
+    __device__ __forceinline__ bf16 *at(int row, int vector) const
+    {
+        return data + (row * vectors + (vector ^ (row & 7))) * VECTOR;
+    }
+    __device__ __forceinline__ bf16 *element(int row, int column) const
+    {
+        return at(row, column / VECTOR) + column % VECTOR;
+    }
+};
+
+// Starts copying the first `valid` of `rows` rows, `width` elements wide and apart; the rest of the
+// rows and of the tile's width becomes zero. What cp.async cannot copy is there after a barrier.
+__device__ inline void load_tile(const tile_view &to, const bf16 *from, int rows, int valid,
+                                 int width)
+{
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    const bool whole = width % VECTOR == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0;
+    for (int r = static_cast<int>(threadIdx.x) / WARP; r < rows; r += MMA_WARPS) {
+        const bf16 *const row =
+            r < valid ? from + static_cast<size_t>(r) * static_cast<size_t>(width) : from;
+        for (int v = lane; v < to.vectors; v += WARP) {
+            const int left = r < valid ? width - v * VECTOR : 0;
+            if (whole) {
+                cp_async_16_zero(to.at(r, v), left > 0 ? row + v * VECTOR : row, left > 0 ? 16 : 0);
+                continue;
+            }
+            for (int j = 0; j < VECTOR; j++)
+                to.at(r, v)[j] = j < left ? row[v * VECTOR + j] : __float2bfloat16_rn(0.0f);
+        }
+    }
+}
+
+// What a thread holds of MT x NT matrices [16,8]: see mma_m16n8k16_bf16.
+template <int MT, int NT> struct fragments {
+    float v[MT][NT][4];
+
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    v[m][n][e] = 0.0f;
+    }
+};
+
+// d = x y^T over `vectors` vectors of both (a multiple of 4): rows [row, row + 16 MT) of x and
+// [column, column + 8 NT) of y.
+template <int MT, int NT>
+__device__ __forceinline__ void multiply_rows(fragments<MT, NT> *d, const tile_view &x, int row,
+                                              const tile_view &y, int column, int vectors)
+{
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    d->clear();
+#pragma unroll 1
+    for (int v = 0; v < vectors; v += 4) {
+        uint32_t a[MT][2][4], b[NT][4];
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+            ldmatrix_x4(b[n], y.at(column + 8 * n + lane % 8, v + lane / 8));
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+                ldmatrix_x4(a[m][k], x.at(row + 16 * m + lane % 16, v + 2 * k + lane / 16));
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    const uint32_t pair[2] = {b[n][2 * k], b[n][2 * k + 1]};
+                    mma_m16n8k16_bf16(d->v[m][n], a[m][k], pair);
+                }
+    }
+}
+
+// d += weights x over `depth` rows of x (a multiple of 16), all 16 MT rows of weights
+// [16 MT,depth]: the columns of the vectors [first, end) of x, of which there are NT at most.
+template <int MT, int NT>
+__device__ __forceinline__ void add_weighted(fragments<MT, NT> *d, const tile_view &weights,
+                                             const tile_view &x, int depth, int first, int end)
+{
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+#pragma unroll 1
+    for (int k = 0; k < depth; k += 16) {
+        uint32_t a[MT][4];
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+            ldmatrix_x4(a[m], weights.at(16 * m + lane % 16, k / VECTOR + lane / 16));
+#pragma unroll
+        for (int n = 0; n < NT; n += 2) {
+            if (first + n >= end)
+                break;
+            uint32_t b[2][2];
+            if (n + 1 < NT) {
+                uint32_t two[4]; // the second is not used where it is not there
+                const int v = first + n + lane / 16;
+                ldmatrix_x4_trans(two, x.at(k + lane % 16, v < end ? v : end - 1));
+                b[0][0] = two[0], b[0][1] = two[1], b[1][0] = two[2], b[1][1] = two[3];
+            } else {
+                ldmatrix_x2_trans(b[0], x.at(k + lane % 16, first + n));
+            }
+#pragma unroll
+            for (int j = 0; j < 2 && n + j < NT; j++) {
+                if (first + n + j >= end)
+                    break;
+#pragma unroll
+                for (int m = 0; m < MT; m++)
+                    mma_m16n8k16_bf16(d->v[m][n + j], a[m], b[j]);
+            }
+        }
+    }
+}
+
+// The vectors of a result's columns that a warp has.
+struct vector_range {
+    int first, end;
+
+    __device__ __forceinline__ void place(int width)
+    {
+        const int vectors = (width + VECTOR - 1) / VECTOR;
+        const int per_warp = (vectors + MMA_WARPS - 1) / MMA_WARPS;
+        first = static_cast<int>(threadIdx.x) / WARP * per_warp;
+        end = first + per_warp < vectors ? first + per_warp : vectors;
+    }
+    // Columns of a row of `width` that are before the end.
+    __device__ __forceinline__ int columns(int width) const
+    {
+        return end * VECTOR < width ? end * VECTOR : width;
+    }
+};
+
+// Element e of a fragment: row and column in its matrix.
+__device__ __forceinline__ int fragment_row(int e)
+{
+    return static_cast<int>(threadIdx.x) % WARP / 4 + e / 2 * 8;
+}
+__device__ __forceinline__ int fragment_column(int e)
+{
+    return static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
+}
+
+// Two neighbouring elements of a row of `width`, from `column` on.
+template <typename T>
+__device__ __forceinline__ void store_pair(T *row, int column, int width, float x, float y)
+{
+    if (column < width)
+        narrow(row + column, x);
+    if (column + 1 < width)
+        narrow(row + column + 1, y);
+}
+
+template <>
+__device__ __forceinline__ void store_pair<bf16>(bf16 *row, int column, int width, float x, float y)
+{
+    if (column + 1 < width && reinterpret_cast<uintptr_t>(row) % 4 == 0) {
+        *reinterpret_cast<uint32_t *>(row + column) = bf16_pair(x, y);
+        return;
+    }
+    if (column < width)
+        narrow(row + column, x);
+    if (column + 1 < width)
+        narrow(row + column + 1, y);
+}
+
+} // namespace attention
+
+#endif

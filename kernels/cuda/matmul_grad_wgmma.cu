@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// dW += dY^T X in bfloat16 by the tiles of matmul_wgmma.cuh: the terms are the tokens of a group,
+// counted from its first. Both operands come by tensor maps, in strips of 64 columns whose rows are
+// tokens.
+#include "kernels/cuda/matmul_grad.cuh"
+#include "kernels/cuda/matmul_wgmma.cuh"
+
+// A tile of one group's dW, and the tokens that one split sums up for it.
+struct grad_tile {
+    row_range tokens;
+    int g, split, row, col;
+};
+
+#if HOPPER_CODE
+
+template <class Tile> __device__ __forceinline__ grad_tile grad_tile_at(const grad_job &job)
+{
+    const int across = div_up(job.args.k, Tile::cols), tile = static_cast<int>(blockIdx.x);
+    const int g = static_cast<int>(blockIdx.y), split = static_cast<int>(blockIdx.z);
+    return {split_tokens(job, g, split), g, split, tile / across * Tile::rows,
+            tile % across * Tile::cols};
+}
+
+// Copies of all tokens, by one thread. Strips that lie outside of dW are not copied.
+template <class Tile>
+__device__ void grad_produce(const grad_job &job, const grad_tile &tile, const tensor_map *dy,
+                             const tensor_map *x, int dy_step, int x_step, unsigned char *shared)
+{
+    const int left_rows = job.args.n - tile.row, left_cols = job.args.k - tile.col;
+    const int rows = left_rows < Tile::rows ? left_rows : Tile::rows;
+    const int cols = left_cols < Tile::cols ? left_cols : Tile::cols;
+    const int bytes = (div_up(rows, 64) + div_up(cols, 64)) * WGMMA_STRIP;
+    wgmma_ring<Tile> ring = {shared, 0, 1};
+    for (int t = tile.tokens.begin; t < tile.tokens.end; t += WGMMA_DEPTH, ring.next()) {
+        mbarrier_wait(ring.empty(), ring.phase);
+        mbarrier_arrive_expect(ring.full(), bytes);
+        for (int r = 0; r < rows; r += 64)
+            tensor_copy(ring.a() + r * WGMMA_ROW, dy, tile.row + r, t, tile.g * dy_step,
+                        ring.full());
+        for (int c = 0; c < cols; c += 64)
+            tensor_copy(ring.b() + c * WGMMA_ROW, x, tile.col + c, t, tile.g * x_step, ring.full());
+    }
+}
+
+// Clears the rows of a stage that belong to the tokens of another group or split.
+template <class Tile> struct grad_clear {
+    int tokens;
+
+    __device__ __forceinline__ void operator()(const wgmma_ring<Tile> &ring, int step) const
+    {
+        constexpr int STRIPS = (Tile::rows + Tile::cols) / 64, PIECES = WGMMA_ROW / 16;
+        const int first = tokens - step * WGMMA_DEPTH; // row
+        if (first >= WGMMA_DEPTH)
+            return;
+        for (int i = first * PIECES + static_cast<int>(threadIdx.x); i < WGMMA_DEPTH * PIECES;
+             i += Tile::consumers)
+            for (int s = 0; s < STRIPS; s++)
+                *reinterpret_cast<uint4 *>(ring.a() + s * WGMMA_STRIP + i * 16) =
+                    make_uint4(0, 0, 0, 0);
+        fence_async_proxy();
+        const int consumers_barrier = 1;
+        named_barrier(consumers_barrier, Tile::consumers);
+    }
+};
+
+template <class Tile>
+__device__ void grad_consume(const grad_job &job, const grad_tile &tile, bool vectors,
+                             unsigned char *shared)
+{
+    const int tokens = tile.tokens.end - tile.tokens.begin;
+    const size_t ld = static_cast<size_t>(job.args.k);
+    wgmma_ring<Tile> ring = {shared, 0, 0};
+    float sum[Tile::sums] = {};
+    wgmma_product<Tile, true>(ring, div_up(tokens, WGMMA_DEPTH), grad_clear<Tile>{tokens}, sum);
+    float *out = split_output(job, tile.g, tile.split) + tile.row * ld + tile.col;
+    const wgmma_result<float> result = {
+        out, ld, job.args.n - tile.row, job.args.k - tile.col, job.splits == 1, vectors};
+    wgmma_store<Tile>(result, sum);
+}
+
+#endif // HOPPER_CODE
+
+// Block (tile, g, split). dy_step, x_step: 0 where all groups have the same one.
+template <class Tile>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
+    wgmma_grad_tiles(grad_job job, const __grid_constant__ tensor_map dy,
+                     const __grid_constant__ tensor_map x, int dy_step, int x_step, bool vectors)
+{
+#if HOPPER_CODE
+    unsigned char *shared = dynamic_shared<unsigned char>();
+    const grad_tile tile = grad_tile_at<Tile>(job);
+    if (tile.tokens.begin == tile.tokens.end && job.splits == 1)
+        return;
+    wgmma_ring_init<Tile>(shared);
+    __syncthreads();
+    if (threadIdx.x < Tile::consumers)
+        grad_consume<Tile>(job, tile, vectors, shared);
+    else if (threadIdx.x == Tile::consumers)
+        grad_produce<Tile>(job, tile, &dy, &x, dy_step, x_step, shared);
+#endif
+}
+
+// ---- host side
+
+// One matrix for all groups?
+static bool is_one(const struct matmul_grad_args *a, size_t stride)
+{
+    return a->segments || a->batch == 1 || stride == 0;
+}
+
+static int map_tokens(struct device *dev, const struct matmul_grad_args *a, tensor_map *map,
+                      const void *p, int width, size_t ld, size_t stride)
+{
+    return tensor_map_init(dev, map, static_cast<const bf16 *>(p), width, a->m,
+                           is_one(a, stride) ? 1 : a->batch, ld, stride, WGMMA_DEPTH);
+}
+
+template <class Tile> static int launch_grad(struct device *dev, const struct matmul_grad_args *a)
+{
+    const int tiles = div_up(a->n, Tile::rows) * div_up(a->k, Tile::cols);
+    grad_job job;
+    tensor_map dy, x;
+    int rc = grad_job_init(&job, dev, a, tiles);
+    const struct matmul_grad_args *b = &job.args;
+    if (rc == 0)
+        rc = map_tokens(dev, b, &dy, b->dy, b->n, b->lddy, b->stride_dy);
+    if (rc == 0)
+        rc = map_tokens(dev, b, &x, b->x, b->k, b->ldx, b->stride_x);
+    if (rc != 0)
+        return rc;
+    const size_t ld = static_cast<size_t>(b->k), one = ld * static_cast<size_t>(b->n);
+    const bool vectors = job.splits == 1 ? wgmma_vectors(b->dw, ld, b->stride_dw)
+                                         : wgmma_vectors(job.partial, ld, one);
+    rc = launch(dev, dim3(tiles, b->batch, job.splits), dim3(Tile::threads), Tile::shared_bytes,
+                wgmma_grad_tiles<Tile>, job, dy, x, is_one(b, b->stride_dy) ? 0 : 1,
+                is_one(b, b->stride_x) ? 0 : 1, vectors);
+    return rc == 0 ? grad_add_splits(dev, &job) : rc;
+}
+
+int matmul_grad_wgmma(struct device *dev, const struct matmul_grad_args *a)
+{
+    using wide = wgmma_tile<2, 256, 4, 1>;   // 128 x 256
+    using middle = wgmma_tile<2, 128, 3, 2>; // 128 x 128
+    const int many = 2048; // tokens of a group, from where the sums outweigh dW itself
+    const int tokens = a->segments ? div_up(a->m, a->batch) : a->m;
+    return tokens >= many ? launch_grad<wide>(dev, a) : launch_grad<middle>(dev, a);
+}
