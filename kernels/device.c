@@ -7,6 +7,7 @@
 #include "kernels/cpu/scratch.h"
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 
@@ -44,7 +45,10 @@ static const struct kernels *table_of(enum device_isa isa)
 static int host_alloc(struct device *dev, void **out, size_t bytes)
 {
     (void)dev;
-    *out = mem_aligned(bytes);
+    void *p = NULL;
+    if (posix_memalign(&p, 64, bytes ? bytes : 64))
+        return err_set(ERR_ENV, "there is no memory for %zu bytes", bytes);
+    *out = p;
     return 0;
 }
 
@@ -76,6 +80,13 @@ static int host_sync(struct device *dev)
     return 0;
 }
 
+static int host_available(struct device *dev, size_t *bytes)
+{
+    (void)dev;
+    *bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    return 0;
+}
+
 static void host_close(struct device *dev) { scratch_free(&dev->scratch); }
 
 static const struct device_memory host_memory = {
@@ -86,6 +97,7 @@ static const struct device_memory host_memory = {
     .copy = host_copy,
     .zero = host_zero,
     .sync = host_sync,
+    .available = host_available,
     .close = host_close,
 };
 

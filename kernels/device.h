@@ -25,7 +25,10 @@ struct device_memory {
     int (*download)(struct device *, void *to_host, const void *from, size_t bytes);
     int (*copy)(struct device *, void *to, const void *from, size_t bytes);
     int (*zero)(struct device *, void *p, size_t bytes);
-    int (*sync)(struct device *);   // waits for the kernels; a launch's late failure shows here
+    int (*sync)(struct device *); // waits for the kernels; a launch's late failure shows here
+    // (optional) Bytes of the machine, or of a GPU those that are free; without it a cache takes
+    // what it asks for.
+    int (*available)(struct device *, size_t *bytes);
     void (*close)(struct device *); // frees what the device holds for itself
 };
 

@@ -139,9 +139,15 @@ static void cuda_close(struct device *dev)
     dev->cuda = nullptr;
 }
 
-static const struct device_memory cuda_memory = {cuda_alloc,    cuda_release, cuda_upload,
-                                                 cuda_download, cuda_copy,    cuda_zero,
-                                                 cuda_sync,     cuda_close};
+static int cuda_available(struct device *dev, size_t *bytes)
+{
+    size_t total = 0;
+    return checked(dev, cudaMemGetInfo(bytes, &total), "memory");
+}
+
+static const struct device_memory cuda_memory = {cuda_alloc,    cuda_release,   cuda_upload,
+                                                 cuda_download, cuda_copy,      cuda_zero,
+                                                 cuda_sync,     cuda_available, cuda_close};
 
 int device_cuda_count(void)
 {

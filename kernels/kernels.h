@@ -190,6 +190,15 @@ struct attention_grad_args {
     enum dtype dq_type, dkv_type;
 };
 
+// Rows of new tokens to their places in the pages of a cache: the row of token t goes to row
+// place[t]. Places differ.
+struct kv_store_args {
+    const float *rows;   // [T,D]
+    const size_t *place; // [T]
+    float *pages;        // rows of D
+    int T, D;
+};
+
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
 
 enum moe_scoring { MOE_SOFTMAX, MOE_SIGMOID };
@@ -342,6 +351,7 @@ struct kernels {
     int (*add)(struct device *, const struct add_args *);
     int (*attention)(struct device *, const struct attention_args *);
     int (*attention_grad)(struct device *, const struct attention_grad_args *);
+    int (*kv_store)(struct device *, const struct kv_store_args *);
     int (*moe_route)(struct device *, const struct moe_route_args *);
     int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
     int (*moe_sort)(struct device *, const struct moe_sort_args *);

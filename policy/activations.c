@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-// Carving: with the blocks NULL it only counts, so the same walk measures and assigns.
+// Carving: with the blocks NULL it only counts, so the same walk measures and assigns. Every piece
+// starts at 64 bytes.
 struct carver {
     float *floats;
     int *ints;
@@ -13,7 +14,7 @@ struct carver {
     size_t T;
 };
 
-// T rows of n floats, 64-byte aligned; NULL when n is 0.
+// T rows of n floats; NULL when n is 0.
 static float *take(struct carver *c, size_t rows, size_t n)
 {
     float *at = c->floats && n ? c->floats + c->num_floats : NULL;
@@ -24,7 +25,14 @@ static float *take(struct carver *c, size_t rows, size_t n)
 static int *take_ints(struct carver *c, size_t n)
 {
     int *at = c->ints && n ? c->ints + c->num_ints : NULL;
-    c->num_ints += n;
+    c->num_ints += (n + 15) / 16 * 16;
+    return at;
+}
+
+static void *take_bytes(char *block, size_t *used, size_t n)
+{
+    void *at = block && n ? block + *used : NULL;
+    *used += (n + 63) / 64 * 64;
     return at;
 }
 
@@ -39,8 +47,9 @@ static size_t ffn_width_max(const struct arch *a)
     return dense > shared ? dense : shared;
 }
 
+// segments: of a mixture, [E+1].
 static void carve_layer(struct carver *c, struct layer_acts *l, const struct arch *a, size_t width,
-                        bool mixture)
+                        bool mixture, int *segments)
 {
     size_t T = c->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
     l->x = take(c, T, (size_t)a->C);
@@ -65,24 +74,29 @@ static void carve_layer(struct carver *c, struct layer_acts *l, const struct arc
         l->exp_gate_up = take(c, pairs, 2 * (size_t)a->F);
         l->ys = take(c, pairs, (size_t)a->C);
         l->experts = take_ints(c, pairs);
-        l->segments = take_ints(c, (size_t)a->E + 1);
+        l->segments = segments;
         l->slot = take_ints(c, pairs);
         l->pair = take_ints(c, pairs);
     }
 }
 
-static void carve_layers(struct carver *c, struct layer_acts *layers, const struct arch *a,
-                         bool train)
+static void carve_layers(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
-    if (!train) { // one for all, the widest
-        carve_layer(c, &layers[0], a, ffn_width_max(a), a->dense_layers < a->L);
+    int kept = s->train ? a->L - a->dense_layers : a->dense_layers < a->L;
+    size_t row = (size_t)a->E + 1;
+    s->segments = take_ints(c, (size_t)kept * row);
+    if (!s->train) { // one for all, the widest
+        carve_layer(c, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
         for (int l = 1; l < a->L; l++) {
-            layers[l] = layers[0];
+            s->layer[l] = s->layer[0];
         }
         return;
     }
     for (int l = 0; l < a->L; l++) {
-        carve_layer(c, &layers[l], a, ffn_width(a, l), l >= a->dense_layers);
+        bool mixture = l >= a->dense_layers;
+        int *segments =
+            mixture && s->segments ? s->segments + (size_t)(l - a->dense_layers) * row : NULL;
+        carve_layer(c, &s->layer[l], a, ffn_width(a, l), mixture, segments);
     }
 }
 
@@ -103,12 +117,15 @@ static void carve_gradients(struct carver *c, struct policy_activations *s, cons
     s->dxs = take(c, pairs, (size_t)a->C);
     s->dhs = take(c, pairs, (size_t)a->F);
     s->dhidden = take(c, (size_t)s->num_targets, (size_t)a->C);
+    s->dlogprob = take(c, (size_t)s->num_targets, 1);
+    s->dentropy = take(c, (size_t)s->num_targets, 1);
+    s->dbias = take(c, 1, a->value_head);
 }
 
 static void carve(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
     size_t T = c->T, pairs = T * a->K;
-    carve_layers(c, s->layer, a, s->train);
+    carve_layers(c, s, a);
     s->n = take(c, T, (size_t)a->C);
     s->q_n = take(c, T, (size_t)a->Rq);
     s->y = take(c, T, (size_t)a->C);
@@ -119,54 +136,88 @@ static void carve(struct carver *c, struct policy_activations *s, const struct a
     s->x_last = take(c, T, (size_t)a->C);
     s->rstd_last = take(c, T, 1);
     s->hidden = take(c, (size_t)s->num_targets, (size_t)a->C);
+    s->logprob = take(c, (size_t)s->num_targets, 1);
+    s->entropy = take(c, (size_t)s->num_targets, 1);
     if (s->train) {
         carve_gradients(c, s, a);
     }
-    s->position = take_ints(c, T);
 }
 
-// Memory for n elements of `size` bytes; what was in it is lost.
-static void *regrown(void *block, size_t n, size_t *cap, size_t size)
+// Returns the bytes of the inputs.
+static size_t carve_inputs(struct pass_inputs *in, char *block, const struct policy_activations *s,
+                           int L)
 {
-    if (n <= *cap) {
-        return block;
-    }
-    free(block);
-    *cap = n + n / 4;
-    return mem_aligned(*cap * size);
+    size_t used = 0, T = (size_t)s->T, n = (size_t)s->num_targets;
+    in->tokens = take_bytes(block, &used, T * sizeof *in->tokens);
+    in->position = take_bytes(block, &used, T * sizeof *in->position);
+    in->place = take_bytes(block, &used, T * sizeof *in->place);
+    in->target_row = take_bytes(block, &used, n * sizeof *in->target_row);
+    in->target_token = take_bytes(block, &used, n * sizeof *in->target_token);
+    in->target_tau = take_bytes(block, &used, n * sizeof *in->target_tau);
+    in->seqs = take_bytes(block, &used, (size_t)s->num_seqs * sizeof *in->seqs);
+    in->kv_blocks =
+        take_bytes(block, &used, (size_t)L * (size_t)s->num_blocks * sizeof *in->kv_blocks);
+    return used;
 }
 
-void activations_begin(struct policy *p, int T, int num_targets, int num_seqs, int num_blocks,
-                       bool train)
+static int begin_inputs(struct policy *p)
+{
+    struct policy_activations *s = p->acts;
+    s->inputs_bytes = carve_inputs(&s->host, NULL, s, p->arch.L);
+    int rc = device_block_reserve(&s->inputs, p->dev, s->inputs_bytes);
+    if (rc) {
+        return rc;
+    }
+    if (s->inputs_bytes > s->cap_host) {
+        free(s->host_inputs);
+        s->cap_host = s->inputs.bytes;
+        s->host_inputs = mem_aligned(s->cap_host);
+    }
+    carve_inputs(&s->host, s->host_inputs, s, p->arch.L);
+    carve_inputs(&s->in, s->inputs.data, s, p->arch.L);
+    return 0;
+}
+
+int activations_begin(struct policy *p, const struct pass_shape *shape)
 {
     if (!p->acts) {
         p->acts = mem_alloc0(sizeof *p->acts);
         p->acts->layer = mem_array0((size_t)p->arch.L, sizeof *p->acts->layer);
     }
     struct policy_activations *s = p->acts;
-    s->T = T;
-    s->num_targets = num_targets;
-    s->num_seqs = num_seqs;
-    s->num_blocks = num_blocks;
-    s->train = train;
-    struct carver c = {.T = (size_t)T};
+    s->T = shape->T;
+    s->num_targets = shape->num_targets;
+    s->num_seqs = shape->num_seqs;
+    s->num_blocks = shape->num_blocks;
+    s->train = shape->train;
+    struct carver c = {.T = (size_t)s->T};
     carve(&c, s, &p->arch);
-    s->floats = regrown(s->floats, c.num_floats, &s->cap_floats, sizeof *s->floats);
-    s->ints = regrown(s->ints, c.num_ints, &s->cap_ints, sizeof *s->ints);
-    s->seqs = regrown(s->seqs, (size_t)num_seqs, &s->cap_seqs, sizeof *s->seqs);
-    s->kv_blocks = regrown(s->kv_blocks, (size_t)num_blocks, &s->cap_blocks, sizeof *s->kv_blocks);
-    c = (struct carver){.floats = s->floats, .ints = s->ints, .T = (size_t)T};
+    int rc = device_block_reserve(&s->floats, p->dev, c.num_floats * sizeof *c.floats);
+    rc = rc ? rc : device_block_reserve(&s->ints, p->dev, c.num_ints * sizeof *c.ints);
+    rc = rc ? rc : begin_inputs(p);
+    if (rc) {
+        s->train = false;
+        return rc;
+    }
+    c = (struct carver){.floats = s->floats.data, .ints = s->ints.data, .T = (size_t)s->T};
     carve(&c, s, &p->arch);
+    return 0;
+}
+
+int activations_upload(struct policy *p)
+{
+    const struct policy_activations *s = p->acts;
+    return p->dev->memory->upload(p->dev, s->inputs.data, s->host_inputs, s->inputs_bytes);
 }
 
 void activations_free(struct policy_activations **a)
 {
     if (a && *a) {
         free((*a)->layer);
-        free((*a)->floats);
-        free((*a)->ints);
-        free((*a)->seqs);
-        free(*(void **)&(*a)->kv_blocks);
+        free((*a)->host_inputs);
+        device_block_free(&(*a)->floats);
+        device_block_free(&(*a)->ints);
+        device_block_free(&(*a)->inputs);
         rope_table_free(&(*a)->rope);
         free(*a);
         *a = NULL;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The buffers of a pass: activations of each layer, what a pass needs besides, and the gradients
-// that flow back. One block of floats and one of integers that grow on demand and are reused; a
-// pass that is not for training keeps one layer's worth. Internal to policy/; tests read hidden
-// states and routing from here.
+// that flow back. All but pass_inputs' host side lies in the memory of the policy's device: blocks
+// of floats, of integers and of inputs that grow on demand and are reused. A pass that is not for
+// training keeps one layer's worth. Internal to policy/; tests read hidden states and routing from
+// here.
 #ifndef POLICY_ACTIVATIONS_H
 #define POLICY_ACTIVATIONS_H
 
+#include "kernels/block.h"
 #include "policy/policy.h"
 #include "policy/rope.h"
 
@@ -32,6 +34,19 @@ struct layer_acts {
     int *slot, *pair;    // [T*K]
 };
 
+// What the host tells the kernels of a pass: one block on the host, filled there, and one on the
+// device, to which it is copied whole.
+struct pass_inputs {
+    int *tokens;                // [T]
+    int *position;              // [T]
+    size_t *place;              // [T] rows of the cache, for passes over one
+    int *target_row;            // [num_targets]
+    int *target_token;          // [num_targets]; not of values and chunks
+    float *target_tau;          // [num_targets]; likewise
+    struct attention_seq *seqs; // [num_seqs]
+    const void **kv_blocks;     // [L,num_blocks]
+};
+
 struct policy_activations {
     struct layer_acts *layer; // [L]; all the same when not for training
     // Of the pass.
@@ -43,33 +58,42 @@ struct policy_activations {
     float *xs, *hs;            // [T*K,C], [T*K,F] experts' input and SwiGLU, by slot
     float *x_last, *rstd_last; // [T,C], [T]: after the last layer, before the final norm
     float *hidden;             // [num_targets,C] rows that the head reads
+    float *logprob, *entropy;  // [num_targets] results; values stand in logprob
+    int *segments;             // [mixture layers, E+1] those of layer, for training only
     // Gradients, for training only.
-    float *dx, *dn;            // [T,C] of the residual stream; of a norm's output
-    float *dq_n;               // [T,Rq]
-    float *do_, *do_lat;       // [T,H,Dv], [T,H,R]
-    float *dq_lat, *dq;        // [T,H,R+Dr], [T,H,Dn+Dr]
-    float *dkv;                // [T,R+Dr]
-    float *dffn;               // [T,width]
-    float *dlogits, *dweights; // [T,E], [T,K]
-    float *dxs, *dhs;          // [T*K,C], [T*K,F]
-    float *dhidden;            // [num_targets,C]
+    float *dx, *dn;             // [T,C] of the residual stream; of a norm's output
+    float *dq_n;                // [T,Rq]
+    float *do_, *do_lat;        // [T,H,Dv], [T,H,R]
+    float *dq_lat, *dq;         // [T,H,R+Dr], [T,H,Dn+Dr]
+    float *dkv;                 // [T,R+Dr]
+    float *dffn;                // [T,width]
+    float *dlogits, *dweights;  // [T,E], [T,K]
+    float *dxs, *dhs;           // [T*K,C], [T*K,F]
+    float *dhidden;             // [num_targets,C]
+    float *dlogprob, *dentropy; // [num_targets]; of values: in dlogprob
+    float *dbias;               // [1] of the value head's bias
     // Where things are.
-    int *position;              // [T]
-    struct attention_seq *seqs; // [num_seqs]
-    const void **kv_blocks;     // [num_blocks]
+    struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
     int max_keys; // of a sequence
-    bool train; // a backward pass may follow
+    bool train;   // a backward pass may follow
     struct rope_table rope;
-    float *floats;
-    int *ints;
-    size_t cap_floats, cap_ints, cap_seqs, cap_blocks;
+    struct device_block floats, ints, inputs;
+    size_t inputs_bytes;
+    void *host_inputs; // [cap_host] bytes
+    size_t cap_host;
 };
 
-// Makes room for a pass over T tokens; contents are lost. Pointers of parts that the model or the
-// pass lacks are NULL.
-void activations_begin(struct policy *p, int T, int num_targets, int num_seqs, int num_blocks,
-                       bool train);
+struct pass_shape {
+    int T, num_targets, num_seqs, num_blocks;
+    bool train;
+};
+
+// Makes room for a pass; contents are lost. Pointers of parts that the model or the pass lacks are
+// NULL.
+int activations_begin(struct policy *p, const struct pass_shape *shape);
+// Copies the inputs, which the caller has filled on the host, to the device.
+int activations_upload(struct policy *p);
 void activations_free(struct policy_activations **a);
 
 #endif

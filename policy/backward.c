@@ -5,7 +5,6 @@
 #include "policy/forward.h"
 
 #include <assert.h>
-#include <string.h>
 
 // grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
 // there are several matrices.
@@ -115,7 +114,7 @@ static int mixture_grad(const struct policy *p, const struct layer_weights *w,
     if (a->S > 0) {
         TRY(feed_forward_grad(p, w, l));
     } else {
-        memset(s->dn, 0, (size_t)s->T * a->C * sizeof *s->dn);
+        TRY(p->dev->memory->zero(p->dev, s->dn, (size_t)s->T * a->C * sizeof *s->dn));
     }
     TRY(experts_grad(p, w, l));
     TRY(p->dev->k->moe_route_grad(p->dev,
@@ -172,7 +171,7 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
                                               .dout = s->do_lat,
                                               .dq = s->dq_lat,
                                               .dkv = s->dkv,
-                                              .seqs = s->seqs,
+                                              .seqs = s->in.seqs,
                                               .num_seqs = s->num_seqs,
                                               .T = s->T,
                                               .H = a->H,
@@ -187,7 +186,7 @@ static int unrotate(const struct policy *p, struct rope_args args)
     const struct policy_activations *s = p->acts;
     args.cos = s->rope.cos;
     args.sin = s->rope.sin;
-    args.position = s->position;
+    args.position = s->in.position;
     args.T = s->T;
     args.D = p->arch.Dr;
     args.halves = p->arch.rope_halves;
@@ -286,13 +285,13 @@ static int latents_grad(const struct policy *p, const struct layer_weights *w,
 // ---- the stack
 
 // From dhidden, the gradient of the rows that the head read, to the embeddings.
-static int backward_layers(struct policy *p, const struct policy_batch *b)
+static int backward_layers(struct policy *p)
 {
     const struct arch *a = &p->arch;
     struct policy_activations *s = p->acts;
-    memset(s->dn, 0, (size_t)s->T * a->C * sizeof *s->dn);
+    TRY(p->dev->memory->zero(p->dev, s->dn, (size_t)s->T * a->C * sizeof *s->dn));
     TRY(p->dev->k->embed_grad(p->dev, &(struct embed_grad_args){.dout = s->dhidden,
-                                                                .ids = b->target_row,
+                                                                .ids = s->in.target_row,
                                                                 .dtable = s->dn,
                                                                 .T = s->num_targets,
                                                                 .C = a->C}));
@@ -312,7 +311,7 @@ static int backward_layers(struct policy *p, const struct policy_batch *b)
     s->train = false; // activations were written over
     return p->dev->k->embed_grad(p->dev,
                                  &(struct embed_grad_args){.dout = s->dx,
-                                                           .ids = b->tokens,
+                                                           .ids = s->in.tokens,
                                                            .dtable = p->grad + p->packed->embed,
                                                            .T = s->T,
                                                            .C = a->C});
@@ -329,21 +328,41 @@ int policy_backward(struct policy *p, const struct policy_batch *b, const float 
                     const float *dentropy)
 {
     assert(follows(p, b));
+    const struct policy_activations *s = p->acts;
     const struct matrix *head = &p->packed->head;
+    const size_t bytes = (size_t)b->num_targets * sizeof *dlogprob;
+    TRY(p->dev->memory->upload(p->dev, s->dlogprob, dlogprob, bytes));
+    if (dentropy) {
+        TRY(p->dev->memory->upload(p->dev, s->dentropy, dentropy, bytes));
+    }
     TRY(p->dev->k->linear_logprob_grad(
-        p->dev, &(struct linear_logprob_grad_args){.hidden = p->acts->hidden,
+        p->dev, &(struct linear_logprob_grad_args){.hidden = s->hidden,
                                                    .w = head->to_out,
                                                    .w_t = head->to_in,
-                                                   .token = b->target_token,
-                                                   .tau = b->target_tau,
-                                                   .dlogprob = dlogprob,
-                                                   .dentropy = dentropy,
-                                                   .dhidden = p->acts->dhidden,
+                                                   .token = s->in.target_token,
+                                                   .tau = s->in.target_tau,
+                                                   .dlogprob = s->dlogprob,
+                                                   .dentropy = dentropy ? s->dentropy : NULL,
+                                                   .dhidden = s->dhidden,
                                                    .dw = p->grad + head->offset,
                                                    .T = b->num_targets,
                                                    .C = p->arch.C,
                                                    .V = p->arch.V}));
-    return backward_layers(p, b);
+    return backward_layers(p);
+}
+
+// grad of the value head's bias += the sum of dscore.
+static int bias_grad(const struct policy *p, const float *dscore, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += (double)dscore[i];
+    }
+    const float rounded = (float)sum;
+    TRY(p->dev->memory->upload(p->dev, p->acts->dbias, &rounded, sizeof rounded));
+    return p->dev->k->add(
+        p->dev,
+        &(struct add_args){.x = p->acts->dbias, .y = p->grad + p->packed->score_bias, .n = 1});
 }
 
 int policy_backward_values(struct policy *p, const struct policy_batch *b, const float *dscore)
@@ -351,14 +370,13 @@ int policy_backward_values(struct policy *p, const struct policy_batch *b, const
     assert(follows(p, b) && p->arch.value_head);
     const struct policy_activations *s = p->acts;
     const struct matrix *score = &p->packed->score;
-    double sum = 0;
-    for (int i = 0; i < b->num_targets; i++) {
-        sum += (double)dscore[i];
-    }
-    p->grad[p->packed->score_bias] += (float)sum;
-    TRY(weight_grad(p, score,
-                    (struct matmul_grad_args){.dy = dscore, .x = s->hidden, .m = b->num_targets}));
+    TRY(bias_grad(p, dscore, b->num_targets));
+    TRY(p->dev->memory->upload(p->dev, s->dlogprob, dscore,
+                               (size_t)b->num_targets * sizeof *dscore));
+    TRY(weight_grad(
+        p, score,
+        (struct matmul_grad_args){.dy = s->dlogprob, .x = s->hidden, .m = b->num_targets}));
     TRY(product(p, score, TO_IN,
-                (struct matmul_args){.a = dscore, .c = s->dhidden, .m = b->num_targets}));
-    return backward_layers(p, b);
+                (struct matmul_args){.a = s->dlogprob, .c = s->dhidden, .m = b->num_targets}));
+    return backward_layers(p);
 }

@@ -2,6 +2,9 @@
 // Balance of the experts' load: arXiv:2412.19437, section 2.1.2.
 #include "policy/weights.h"
 
+#include "base/mem.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 static int64_t load_sum(const struct policy *p, int layer)
@@ -13,17 +16,30 @@ static int64_t load_sum(const struct policy *p, int layer)
     return sum;
 }
 
-void policy_balance_bias(struct policy *p, double u)
+// The bias of layer l by way of x, host memory of E floats.
+static int balance_layer(struct policy *p, int l, double u, float *x)
+{
+    const int E = p->arch.E;
+    const int64_t *load = p->expert_load + (size_t)l * E, sum = load_sum(p, l);
+    float *bias = p->params.data + p->packed->layers[l].route_bias;
+    int rc = p->dev->memory->download(p->dev, x, bias, (size_t)E * sizeof *x);
+    for (int e = 0; e < E && rc == 0; e++) {
+        int64_t over = load[e] * E - sum; // the sign of load - mean, in integers
+        x[e] += (float)(over < 0 ? u : over > 0 ? -u : 0);
+    }
+    return rc ? rc : p->dev->memory->upload(p->dev, bias, x, (size_t)E * sizeof *x);
+}
+
+int policy_balance_bias(struct policy *p, double u)
 {
     const struct arch *a = &p->arch;
-    for (int l = a->dense_layers; l < a->L && a->route_bias; l++) {
-        const int64_t *load = p->expert_load + (size_t)l * a->E, sum = load_sum(p, l);
-        float *bias = p->params.data + p->packed->layers[l].route_bias;
-        for (int e = 0; e < a->E; e++) {
-            int64_t over = load[e] * a->E - sum; // the sign of load - mean, in integers
-            bias[e] += (float)(over < 0 ? u : over > 0 ? -u : 0);
-        }
+    float *x = mem_floats((size_t)a->E);
+    int rc = 0;
+    for (int l = a->dense_layers; l < a->L && a->route_bias && rc == 0; l++) {
+        rc = balance_layer(p, l, u, x);
     }
+    free(x);
+    return rc;
 }
 
 double policy_max_violation(const struct policy *p)

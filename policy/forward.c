@@ -5,7 +5,6 @@
 
 #include <assert.h>
 #include <math.h>
-#include <string.h>
 
 int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args)
 {
@@ -98,7 +97,7 @@ static int project_queries(const struct policy *p, const struct layer_weights *w
                                                        .stride_y = row,
                                                        .cos = s->rope.cos,
                                                        .sin = s->rope.sin,
-                                                       .position = s->position,
+                                                       .position = s->in.position,
                                                        .T = s->T,
                                                        .heads = a->H,
                                                        .D = a->Dr,
@@ -132,55 +131,37 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
                                                        .stride_y = (size_t)a->Dr,
                                                        .cos = s->rope.cos,
                                                        .sin = s->rope.sin,
-                                                       .position = s->position,
+                                                       .position = s->in.position,
                                                        .T = s->T,
                                                        .heads = 1,
                                                        .D = a->Dr,
                                                        .halves = a->rope_halves});
 }
 
-// Packed sequences: blocks are stretches of the rows beside the queries.
-static void place_packed(struct policy_activations *s, const float *kv, size_t row)
+// New rows to their pages.
+static int store_latents(const struct policy *p, const struct layer_acts *l,
+                         const struct kv_cache *cache, int layer)
 {
-    for (int i = 0; i < s->num_seqs; i++) {
-        const struct attention_seq *q = &s->seqs[i];
-        for (int j = 0; j * ATTENTION_BLOCK < q->len; j++) {
-            s->kv_blocks[q->block + j] = kv + (size_t)(q->query + j * ATTENTION_BLOCK) * row;
-        }
-    }
+    const struct policy_activations *s = p->acts;
+    return p->dev->k->kv_store(p->dev,
+                               &(struct kv_store_args){.rows = l->kv,
+                                                       .place = s->in.place,
+                                                       .pages = kv_cache_block(cache, 0, layer),
+                                                       .T = s->T,
+                                                       .D = cache->width});
 }
 
-// Chunks: new rows go to their pages, and blocks are the pages.
-static void place_cached(struct policy_activations *s, const float *kv, struct kv_cache *cache,
-                         const struct policy_chunk *chunks, int layer)
-{
-    size_t row = (size_t)cache->width;
-    for (int i = 0; i < s->num_seqs; i++) {
-        const struct policy_chunk *c = &chunks[i];
-        const void **blocks = s->kv_blocks + s->seqs[i].block;
-        for (int j = 0; j * KV_PAGE < c->pos + c->len; j++) {
-            blocks[j] = kv_cache_block(cache, c->pages[j], layer);
-        }
-        for (int t = 0; t < c->len;) {
-            int at = (c->pos + t) % KV_PAGE, n = KV_PAGE - at;
-            n = n < c->len - t ? n : c->len - t;
-            float *page = kv_cache_block(cache, c->pages[(c->pos + t) / KV_PAGE], layer);
-            memcpy(page + (size_t)at * row, kv + (size_t)(c->start + t) * row,
-                   (size_t)n * row * sizeof *kv);
-            t += n;
-        }
-    }
-}
-
-// y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that kv_blocks point to.
-static int attend(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l)
+// y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that the layer's kv_blocks point to.
+static int attend(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
+                  int layer)
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t H = (size_t)a->H;
+    const void *const *blocks = s->in.kv_blocks + (size_t)layer * (size_t)s->num_blocks;
     TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
-                                                              .kv_blocks = s->kv_blocks,
-                                                              .seqs = s->seqs,
+                                                              .kv_blocks = blocks,
+                                                              .seqs = s->in.seqs,
                                                               .num_seqs = s->num_seqs,
                                                               .H = a->H,
                                                               .R = a->R,
@@ -266,7 +247,7 @@ static int mixture(const struct policy *p, const struct layer_weights *w,
     if (a->S > 0) {
         TRY(feed_forward(p, w, l));
     } else {
-        memset(s->y, 0, (size_t)s->T * a->C * sizeof *s->y);
+        TRY(p->dev->memory->zero(p->dev, s->y, (size_t)s->T * a->C * sizeof *s->y));
     }
     TRY(route(p, w, l));
     TRY(gather_experts(p, l));
@@ -290,22 +271,12 @@ static int mixture(const struct policy *p, const struct layer_weights *w,
 
 // ---- the stack
 
-static void count_load(struct policy *p, int layer)
-{
-    const int *segments = p->acts->layer[layer].segments;
-    int64_t *load = p->expert_load + (size_t)layer * p->arch.E;
-    for (int e = 0; e < p->arch.E; e++) {
-        load[e] += segments[e + 1] - segments[e];
-    }
-}
-
-int forward_layers(struct policy *p, const int *tokens, struct kv_cache *cache,
-                   const struct policy_chunk *chunks)
+int forward_layers(struct policy *p, const struct kv_cache *cache)
 {
     const struct arch *a = &p->arch;
     struct policy_activations *s = p->acts;
     TRY(p->dev->k->embed(p->dev, &(struct embed_args){.table = p->params.data + p->packed->embed,
-                                                      .ids = tokens,
+                                                      .ids = s->in.tokens,
                                                       .out = s->layer[0].x,
                                                       .T = s->T,
                                                       .C = a->C}));
@@ -320,27 +291,18 @@ int forward_layers(struct policy *p, const int *tokens, struct kv_cache *cache,
         TRY(project_queries(p, w, l));
         TRY(project_latents(p, w, l));
         if (cache) {
-            place_cached(s, l->kv, cache, chunks, i);
-        } else {
-            place_packed(s, l->kv, (size_t)(a->R + a->Dr));
+            TRY(store_latents(p, l, cache, i));
         }
-        TRY(attend(p, w, l));
+        TRY(attend(p, w, l, i));
         TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2));
         TRY(i < a->dense_layers ? feed_forward(p, w, l) : mixture(p, w, l));
-        if (s->train && i >= a->dense_layers) {
-            count_load(p, i);
-        }
     }
-    return residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last);
-}
-
-int forward_rows(struct policy *p, const int *rows)
-{
-    const struct policy_activations *s = p->acts;
-    return p->dev->k->embed(
-        p->dev,
-        &(struct embed_args){
-            .table = s->n, .ids = rows, .out = s->hidden, .T = s->num_targets, .C = p->arch.C});
+    TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last));
+    return p->dev->k->embed(p->dev, &(struct embed_args){.table = s->n,
+                                                         .ids = s->in.target_row,
+                                                         .out = s->hidden,
+                                                         .T = s->num_targets,
+                                                         .C = a->C});
 }
 
 // ---- checks

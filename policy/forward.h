@@ -32,18 +32,16 @@ int query_norm(const struct policy *p, const struct layer_weights *w, const stru
 // Copies the input of the experts into their slots: n to xs.
 int gather_experts(const struct policy *p, const struct layer_acts *l);
 
-// Layers over the T tokens of the activations, whose positions and seqs are set, from the tokens up
-// to x_last and its norm in n. chunks: [num_seqs], NULL without a cache.
-int forward_layers(struct policy *p, const int *tokens, struct kv_cache *cache,
-                   const struct policy_chunk *chunks);
-// hidden = n[rows], num_targets of them.
-int forward_rows(struct policy *p, const int *rows);
+// Layers over the T tokens of the activations, whose inputs are uploaded, from the tokens up to
+// x_last and its norm in n; then hidden = n[target_row]. cache: where new rows go; NULL: packed
+// sequences.
+int forward_layers(struct policy *p, const struct kv_cache *cache);
 
 // ERR_DATA unless all n ids lie in the vocabulary.
 int check_tokens(const struct policy *p, const int *tokens, int n);
 // ERR_DATA when a sequence of that many positions is longer than the model's.
 int check_positions(const struct policy *p, int positions);
-// ERR_NUMERIC when one of n results is not finite; what names them.
+// ERR_NUMERIC when one of n results, in host memory, is not finite; what names them.
 int check_finite(const float *x, size_t n, const char *what);
 
 #endif

@@ -3,25 +3,29 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "kernels/block.h"
 
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-int kv_cache_open(struct kv_cache **out, const struct arch *arch, int num_pages)
+int kv_cache_open(struct kv_cache **out, struct device *dev, const struct arch *arch, int num_pages)
 {
     assert(num_pages >= 0);
     size_t page = arch_cache_floats(arch) * KV_PAGE * sizeof(float), bytes;
-    float *data = NULL;
-    // Asked for directly, not through base/mem.h: how many pages fit is a setting that the caller
-    // can lower.
-    if (__builtin_mul_overflow(page, (size_t)num_pages, &bytes) ||
-        posix_memalign((void **)&data, 64, bytes ? bytes : 64)) {
+    void *data = NULL;
+    if (__builtin_mul_overflow(page, (size_t)num_pages, &bytes)) {
         return err_set(ERR_ENV, "there is no memory for a cache of %d pages of %zu bytes",
                        num_pages, page);
     }
+    // Not cleared: rows are written before they are read, and pages that no run uses need not
+    // become resident.
+    int rc = dev->memory->alloc(dev, &data, bytes);
+    if (rc) {
+        return err_set(rc, "a cache of %d pages of %zu bytes: %s", num_pages, page, err_message());
+    }
     struct kv_cache *c = mem_alloc0(sizeof *c);
+    c->dev = dev;
     c->L = arch->L;
     c->width = arch->R + arch->Dr;
     c->num_pages = num_pages;
@@ -33,7 +37,7 @@ int kv_cache_open(struct kv_cache **out, const struct arch *arch, int num_pages)
 void kv_cache_free(struct kv_cache **c)
 {
     if (c && *c) {
-        free((*c)->data);
+        device_release((*c)->dev, (*c)->data);
         free(*c);
         *c = NULL;
     }
@@ -45,11 +49,19 @@ float *kv_cache_block(const struct kv_cache *c, int page, int layer)
     return c->data + ((size_t)page * c->L + layer) * KV_PAGE * c->width;
 }
 
-void kv_cache_copy_page(struct kv_cache *c, int to, int from, int rows)
+size_t kv_cache_place(const struct kv_cache *c, int page, int at)
+{
+    assert(page >= 0 && page < c->num_pages && at >= 0 && at < KV_PAGE);
+    return (size_t)page * c->L * KV_PAGE + (size_t)at;
+}
+
+int kv_cache_copy_page(struct kv_cache *c, int to, int from, int rows)
 {
     assert(to != from && rows >= 0 && rows <= KV_PAGE);
-    for (int l = 0; l < c->L; l++) {
-        memcpy(kv_cache_block(c, to, l), kv_cache_block(c, from, l),
-               (size_t)rows * c->width * sizeof(float));
+    int rc = 0;
+    for (int l = 0; l < c->L && rc == 0; l++) {
+        rc = c->dev->memory->copy(c->dev, kv_cache_block(c, to, l), kv_cache_block(c, from, l),
+                                  (size_t)rows * c->width * sizeof(float));
     }
+    return rc;
 }

@@ -4,22 +4,26 @@
 #ifndef POLICY_KVCACHE_H
 #define POLICY_KVCACHE_H
 
-#include "kernels/kernels.h"
+#include "kernels/device.h"
 #include "policy/arch.h"
 
 #define KV_PAGE ATTENTION_BLOCK
 
 struct kv_cache {
+    struct device *dev;      // borrowed
     int L, width, num_pages; // width = R + Dr
-    float *data;             // [num_pages,L,KV_PAGE,width]
+    float *data;             // [num_pages,L,KV_PAGE,width] in the memory of dev
 };
 
-int kv_cache_open(struct kv_cache **out, const struct arch *arch,
-                  int num_pages); // ERR_ENV names the bytes when there is not the memory
+// ERR_ENV names the bytes when there is not the memory.
+int kv_cache_open(struct kv_cache **out, struct device *dev, const struct arch *arch,
+                  int num_pages);
 void kv_cache_free(struct kv_cache **c);
 float *kv_cache_block(const struct kv_cache *c, int page, int layer); // [KV_PAGE,width]
+// Row of block 0 of a layer at which the row `at` of the layer's block of that page stands.
+size_t kv_cache_place(const struct kv_cache *c, int page, int at);
 // Copies the first `rows` rows of every layer of one page into another (copy on write of a partly
 // filled page).
-void kv_cache_copy_page(struct kv_cache *c, int to, int from, int rows);
+int kv_cache_copy_page(struct kv_cache *c, int to, int from, int rows);
 
 #endif

@@ -292,20 +292,31 @@ static int check_finite_tensor(const struct model_files *f, const struct param_t
                               f->dir, t->name, (double)x[first], first, bad, t->size);
 }
 
-int model_files_load(struct params *p, const struct arch *a, const struct model_files *f)
+// One tensor by way of x, host memory that it fits.
+static int load_tensor(struct params *p, const struct param_tensor *t, const struct model_files *f,
+                       float *x)
+{
+    const struct tensor *have = find(f, t->name);
+    if (!have) {
+        return 0;
+    }
+    tensor_to_floats(x, have);
+    int rc = check_finite_tensor(f, t, x);
+    return rc ? rc : p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
+}
+
+int model_files_load(struct params *p, struct device *dev, const struct arch *a,
+                     const struct model_files *f)
 {
     int rc = check(p, a, f);
+    rc = rc ? rc : params_alloc(p, dev);
     if (rc) {
         return rc;
     }
-    params_alloc(p);
+    float *x = params_tensor_buffer(p);
     for (int i = 0; i < p->num_tensors && rc == 0; i++) {
-        const struct param_tensor *t = &p->tensors[i];
-        const struct tensor *have = find(f, t->name);
-        if (have) {
-            tensor_to_floats(p->data + t->offset, have);
-            rc = check_finite_tensor(f, t, p->data + t->offset);
-        }
+        rc = load_tensor(p, &p->tensors[i], f, x);
     }
+    free(x);
     return rc;
 }

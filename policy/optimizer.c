@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "kernels/block.h"
 
 #include <assert.h>
 #include <math.h>
@@ -14,9 +15,14 @@ int optimizer_open(struct optimizer **out, const struct policy *p,
 {
     struct optimizer *o = mem_alloc0(sizeof *o);
     o->settings = *s;
+    o->dev = p->dev;
     o->size = p->params.size;
-    o->m = mem_floats(o->size);
-    o->v = mem_floats(o->size);
+    int rc = device_alloc_floats(o->dev, &o->m, o->size);
+    rc = rc ? rc : device_alloc_floats(o->dev, &o->v, o->size);
+    if (rc) {
+        optimizer_free(&o);
+        return rc;
+    }
     *out = o;
     return 0;
 }
@@ -24,8 +30,8 @@ int optimizer_open(struct optimizer **out, const struct policy *p,
 void optimizer_free(struct optimizer **o)
 {
     if (o && *o) {
-        free((*o)->m);
-        free((*o)->v);
+        device_release((*o)->dev, (*o)->m);
+        device_release((*o)->dev, (*o)->v);
         free(*o);
         *o = NULL;
     }
@@ -54,9 +60,11 @@ double optimizer_rate(const struct optimizer_settings *s, int step, int total)
 
 int optimizer_grad_norm(double *out, struct policy *p)
 {
-    double sum = 0; // padding and what is not trained have no gradient
+    double sum; // padding and what is not trained have no gradient
     int rc = p->dev->k->sum_squares(
-        p->dev, &(struct sum_squares_args){.x = p->grad, .n = p->params.size, .out = &sum});
+        p->dev,
+        &(struct sum_squares_args){.x = p->grad, .n = p->params.size, .out = p->grad_squares});
+    rc = rc ? rc : p->dev->memory->download(p->dev, &sum, p->grad_squares, sizeof sum);
     if (rc == 0) {
         *out = sqrt(sum);
     }
@@ -132,7 +140,7 @@ int optimizer_save(const struct optimizer *o, const struct policy *p, const char
     strbuf_printf(&step, "%d", o->step);
     const char *metadata[] = {"step", step.data};
     char *path = path_join(dir, "optimizer.safetensors");
-    int rc = safetensors_write(path, tensors, count, metadata, 1);
+    int rc = safetensors_write(path, o->dev, tensors, count, metadata, 1);
     for (int i = 0; i < count; i++) {
         free((char *)(uintptr_t)tensors[i].name);
     }
@@ -143,7 +151,7 @@ int optimizer_save(const struct optimizer *o, const struct policy *p, const char
     return rc;
 }
 
-// Copies the moments of one kind into a block, each checked against the model.
+// Copies the moments of one kind into a block of the host, each checked against the model.
 static int load_moments(float *block, const struct safetensors *file, const struct params *list,
                         char kind, const char *path)
 {
@@ -185,13 +193,10 @@ int optimizer_load(struct optimizer *o, const struct policy *p, const char *dir)
     }
     rc = rc ? rc : load_moments(m, file, &p->params, 'm', path);
     rc = rc ? rc : load_moments(v, file, &p->params, 'v', path);
+    rc = rc ? rc : o->dev->memory->upload(o->dev, o->m, m, o->size * sizeof *m);
+    rc = rc ? rc : o->dev->memory->upload(o->dev, o->v, v, o->size * sizeof *v);
     if (rc == 0) {
-        float *old_m = o->m, *old_v = o->v;
-        o->m = m;
-        o->v = v;
         o->step = (int)step;
-        m = old_m;
-        v = old_v;
     }
     free(m);
     free(v);

@@ -17,7 +17,8 @@ struct optimizer_settings { // TRL's names
 
 struct optimizer {
     struct optimizer_settings settings;
-    float *m, *v; // mirror the parameter block
+    struct device *dev; // borrowed
+    float *m, *v;       // mirror the parameter block, in the memory of dev
     size_t size;
     int step; // updates done
 };

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/philox.h"
+#include "kernels/block.h"
 
 #include <assert.h>
 #include <math.h>
@@ -150,13 +151,19 @@ void params_layout(struct params *out, const struct arch *a)
     *out = p;
 }
 
-void params_alloc(struct params *p) { p->data = mem_floats(p->size); }
+int params_alloc(struct params *p, struct device *dev)
+{
+    p->dev = dev;
+    return device_alloc_floats(dev, &p->data, p->size);
+}
 
 void params_free(struct params *p)
 {
     free(p->list);
     free(p->tensors);
-    free(p->data);
+    if (p->dev) {
+        device_release(p->dev, p->data);
+    }
     *p = (struct params){0};
 }
 
@@ -203,20 +210,38 @@ static void fill_normal(float *x, size_t n, double sd, uint64_t key)
     }
 }
 
-void params_init(struct params *p, double init_range, uint64_t seed)
+static void init_tensor(float *x, const struct param_tensor *t, double init_range, uint64_t seed)
 {
-    for (int i = 0; i < p->num_tensors; i++) {
-        const struct param_tensor *t = &p->tensors[i];
-        float *x = p->data + t->offset;
-        if (t->rank == 2 && strcmp(t->name, "score.weight")) {
-            fill_normal(x, t->size, init_range, philox_mix(seed, name_hash(t->name)));
-        } else {
-            float value = strstr(t->name, "norm.weight") ? 1.0f : 0.0f;
-            for (size_t j = 0; j < t->size; j++) {
-                x[j] = value;
-            }
-        }
+    if (t->rank == 2 && strcmp(t->name, "score.weight")) {
+        fill_normal(x, t->size, init_range, philox_mix(seed, name_hash(t->name)));
+        return;
     }
+    float value = strstr(t->name, "norm.weight") ? 1.0f : 0.0f;
+    for (size_t i = 0; i < t->size; i++) {
+        x[i] = value;
+    }
+}
+
+float *params_tensor_buffer(const struct params *p)
+{
+    size_t largest = 0;
+    for (int i = 0; i < p->num_tensors; i++) {
+        largest = p->tensors[i].size > largest ? p->tensors[i].size : largest;
+    }
+    return mem_floats(largest);
+}
+
+int params_init(struct params *p, double init_range, uint64_t seed)
+{
+    float *x = params_tensor_buffer(p);
+    int rc = 0;
+    for (int i = 0; i < p->num_tensors && rc == 0; i++) {
+        const struct param_tensor *t = &p->tensors[i];
+        init_tensor(x, t, init_range, seed);
+        rc = p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
+    }
+    free(x);
+    return rc;
 }
 
 void params_view(struct tensor *out, const struct params *p, const float *block)

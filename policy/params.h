@@ -6,6 +6,7 @@
 #ifndef POLICY_PARAMS_H
 #define POLICY_PARAMS_H
 
+#include "kernels/device.h"
 #include "policy/arch.h"
 #include "policy/safetensors.h"
 #include <stdbool.h>
@@ -34,15 +35,16 @@ struct param_tensor { // one tensor on disk: a part of a param
 struct params {
     int count;
     struct param *list;
-    size_t size; // floats of the block, padding (zero) included
-    float *data;
+    size_t size;        // floats of the block, padding (zero) included
+    float *data;        // in the memory of dev
+    struct device *dev; // borrowed; NULL before params_alloc
     int num_tensors;
     struct param_tensor *tensors; // [num_tensors]
 };
 
-// Fills the two lists for an architecture; params_alloc then makes the block, zeroed.
+// Fills the two lists for an architecture; params_alloc then makes the block on a device, zeroed.
 void params_layout(struct params *out, const struct arch *arch);
-void params_alloc(struct params *p);
+int params_alloc(struct params *p, struct device *dev);
 void params_free(struct params *p); // leaves it zeroed
 
 // The param of that name, printf style; NULL when there is none.
@@ -50,10 +52,13 @@ const struct param *params_find(const struct params *p, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
 // New weights: see policy_create.
-void params_init(struct params *p, double init_range, uint64_t seed);
+int params_init(struct params *p, double init_range, uint64_t seed);
+
+// Host memory that holds the largest tensor; free().
+float *params_tensor_buffer(const struct params *p);
 
 // Views of a block that mirrors p's (its weights, a gradient, a moment) as tensors, in the order of
-// p->tensors; names and data are borrowed.
+// p->tensors; names and data, which is the block's memory, are borrowed.
 void params_view(struct tensor *out, const struct params *p, const float *block);
 
 #endif

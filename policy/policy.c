@@ -4,12 +4,12 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "kernels/block.h"
 #include "policy/activations.h"
 #include "policy/model_files.h"
 #include "policy/weights.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 // A policy without parameters.
 static struct policy *policy_new(struct device *dev, const struct arch *arch)
@@ -57,7 +57,7 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, bool v
     arch.value_head = value_head || model_files_have(files, "score.weight") ||
                       model_files_have(files, "score.bias");
     struct policy *p = policy_new(dev, &arch);
-    rc = model_files_load(&p->params, &arch, files);
+    rc = model_files_load(&p->params, dev, &arch, files);
     model_files_free(&files);
     if (rc) {
         policy_free(&p);
@@ -69,8 +69,12 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, bool v
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch, uint64_t seed)
 {
     struct policy *p = policy_new(dev, arch);
-    params_alloc(&p->params);
-    params_init(&p->params, arch->init_range, seed);
+    int rc = params_alloc(&p->params, dev);
+    rc = rc ? rc : params_init(&p->params, arch->init_range, seed);
+    if (rc) {
+        policy_free(&p);
+        return rc;
+    }
     return finish(out, p);
 }
 
@@ -79,14 +83,18 @@ int policy_clone(struct policy **out, const struct policy *p, bool value_head)
     struct arch arch = p->arch;
     arch.value_head = value_head;
     struct policy *q = policy_new(p->dev, &arch);
-    params_alloc(&q->params);
-    for (int i = 0; i < q->params.count; i++) {
+    int rc = params_alloc(&q->params, p->dev);
+    for (int i = 0; i < q->params.count && rc == 0; i++) {
         const struct param *to = &q->params.list[i];
         const struct param *from = params_find(&p->params, "%s", to->name);
         if (from) {
-            memcpy(q->params.data + to->offset, p->params.data + from->offset,
-                   to->size * sizeof(float));
+            rc = p->dev->memory->copy(p->dev, q->params.data + to->offset,
+                                      p->params.data + from->offset, to->size * sizeof(float));
         }
+    }
+    if (rc) {
+        policy_free(&q);
+        return rc;
     }
     return finish(out, q);
 }
@@ -97,7 +105,8 @@ void policy_free(struct policy **p)
         params_free(&(*p)->params);
         activations_free(&(*p)->acts);
         weights_free(&(*p)->packed);
-        free((*p)->grad);
+        device_release((*p)->dev, (*p)->grad);
+        device_release((*p)->dev, (*p)->grad_squares);
         free((*p)->expert_load);
         free(*p);
         *p = NULL;
@@ -155,7 +164,7 @@ int policy_save(const struct policy *p, const char *dir)
     params_view(tensors, &p->params, p->params.data);
     const char *metadata[] = {"format", "pt"}; // what transformers asks for
     char *path = path_join(dir, "model.safetensors");
-    rc = safetensors_write(path, tensors, p->params.num_tensors, metadata, 1);
+    rc = safetensors_write(path, p->dev, tensors, p->params.num_tensors, metadata, 1);
     free(path);
     free(tensors);
     return rc;
@@ -168,8 +177,15 @@ int policy_train_begin(struct policy *p)
     if (p->grad) {
         return 0;
     }
-    p->grad = mem_floats(p->params.size);
-    return weights_pack(p->packed, p);
+    int rc = 0;
+    if (!p->grad_squares) {
+        rc = p->dev->memory->alloc(p->dev, (void **)&p->grad_squares, sizeof *p->grad_squares);
+    }
+    rc = rc ? rc : device_alloc_floats(p->dev, &p->grad, p->params.size);
+    return rc ? rc : weights_pack(p->packed, p);
 }
 
-void policy_grad_zero(struct policy *p) { memset(p->grad, 0, p->params.size * sizeof *p->grad); }
+int policy_grad_zero(struct policy *p)
+{
+    return p->dev->memory->zero(p->dev, p->grad, p->params.size * sizeof *p->grad);
+}

@@ -4,6 +4,10 @@
 // bits from either (promise 1 of the architecture). The policy knows tokens and
 // d(loss)/d(log-probability); it does not know what a reward, a group or a loss is. A policy is
 // used by one thread at a time; its own threads are the device's team.
+//
+// Weights, gradients, activations and logits lie in the memory of the device; what the functions
+// here take and give is host memory unless they say otherwise. A pass takes its inputs up in one
+// transfer and waits for the device only where the host needs results.
 #ifndef POLICY_POLICY_H
 #define POLICY_POLICY_H
 
@@ -23,6 +27,7 @@ struct policy {
     struct device *dev;   // borrowed
     struct params params; // names, shapes and the one block of weights
     float *grad;          // mirrors params.data; NULL until policy_train_begin
+    double *grad_squares; // on the device: the sum of squares of grad, for its norm
     struct policy_activations *acts;
     struct policy_packed
         *packed;          // weights in the device's layout; remade by policy_weights_changed
@@ -47,7 +52,7 @@ void policy_free(struct policy **p);
 // (which exists). The tokenizer is saved by its own module.
 int policy_save(const struct policy *p, const char *dir);
 
-// To be called after params.data was written from outside.
+// To be called after params.data, which is the device's memory, was written from outside.
 int policy_weights_changed(struct policy *p);
 
 // ---- packed sequences
@@ -66,7 +71,7 @@ struct policy_batch {
 
 // Allocates gradients (zeroed), so that forward keeps what backward needs.
 int policy_train_begin(struct policy *p);
-void policy_grad_zero(struct policy *p);
+int policy_grad_zero(struct policy *p);
 
 // Log-probability and entropy (nats; entropy may be NULL) of the targets, [num_targets].
 // ERR_NUMERIC when a result is not finite. When train is set, activations are kept for one
@@ -96,7 +101,8 @@ struct policy_chunk {
 };
 
 // Runs T new tokens of num_chunks sequences, writes their cache rows, and computes logits
-// [num_rows,V] after the tokens `rows` (ascending).
+// [num_rows,V], in the memory of the device, after the tokens `rows` (ascending). They are not
+// looked at: what is not finite shows in the log-probability and entropy of a token drawn from it.
 int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *tokens,
                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
                   float *logits);
@@ -104,7 +110,7 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
 // ---- expert balance (arXiv:2412.19437, 2.1.2)
 
 // b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load.
-void policy_balance_bias(struct policy *p, double u);
+int policy_balance_bias(struct policy *p, double u);
 // MaxVio = max_i load_i / mean load - 1, the mean over mixture layers; 0 when nothing was routed.
 double policy_max_violation(const struct policy *p);
 void policy_load_reset(struct policy *p);

@@ -62,33 +62,52 @@ double rope_softmax_scale(const struct arch *a)
     return m * m / sqrt(a->Dn + a->Dr);
 }
 
-void rope_table_grow(struct rope_table *t, const struct arch *a, int positions)
+// cos [rows,Dr/2] and then sin, to host memory.
+static void fill_table(float *cosines, const struct arch *a, int rows)
 {
-    if (positions <= t->positions) {
-        return;
-    }
-    int half = a->Dr / 2, rows = t->positions ? t->positions : 256;
-    while (rows < positions) {
-        rows += rows / 2;
-    }
-    size_t n = (size_t)rows * half;
-    rope_table_free(t);
-    t->cos = mem_floats(n);
-    t->sin = mem_floats(n);
-    t->positions = rows;
+    int half = a->Dr / 2;
+    float *sines = cosines + (size_t)rows * half;
     double att = rope_attention_factor(a);
     for (int i = 0; i < half; i++) {
         double f = rope_frequency(a, i);
         for (int pos = 0; pos < rows; pos++) {
-            t->cos[(size_t)pos * half + i] = (float)(cos(pos * f) * att);
-            t->sin[(size_t)pos * half + i] = (float)(sin(pos * f) * att);
+            cosines[(size_t)pos * half + i] = (float)(cos(pos * f) * att);
+            sines[(size_t)pos * half + i] = (float)(sin(pos * f) * att);
         }
     }
 }
 
+int rope_table_grow(struct rope_table *t, struct device *dev, const struct arch *a, int positions)
+{
+    if (positions <= t->positions) {
+        return 0;
+    }
+    int rows = t->positions ? t->positions : 256;
+    while (rows < positions) {
+        rows += rows / 2;
+    }
+    size_t n = (size_t)rows * (a->Dr / 2), bytes = 2 * n * sizeof(float);
+    rope_table_free(t);
+    int rc = device_block_reserve(&t->block, dev, bytes);
+    if (rc) {
+        return rc;
+    }
+    float *host = mem_alloc(bytes);
+    fill_table(host, a, rows);
+    rc = dev->memory->upload(dev, t->block.data, host, bytes);
+    free(host);
+    if (rc) {
+        rope_table_free(t);
+        return rc;
+    }
+    t->cos = t->block.data;
+    t->sin = t->cos + n;
+    t->positions = rows;
+    return 0;
+}
+
 void rope_table_free(struct rope_table *t)
 {
-    free(t->cos);
-    free(t->sin);
+    device_block_free(&t->block);
     *t = (struct rope_table){0};
 }

@@ -4,15 +4,17 @@
 #ifndef POLICY_ROPE_H
 #define POLICY_ROPE_H
 
+#include "kernels/block.h"
 #include "policy/arch.h"
 
 struct rope_table {
     int positions;    // rows held
-    float *cos, *sin; // [positions, Dr/2], the attention factor included
+    float *cos, *sin; // [positions, Dr/2] in block, the attention factor included
+    struct device_block block;
 };
 
-// Makes the table hold at least `positions` rows.
-void rope_table_grow(struct rope_table *t, const struct arch *a, int positions);
+// Makes the table hold at least `positions` rows in the memory of dev. On failure it is empty.
+int rope_table_grow(struct rope_table *t, struct device *dev, const struct arch *a, int positions);
 void rope_table_free(struct rope_table *t);
 
 // Frequency of pair i < Dr/2, in radians a position.

@@ -378,21 +378,53 @@ static bool write_all(int fd, const void *data, size_t len)
     return true;
 }
 
+static int write_error(const char *path)
+{
+    return err_set(ERR_WRITE, "%s: %s", path, strerror(errno));
+}
+
+static size_t largest_size(const struct tensor *tensors, int count)
+{
+    size_t most = 0;
+    for (int i = 0; i < count; i++) {
+        most = tensors[i].size > most ? tensors[i].size : most;
+    }
+    return most;
+}
+
+// The tensors' bytes, those of a device one tensor at a time by way of the host.
+static int write_tensors(int fd, const char *path, struct device *dev, const struct tensor *tensors,
+                         int count)
+{
+    void *host = dev ? mem_alloc(largest_size(tensors, count)) : NULL;
+    int rc = 0;
+    for (int i = 0; i < count && rc == 0; i++) {
+        const struct tensor *t = &tensors[i];
+        rc = dev ? dev->memory->download(dev, host, t->data, t->size) : 0;
+        if (rc == 0 && !write_all(fd, dev ? host : t->data, t->size)) {
+            rc = write_error(path);
+        }
+    }
+    free(host);
+    return rc;
+}
+
 // Header and tensors to an open file, which is then on the disk.
-static bool write_file(int fd, const struct strbuf *header, const struct tensor *tensors, int count)
+static int write_file(int fd, const char *path, const struct strbuf *header, struct device *dev,
+                      const struct tensor *tensors, int count)
 {
     uint8_t len[8];
     for (int i = 0; i < 8; i++) {
         len[i] = (uint8_t)((uint64_t)header->len >> (8 * i));
     }
-    bool ok = write_all(fd, len, sizeof len) && write_all(fd, header->data, header->len);
-    for (int i = 0; i < count && ok; i++) {
-        ok = write_all(fd, tensors[i].data, tensors[i].size);
+    if (!write_all(fd, len, sizeof len) || !write_all(fd, header->data, header->len)) {
+        return write_error(path);
     }
-    return ok && fsync(fd) == 0;
+    int rc = write_tensors(fd, path, dev, tensors, count);
+    return rc || fsync(fd) == 0 ? rc : write_error(path);
 }
 
-int safetensors_write(const char *path, const struct tensor *tensors, int count,
+int safetensors_write(const char *path, struct device *dev, const struct tensor *tensors, int count,
                       const char *const *metadata, int num_metadata)
 {
     struct strbuf temporary = {0}, header = {0};
@@ -405,19 +437,16 @@ int safetensors_write(const char *path, const struct tensor *tensors, int count,
     put_header(&header, sorted, count, metadata, num_metadata);
     strbuf_printf(&temporary, "%s.tmp", path);
 
-    int rc = 0;
     int fd = open(temporary.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    bool ok = fd >= 0 && write_file(fd, &header, sorted, count);
-    if (fd >= 0) {
-        int saved = errno;
-        ok = close(fd) == 0 && ok;
-        errno = ok ? 0 : saved;
+    int rc = fd < 0 ? write_error(path) : write_file(fd, path, &header, dev, sorted, count);
+    if (fd >= 0 && close(fd) && rc == 0) {
+        rc = write_error(path);
     }
-    if (!ok || rename(temporary.data, path)) {
-        rc = err_set(ERR_WRITE, "%s: %s", path, strerror(errno));
-        if (fd >= 0) {
-            unlink(temporary.data);
-        }
+    if (rc == 0 && rename(temporary.data, path)) {
+        rc = write_error(path);
+    }
+    if (rc && fd >= 0) {
+        unlink(temporary.data);
     }
     free(sorted);
     strbuf_free(&header);

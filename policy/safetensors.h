@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "kernels/device.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -66,8 +67,8 @@ int64_t tensor_count(const struct tensor *t); // elements
 bool tensor_to_floats(float *out, const struct tensor *t);
 
 // Writes a file of F32 tensors whose names differ, by way of a temporary file beside it. metadata
-// as above.
-int safetensors_write(const char *path, const struct tensor *tensors, int count,
+// as above. dev: where the tensors' data lies; NULL: in host memory.
+int safetensors_write(const char *path, struct device *dev, const struct tensor *tensors, int count,
                       const char *const *metadata, int num_metadata);
 
 #endif

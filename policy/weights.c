@@ -2,6 +2,7 @@
 #include "policy/weights.h"
 
 #include "base/mem.h"
+#include "kernels/block.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -108,16 +109,24 @@ static int pack(const struct matrix *m, const struct policy *p)
     return rc;
 }
 
+// Room for all packed forms that are needed.
+static int make_block(struct policy_packed *w, const struct policy *p)
+{
+    w->both = p->grad != NULL;
+    w->size = place_all(w, p, NULL);
+    device_release(w->dev, w->block);
+    w->block = NULL;
+    int rc = device_alloc_floats(w->dev, &w->block, w->size);
+    place_all(w, p, w->block);
+    return rc;
+}
+
 int weights_pack(struct policy_packed *w, const struct policy *p)
 {
-    if (!w->block || w->both != (p->grad != NULL)) {
-        w->both = p->grad != NULL;
-        w->size = place_all(w, p, NULL);
-        free(w->block);
-        w->block = mem_floats(w->size);
-        place_all(w, p, w->block);
-    }
     int rc = 0;
+    if (!w->block || w->both != (p->grad != NULL)) {
+        rc = make_block(w, p);
+    }
     for (int l = 0; l < p->arch.L && rc == 0; l++) {
         for (int i = 0; i < W_LAYER_COUNT && rc == 0; i++) {
             rc = pack(&w->layers[l].m[i], p);
@@ -130,6 +139,7 @@ int weights_pack(struct policy_packed *w, const struct policy *p)
 int weights_open(struct policy_packed **out, const struct policy *p)
 {
     struct policy_packed *w = mem_alloc0(sizeof *w);
+    w->dev = p->dev;
     w->layers = mem_array0((size_t)p->arch.L, sizeof *w->layers);
     for (int l = 0; l < p->arch.L; l++) {
         find_layer(&w->layers[l], p, l);
@@ -153,7 +163,7 @@ void weights_free(struct policy_packed **w)
 {
     if (w && *w) {
         free((*w)->layers);
-        free((*w)->block);
+        device_release((*w)->dev, (*w)->block);
         free(*w);
         *w = NULL;
     }

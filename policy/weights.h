@@ -40,8 +40,9 @@ struct policy_packed {
     struct matrix head;           // [V,C]; the embedding's when tied
     struct matrix score;          // [1,C]
     size_t embed, norm, score_bias;
-    bool both;    // packed both ways, for training
-    float *block; // all packed forms
+    bool both;          // packed both ways, for training
+    float *block;       // all packed forms, in the memory of dev
+    struct device *dev; // borrowed
     size_t size;
 };
 

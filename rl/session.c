@@ -3,9 +3,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/str.h"
 #include "base/team.h"
+#include "kernels/device_cuda.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static int open_tokenizer(struct session *s, const char *model_dir, bool needed)
 {
@@ -24,12 +27,24 @@ static int open_tokenizer(struct session *s, const char *model_dir, bool needed)
     return 0;
 }
 
-int session_open(struct session *out, const char *model_dir, int threads, bool need_tokenizer)
+int session_open_device(struct device **out, const char *name, struct team *team)
+{
+    long long index = 0;
+    if (name == NULL || strcmp(name, "cpu") == 0)
+        return device_open(out, team, DEVICE_BEST);
+    if (strcmp(name, "cuda") == 0 ||
+        (strncmp(name, "cuda:", 5) == 0 && str_to_int(name + 5, 0, 1023, &index)))
+        return device_open_cuda(out, team, (int)index);
+    return err_set(ERR_CONFIG, "unknown device \"%s\"; there are cpu, cuda and cuda:N", name);
+}
+
+int session_open(struct session *out, const char *model_dir, const char *device, int threads,
+                 bool need_tokenizer)
 {
     struct session s = {0};
     int rc = team_open(&s.team, threads);
     if (rc == 0)
-        rc = device_open(&s.dev, s.team, DEVICE_BEST);
+        rc = session_open_device(&s.dev, device, s.team);
     if (rc == 0)
         rc = policy_open(&s.policy, s.dev, model_dir, /* value_head= */ false);
     if (rc == 0)

@@ -152,8 +152,7 @@ static int train_batch(struct grpo_stage *s, struct trainer *t, struct update *u
     const float tau = (float)t->stage->rollout.temperature;
     u->sum = (struct grpo_loss_sum){0};
     u->norm = grpo_norm(&u->data->batch, first, end);
-    policy_grad_zero(t->policy);
-    int rc = 0;
+    int rc = policy_grad_zero(t->policy);
     for (int i = first, begin = first; i < end && rc == 0; i++) {
         const struct generated *g = &u->data->samples[i];
         run[i] = g->len > 0 && (i == first || needs_forward(u, i));
@@ -283,9 +282,10 @@ static int grpo_step(void *state, struct trainer *t, int step, struct metrics_li
     for (int i = 0; i < request.num_tasks * request.samples; i++)
         trace_sample(&t->trace, &samples[i], s->scoring, data.advantage + data.token_begin[i]);
     rc = update_policy(s, t, step, &data, line);
+    if (rc == 0)
+        rc = trainer_balance(t, line);
     if (rc != 0)
         return rc;
-    trainer_balance(t, line);
     metrics_put(line, times.rollout, "time/rollout");
     metrics_put(line, times.score, "time/reward");
     metrics_put(line, log_clock() - start, "time/update");

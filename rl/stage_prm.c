@@ -239,8 +239,9 @@ static int learn(struct trainer *t, int step, const struct prm_example *examples
     for (int first = 0, count; first < n; first += count) {
         count = n - first < t->stage->batch ? n - first : t->stage->batch;
         struct prm_loss loss;
-        policy_grad_zero(t->prm);
-        int rc = prm_train_batch(&loss, t->prm, examples + first, count,
+        int rc = policy_grad_zero(t->prm);
+        if (rc == 0)
+            rc = prm_train_batch(&loss, t->prm, examples + first, count,
                                  t->config->run.micro_batch_tokens);
         if (rc != 0)
             return rc;
@@ -269,8 +270,7 @@ static int prm_step(void *state, struct trainer *t, int step, struct metrics_lin
     for (int i = 0; i < n; i++)
         t->at.num_tokens += examples[i].prompt_len + examples[i].len;
     rc = learn(t, step, examples, n, line);
-    trainer_balance(t, line);
-    return rc;
+    return rc != 0 ? rc : trainer_balance(t, line);
 }
 
 static const char *const prm_shown[] = {"loss", "process/prm_accuracy", "process/majority_accuracy",

@@ -96,7 +96,8 @@ static int sft_step(void *state, struct trainer *t, int step, struct metrics_lin
     int64_t total;
     int rc = take_tasks(tasks, &total, s, t);
     double sum = 0.0;
-    policy_grad_zero(t->policy);
+    if (rc == 0)
+        rc = policy_grad_zero(t->policy);
     for (int i = 0; i < t->stage->batch && rc == 0; i++) {
         t->at.num_tokens += tasks[i].prompt_len + tasks[i].completion_len;
         pack_task(&s->pack, &tasks[i]);
@@ -107,8 +108,7 @@ static int sft_step(void *state, struct trainer *t, int step, struct metrics_lin
         return rc;
     metrics_put(line, -sum / (double)total, "loss");
     rc = trainer_update(t, step, line);
-    trainer_balance(t, line);
-    return rc;
+    return rc != 0 ? rc : trainer_balance(t, line);
 }
 
 static const char *const sft_shown[] = {"loss", "grad_norm", "learning_rate", NULL};

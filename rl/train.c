@@ -13,6 +13,7 @@
 #include "base/team.h"
 #include "rl/console.h"
 #include "rl/evaluate.h"
+#include "rl/session.h"
 #include "rl/trainer.h"
 
 #include <math.h>
@@ -186,7 +187,7 @@ static int open_shared(struct train *r)
     if (rc == 0)
         rc = team_open(&t->team, t->config->run.threads);
     if (rc == 0)
-        rc = device_open(&t->dev, t->team, DEVICE_BEST);
+        rc = session_open_device(&t->dev, t->config->run.device, t->team);
     return rc;
 }
 

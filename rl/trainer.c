@@ -62,11 +62,12 @@ int trainer_update(struct trainer *t, int step, struct metrics_line *line)
     return 0;
 }
 
-void trainer_balance(struct trainer *t, struct metrics_line *line)
+int trainer_balance(struct trainer *t, struct metrics_line *line)
 {
     if (t->optimized->arch.E == 0)
-        return;
+        return 0;
     metrics_put(line, policy_max_violation(t->optimized), "moe/max_violation");
-    policy_balance_bias(t->optimized, t->stage->balance_rate);
+    const int rc = policy_balance_bias(t->optimized, t->stage->balance_rate);
     policy_load_reset(t->optimized);
+    return rc;
 }

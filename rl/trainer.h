@@ -61,7 +61,7 @@ int trainer_open_optimizer(struct trainer *t, struct policy *target);
 // One update of t->optimized from its gradients; puts grad_norm and learning_rate.
 int trainer_update(struct trainer *t, int step, struct metrics_line *line);
 // The V3 balance update of t->optimized, and moe/max_violation; expert loads are reset.
-void trainer_balance(struct trainer *t, struct metrics_line *line);
+int trainer_balance(struct trainer *t, struct metrics_line *line);
 
 // Appends the trace line of a sample; advantage [len] may be NULL.
 void trace_sample(struct strbuf *out, const struct generated *s, const struct scoring *scoring,

@@ -18,7 +18,7 @@
 #include <string.h>
 
 struct eval {
-    const char *model, *data, *reward, *prm, *out, *baseline;
+    const char *model, *data, *reward, *prm, *out, *baseline, *device;
     int samples, max_tokens, limit, seed;
     double temperature, top_p;
     struct session session;
@@ -37,7 +37,7 @@ static int open_all(struct eval *e)
     if (rc == 0 && scoring_needs(e->config, &e->config->reward, "code"))
         rc = sandbox_open(&e->sandbox, NULL);
     if (rc == 0)
-        rc = session_open(&e->session, e->model, 0, /* need_tokenizer= */ true);
+        rc = session_open(&e->session, e->model, e->device, 0, /* need_tokenizer= */ true);
     if (rc == 0 && e->prm != NULL)
         rc = policy_open(&e->prm_model, e->session.dev, e->prm, /* value_head= */ true);
     if (rc == 0)
@@ -205,6 +205,8 @@ int verb_eval(int argc, char **argv)
         {"--max-tokens", "M", OPTION_INT, &e.max_tokens, 1, 10000000, false, "default 256"},
         {"--limit", "N", OPTION_INT, &e.limit, 0, 1000000000, false, "at most this many items"},
         {"--seed", "S", OPTION_INT, &e.seed, 0, 2147483647, false, "default 1"},
+        {"--device", "NAME", OPTION_STRING, &e.device, 0, 0, false,
+         "cpu, cuda (the first GPU) or cuda:N; default: cpu"},
         {"--out", "FILE", OPTION_STRING, &e.out, 0, 0, false,
          "where the result goes as JSON; default: standard output"},
         {"--baseline", "EVAL.json", OPTION_STRING, &e.baseline, 0, 0, false,

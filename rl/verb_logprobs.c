@@ -94,7 +94,7 @@ static int put_all(struct strbuf *out, const struct logprobs *l)
 
 int verb_logprobs(int argc, char **argv)
 {
-    const char *model = NULL, *data = NULL, *text = NULL, *out_path = NULL;
+    const char *model = NULL, *data = NULL, *text = NULL, *out_path = NULL, *device = NULL;
     double temperature = 1;
     int threads = 0;
     bool done = false;
@@ -105,6 +105,8 @@ int verb_logprobs(int argc, char **argv)
          "or one text; - reads standard input"},
         {"--temperature", "T", OPTION_REAL, &temperature, 0, 100, false,
          "divides the logits; 0 counts as 1 (1)"},
+        {"--device", "NAME", OPTION_STRING, &device, 0, 0, false,
+         "cpu, cuda (the first GPU) or cuda:N (cpu)"},
         {"--threads", "N", OPTION_INT, &threads, 0, 4096, false, "0: every CPU (0)"},
         {"--out", "FILE", OPTION_STRING, &out_path, 0, 0, false,
          "write there, not to the terminal"},
@@ -120,7 +122,7 @@ int verb_logprobs(int argc, char **argv)
     struct strbuf out = {0};
     rc = texts_open(&l.texts, "logprobs", "--text", text, data);
     if (rc == 0)
-        rc = session_open(&l.session, model, threads, /* need_tokenizer= */ false);
+        rc = session_open(&l.session, model, device, threads, /* need_tokenizer= */ false);
     if (rc == 0)
         rc = encode_rows(&l);
     if (rc == 0)

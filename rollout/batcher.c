@@ -60,9 +60,50 @@ static void open_slots(struct batcher *s, int pages_max, int tokens_max)
     }
 }
 
-static void open_memory(struct batcher *s)
+void batcher_memory_free(struct batcher_memory *m)
 {
+    device_block_free(&m->logits);
+    device_block_free(&m->draws);
+    device_block_free(&m->drawn);
+}
+
+static size_t drawn_bytes(int batch)
+{
+    const struct batcher_drawn *d = NULL;
+    return (size_t)batch *
+           (sizeof *d->token + sizeof *d->logprob + sizeof *d->entropy + sizeof *d->truncated);
+}
+
+static struct batcher_drawn carve_drawn(void *block, int batch)
+{
+    struct batcher_drawn d = {.token = block};
+    d.logprob = (float *)(d.token + batch);
+    d.entropy = d.logprob + batch;
+    d.truncated = (bool *)(d.entropy + batch);
+    return d;
+}
+
+static int open_device_memory(struct batcher *s)
+{
+    struct device *dev = s->policy->dev;
+    struct batcher_memory *m = s->memory;
     const size_t B = (size_t)s->batch, V = (size_t)s->policy->arch.V;
+    int rc = device_block_reserve(&m->logits, dev, (B + 1) * V * sizeof *s->logits);
+    if (rc == 0)
+        rc = device_block_reserve(&m->draws, dev, B * sizeof *s->draws);
+    if (rc == 0)
+        rc = device_block_reserve(&m->drawn, dev, drawn_bytes(s->batch));
+    if (rc != 0)
+        return rc;
+    s->logits = m->logits.data;
+    s->carried = s->logits + B * V;
+    s->drawn_on_device = carve_drawn(m->drawn.data, s->batch);
+    return 0;
+}
+
+static int open_memory(struct batcher *s)
+{
+    const size_t B = (size_t)s->batch;
     int pages_max = 0, tokens_max = 0;
     size_t prompt_pages = 0;
 
@@ -83,13 +124,9 @@ static void open_memory(struct batcher *s)
     s->tokens = ARENA_ARRAY(s->work, int, T);
     s->rows_asked = ARENA_ARRAY(s->work, int, B);
     s->chunks = ARENA_ARRAY(s->work, struct policy_chunk, B);
-    s->logits = arena_push(s->work, B * V * sizeof *s->logits);
-    s->carried = arena_push(s->work, V * sizeof *s->carried);
     s->draws = ARENA_ARRAY(s->work, struct sample_row, B);
-    s->drawn = ARENA_ARRAY(s->work, int, B);
-    s->logprob = ARENA_ARRAY(s->work, float, B);
-    s->entropy = ARENA_ARRAY(s->work, float, B);
-    s->truncated = ARENA_ARRAY(s->work, bool, B);
+    s->drawn = carve_drawn(arena_push(s->work, drawn_bytes(s->batch)), s->batch);
+    return open_device_memory(s);
 }
 
 // ---- admission
@@ -194,12 +231,14 @@ static int finish(struct batcher *s, struct batcher_slot *slot, enum rollout_fin
 // ---- one token for some samples
 
 // Gives a sample that goes on its own copy of the prompt's partly filled page.
-static void copy_partial_page(struct batcher *s, const struct batcher_slot *slot)
+static int copy_partial_page(struct batcher *s, const struct batcher_slot *slot)
 {
     const struct rollout_request *q = &s->requests[slot->request];
     const int full = q->prompt_len / KV_PAGE, rows = q->prompt_len % KV_PAGE;
-    if (rows > 0 && slot->index < q->n - 1)
-        kv_cache_copy_page(s->cache, slot->pages[full], prompt_table(s, slot->request)[full], rows);
+    if (rows == 0 || slot->index == q->n - 1)
+        return 0;
+    return kv_cache_copy_page(s->cache, slot->pages[full], prompt_table(s, slot->request)[full],
+                              rows);
 }
 
 // Appends drawn token `row` to a sample; *why is set and true returned in *done when that ends it.
@@ -207,18 +246,18 @@ static int append(struct batcher *s, struct batcher_slot *slot, int row, bool *d
                   enum rollout_finish *why)
 {
     const struct rollout_sampling *p = &s->requests[slot->request].sampling;
-    if (!isfinite(s->logprob[row]) || !isfinite(s->entropy[row]))
+    if (!isfinite(s->drawn.logprob[row]) || !isfinite(s->drawn.entropy[row]))
         return err_set(ERR_NUMERIC,
                        "request %d, sample %d, token %d: the log-probability is %g and the entropy "
                        "%g at temperature %g",
-                       slot->request, slot->index, slot->len, (double)s->logprob[row],
-                       (double)s->entropy[row], p->temperature);
-    const int token = s->drawn[row];
+                       slot->request, slot->index, slot->len, (double)s->drawn.logprob[row],
+                       (double)s->drawn.entropy[row], p->temperature);
+    const int token = s->drawn.token[row];
     assert(token >= 0 && token < s->policy->arch.V);
     slot->tokens[slot->len] = token;
-    slot->logprob[slot->len] = s->logprob[row];
-    slot->entropy[slot->len] = s->entropy[row];
-    slot->truncated[slot->len] = s->truncated[row];
+    slot->logprob[slot->len] = s->drawn.logprob[row];
+    slot->entropy[slot->len] = s->drawn.entropy[row];
+    slot->truncated[slot->len] = s->drawn.truncated[row];
     slot->len++;
     const bool stop = is_stop(p, token);
     *done = stop || slot->len == p->max_tokens;
@@ -226,8 +265,8 @@ static int append(struct batcher *s, struct batcher_slot *slot, int row, bool *d
     return 0;
 }
 
-// Draws from logits [end - begin, V] a token for each of live[begin, end); the finished leave.
-static int draw(struct batcher *s, int begin, int end)
+// Fills s->drawn for live[begin, end) from logits [end - begin, V].
+static int draw_tokens(struct batcher *s, int begin, int end)
 {
     for (int i = begin; i < end; i++) {
         const struct batcher_slot *slot = s->live[i];
@@ -241,14 +280,28 @@ static int draw(struct batcher *s, int begin, int end)
         };
     }
     struct device *dev = s->policy->dev;
-    int rc = dev->k->sample(dev, &(struct sample_args){.logits = s->logits,
-                                                       .rows = s->draws,
-                                                       .token = s->drawn,
-                                                       .logprob = s->logprob,
-                                                       .entropy = s->entropy,
-                                                       .truncated = s->truncated,
-                                                       .B = end - begin,
-                                                       .V = s->policy->arch.V});
+    const struct batcher_drawn *out = &s->drawn_on_device;
+    const struct sample_args args = {.logits = s->logits,
+                                     .rows = s->memory->draws.data,
+                                     .token = out->token,
+                                     .logprob = out->logprob,
+                                     .entropy = out->entropy,
+                                     .truncated = out->truncated,
+                                     .B = end - begin,
+                                     .V = s->policy->arch.V};
+    int rc = dev->memory->upload(dev, s->memory->draws.data, s->draws,
+                                 (size_t)args.B * sizeof *s->draws);
+    if (rc == 0)
+        rc = dev->k->sample(dev, &args);
+    if (rc == 0)
+        rc = dev->memory->download(dev, s->drawn.token, out->token, drawn_bytes(s->batch));
+    return rc;
+}
+
+// Draws a token for each of live[begin, end) from logits [end - begin, V]; the finished leave.
+static int draw(struct batcher *s, int begin, int end)
+{
+    int rc = draw_tokens(s, begin, end);
     int i = begin, kept = begin;
     for (; i < end && rc == 0; i++) {
         struct batcher_slot *slot = s->live[i];
@@ -261,8 +314,8 @@ static int draw(struct batcher *s, int begin, int end)
             continue;
         }
         s->live[kept++] = slot;
-        if (slot->len == 1)
-            copy_partial_page(s, slot);
+        if (rc == 0 && slot->len == 1)
+            rc = copy_partial_page(s, slot);
     }
     memmove(&s->live[kept], &s->live[i], (size_t)(s->num_live - i) * sizeof *s->live);
     s->num_live -= i - kept;
@@ -277,24 +330,29 @@ static float *logits_row(const struct batcher *s, int row)
     return &s->logits[(size_t)row * (size_t)s->policy->arch.V];
 }
 
+static int copy_row(const struct batcher *s, float *to, const float *from)
+{
+    struct device *dev = s->policy->dev;
+    return dev->memory->copy(dev, to, from, (size_t)s->policy->arch.V * sizeof *to);
+}
+
 // First tokens of the admitted samples of requests [first, end), whose logits are one row each. The
 // rows are spread to one a sample in place, from the back: a sample's row is never before its
 // request's.
 static int start_samples(struct batcher *s, int first, int end)
 {
-    const size_t bytes = (size_t)s->policy->arch.V * sizeof *s->logits;
     const int begin = s->num_started;
-    int last = begin;
+    int last = begin, rc = 0;
     while (last < s->num_live && s->live[last]->request < end)
         last++;
     if (end - 1 == s->next) // with samples that are not admitted yet
-        memcpy(s->carried, logits_row(s, end - 1 - first), bytes);
-    for (int i = last - 1; i >= begin; i--) {
+        rc = copy_row(s, s->carried, logits_row(s, end - 1 - first));
+    for (int i = last - 1; i >= begin && rc == 0; i--) {
         const int to = i - begin, from = s->live[i]->request - first;
         if (to != from)
-            memcpy(logits_row(s, to), logits_row(s, from), bytes);
+            rc = copy_row(s, logits_row(s, to), logits_row(s, from));
     }
-    return draw(s, begin, last);
+    return rc != 0 ? rc : draw(s, begin, last);
 }
 
 // First tokens of samples whose prompt was computed when others of its samples were admitted.
@@ -305,8 +363,8 @@ static int start_carried(struct batcher *s)
     const int request = s->live[s->num_started]->request;
     if (request >= s->prefilled)
         return 0;
-    memcpy(s->logits, s->carried, (size_t)s->policy->arch.V * sizeof *s->logits);
-    return start_samples(s, request, request + 1);
+    const int rc = copy_row(s, s->logits, s->carried);
+    return rc != 0 ? rc : start_samples(s, request, request + 1);
 }
 
 // One call over the next prompt tokens of the admitted requests.
@@ -365,8 +423,7 @@ static int decode(struct batcher *s)
 
 int batcher_run(struct batcher *s)
 {
-    open_memory(s);
-    int rc = 0;
+    int rc = open_memory(s);
     while (rc == 0 && (s->next < s->num_requests || s->num_live > 0)) {
         while (admit_next(s)) {
         }

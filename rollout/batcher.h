@@ -18,6 +18,7 @@
 #define ROLLOUT_BATCHER_H
 
 #include "base/mem.h"
+#include "kernels/block.h"
 #include "rollout/pages.h"
 #include "rollout/rollout.h"
 
@@ -31,12 +32,26 @@ struct batcher_slot { // a sample in the batch
     bool *truncated;
 };
 
+// What a draw gives, arrays of one block [batch]; once on the device and once on the host.
+struct batcher_drawn {
+    int *token;
+    float *logprob, *entropy;
+    bool *truncated;
+};
+
+struct batcher_memory {         // of the model's device; kept by the owner from run to run
+    struct device_block logits; // [batch+1,V]; the last row is carried
+    struct device_block draws;  // [batch] of struct sample_row
+    struct device_block drawn;
+};
+
 struct batcher {
     // Set by the owner.
     struct policy *policy;
     struct kv_cache *cache;
     struct pages *pages;
     struct arena *work, *results;
+    struct batcher_memory *memory;
     uint64_t key; // of the random numbers
     const struct rollout_request *requests;
     int num_requests;
@@ -59,12 +74,12 @@ struct batcher {
     // Memory of a call.
     int *tokens, *rows_asked;
     struct policy_chunk *chunks;
-    float *logits, *carried; // [batch,V], [V]
-    struct sample_row *draws;
-    int *drawn;
-    float *logprob, *entropy;
-    bool *truncated;
+    struct sample_row *draws; // [batch]
+    struct batcher_drawn drawn, drawn_on_device;
+    float *logits, *carried; // [batch,V], [V], on the device
 };
+
+void batcher_memory_free(struct batcher_memory *m);
 
 // Pages of that many tokens; the most pages that one sample of a request needs at once with the
 // request alone in the cache; and those of all its samples together.

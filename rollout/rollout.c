@@ -12,7 +12,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { BATCH_DEFAULT = 512, PREFILL_DEFAULT = 4096 };
 
@@ -22,6 +21,7 @@ struct rollout_engine {
     struct kv_cache *cache; // NULL until the first run when its size follows the requests
     struct pages pages;
     struct arena results, work; // of the last run; of the current run
+    struct batcher_memory memory;
     struct rollout_stats stats;
 };
 
@@ -29,7 +29,7 @@ static int open_cache(struct rollout_engine *e, int num_pages)
 {
     kv_cache_free(&e->cache);
     pages_close(&e->pages);
-    const int rc = kv_cache_open(&e->cache, &e->policy->arch, num_pages);
+    const int rc = kv_cache_open(&e->cache, e->policy->dev, &e->policy->arch, num_pages);
     if (rc == 0)
         pages_open(&e->pages, num_pages);
     return rc;
@@ -65,6 +65,7 @@ void rollout_free(struct rollout_engine **e)
     pages_close(&(*e)->pages);
     arena_free(&(*e)->results);
     arena_free(&(*e)->work);
+    batcher_memory_free(&(*e)->memory);
     free(*e);
     *e = NULL;
 }
@@ -117,12 +118,19 @@ static size_t page_bytes(const struct arch *a)
     return arch_cache_floats(a) * KV_PAGE * sizeof(float);
 }
 
-// Half of the machine's memory; only the pages that a run touches become resident.
-static int64_t pages_in_memory(const struct arch *a)
+// Half of the device's memory; on a CPU only the pages that a run touches become resident.
+static int pages_in_memory(int64_t *out, const struct policy *p)
 {
-    const int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    const int64_t pages = bytes / 2 / (int64_t)page_bytes(a);
-    return pages < INT_MAX ? pages : INT_MAX;
+    *out = INT_MAX;
+    if (!p->dev->memory->available)
+        return 0;
+    size_t bytes;
+    const int rc = p->dev->memory->available(p->dev, &bytes);
+    if (rc != 0)
+        return rc;
+    const size_t pages = bytes / 2 / page_bytes(&p->arch);
+    *out = pages < INT_MAX ? (int64_t)pages : INT_MAX;
+    return 0;
 }
 
 // Pages that let `batch` samples of the longest request run at once, or all samples if that is
@@ -143,7 +151,14 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
 {
     const struct arch *a = &e->policy->arch;
     const bool fixed = e->options.cache_tokens > 0;
-    const int64_t limit = fixed ? e->cache->num_pages : pages_in_memory(a);
+    int64_t limit;
+    int rc = 0;
+    if (fixed)
+        limit = e->cache->num_pages;
+    else
+        rc = pages_in_memory(&limit, e->policy);
+    if (rc != 0)
+        return rc;
     for (int r = 0; r < num_requests; r++) {
         const int need = batcher_pages_one(&q[r]);
         if (need > limit)
@@ -221,6 +236,7 @@ int rollout_run(const struct rollout_sample **out, int *count, struct rollout_en
         .pages = &e->pages,
         .work = &e->work,
         .results = &e->results,
+        .memory = &e->memory,
         .key = philox_mix(e->options.seed, step),
         .requests = requests,
         .num_requests = num_requests,

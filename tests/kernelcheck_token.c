@@ -105,6 +105,33 @@ static const struct token_shape embed_shapes[] = {
 static const struct token_shape embed_cpu[] = {{16384, 512}};
 static const struct token_shape embed_gpu[] = {{16384, 2048}, {16384, 2048, .out16 = true}};
 
+// ---- rows of a cache
+
+// Of every two rows of the pages one is written, from the last pair to the first.
+static void build_kv_store(struct call *c, const void *shape, const struct rows *rows)
+{
+    const struct token_shape *s = shape;
+    struct kv_store_args *a = call_args(c, sizeof *a);
+    const int n = rows->n, num_places = 2 * n + 3;
+    call_text(c, "T %d D %d", n, s->C);
+    *a = (struct kv_store_args){.T = n, .D = s->C};
+    c->special = s->special;
+    call_in(c, &a->rows, "rows", dense(n, s->C), rows->id, 1.0);
+    c->special = 0;
+    struct array *place =
+        call_data(c, &a->place, "place", ELEMENT_BYTES, sizeof(size_t), (size_t)n);
+    int *id = arena_push(&c->memory, (size_t)num_places * sizeof *id);
+    for (int i = 0; i < num_places; i++)
+        id[i] = -1;
+    for (int t = 0; t < n; t++) {
+        const int at = 2 * (n - 1 - t) + (int)call_random(c, "place", t, 2);
+        ((size_t *)place->before)[t] = (size_t)at;
+        id[at] = rows->id[t];
+    }
+    call_inout(c, &a->pages, "pages", dense(num_places, s->C), id)->exact = true;
+    c->bytes = 8.0 * n * s->C;
+}
+
 // ---- RMSNorm
 
 static void build_rmsnorm(struct call *c, const void *shape, const struct rows *rows)
@@ -438,6 +465,7 @@ static const struct token_shape add_gpu[] = {{0, 1 << 26}};
 
 SLOT_CALL(embed, embed_args)
 SLOT_CALL(embed_grad, embed_grad_args)
+SLOT_CALL(kv_store, kv_store_args)
 SLOT_CALL(rmsnorm, rmsnorm_args)
 SLOT_CALL(rmsnorm_grad, rmsnorm_grad_args)
 SLOT_CALL(rope, rope_args)
@@ -460,6 +488,13 @@ static const struct slot list[] = {
      SLOT_SHAPES(embed_shapes, embed_cpu, embed_gpu),
      .tolerance = 8,
      .reason = "at most a few tens of additions to one element"},
+    {.name = "kv_store",
+     .build = build_kv_store,
+     .run = run_kv_store,
+     .rows = token_rows,
+     SLOT_SHAPES(embed_shapes, embed_cpu, embed_gpu),
+     .tolerance = 0,
+     .reason = "a copy"},
     {.name = "rmsnorm",
      .build = build_rmsnorm,
      .run = run_rmsnorm,

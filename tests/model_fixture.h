@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of the model share: a golden model opened on a device of a given instruction set
-// and number of threads, its four sequences as one packed batch, and comparisons.
+// What the tests of the model share: a golden model opened on one of the devices of tests/devices.h
+// with a number of threads, its four sequences as one packed batch, and comparisons.
 #ifndef TESTS_MODEL_FIXTURE_H
 #define TESTS_MODEL_FIXTURE_H
 
@@ -19,6 +19,7 @@
 #include "policy/pack.h"
 #include "policy/policy.h"
 #include "policy/safetensors.h"
+#include "tests/devices.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -74,13 +75,14 @@ static inline const int *golden_ints(const struct fixture *f, const char *name)
     return t->data;
 }
 
-static inline struct fixture fixture_open(const char *name, enum device_isa isa, int threads)
+// device: of tests/devices.h.
+static inline struct fixture fixture_open(const char *name, int device, int threads)
 {
     struct fixture f = {.name = name};
     char *dir = golden_path(name, "."), *tensors = golden_path(name, "golden.safetensors");
     char *meta = golden_path(name, "golden.json");
     assert_ok(team_open(&f.team, threads));
-    assert_ok(device_open(&f.dev, f.team, isa));
+    assert_ok(test_device_open(&f.dev, f.team, device));
     assert_ok(policy_open(&f.p, f.dev, dir, false));
     assert_ok(safetensors_open(&f.golden, tensors, ERR_DATA));
     assert_ok(json_parse_file(&f.meta, meta, 0, ERR_DATA));
@@ -111,7 +113,7 @@ static inline void fixture_close(struct fixture *f)
     json_free(&f->meta);
     safetensors_free(&f->golden);
     policy_free(&f->p);
-    device_free(&f->dev);
+    test_device_close(&f->dev);
     team_close(&f->team);
 }
 
@@ -149,6 +151,19 @@ static inline void assert_gradient(const char *what, const float *a, const float
     }
     if (!(sqrt(difference) <= 1e-3 * sqrt(norm))) {
         fail_msg("%s is off by %.3g of a norm of %.3g", what, sqrt(difference), sqrt(norm));
+    }
+}
+
+// Runs a test on every golden model and device, two threads.
+static inline void on_every_model(void (*test)(struct fixture *f))
+{
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
+    for (int d = 0; d < n; d++) {
+        for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
+            struct fixture f = fixture_open(golden_models[i], devices[d], 2);
+            test(&f);
+            fixture_close(&f);
+        }
     }
 }
 

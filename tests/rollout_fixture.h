@@ -8,9 +8,9 @@
 #include "base/mem.h"
 #include "base/philox.h"
 #include "base/team.h"
-#include "kernels/device.h"
 #include "policy/policy.h"
 #include "rollout/rollout.h"
+#include "tests/devices.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -80,12 +80,13 @@ struct model {
     struct policy *policy;
 };
 
-static inline struct model open_model(enum arch_kind kind, enum device_isa isa, int threads)
+// device: of tests/devices.h.
+static inline struct model open_model(enum arch_kind kind, int device, int threads)
 {
     struct model m = {0};
     const struct arch a = tiny_arch(kind);
     assert_int_equal(team_open(&m.team, threads), 0);
-    assert_int_equal(device_open(&m.dev, m.team, isa), 0);
+    assert_int_equal(test_device_open(&m.dev, m.team, device), 0);
     assert_int_equal(policy_create(&m.policy, m.dev, &a, 7), 0);
     return m;
 }
@@ -93,7 +94,7 @@ static inline struct model open_model(enum arch_kind kind, enum device_isa isa, 
 static inline void close_model(struct model *m)
 {
     policy_free(&m->policy);
-    device_free(&m->dev);
+    test_device_close(&m->dev);
     team_close(&m->team);
 }
 

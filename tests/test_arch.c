@@ -141,14 +141,22 @@ static void rows_of_the_table_do_not_depend_on_its_size(void **state)
     (void)state;
     struct arch a = read_file("deepseek_v2_tiny", "config.json");
     struct rope_table small = {0}, large = {0};
-    rope_table_grow(&small, &a, 10);
-    rope_table_grow(&large, &a, 3000);
+    struct device *dev = NULL;
+    assert_ok(test_device_open(&dev, NULL, DEVICE_FENCED));
+    assert_ok(rope_table_grow(&small, dev, &a, 10));
+    assert_ok(rope_table_grow(&large, dev, &a, 3000));
     size_t n = (size_t)small.positions * (size_t)(a.Dr / 2);
     assert_true(large.positions >= 3000 && small.positions < 3000);
-    assert_same_bits("cos", small.cos, large.cos, n);
-    assert_same_bits("sin", small.sin, large.sin, n);
+    for (int i = 0; i < 2; i++) {
+        float *few = device_floats(dev, i ? small.sin : small.cos, n);
+        float *many = device_floats(dev, i ? large.sin : large.cos, n);
+        assert_same_bits(i ? "sin" : "cos", few, many, n);
+        free(few);
+        free(many);
+    }
     rope_table_free(&small);
     rope_table_free(&large);
+    test_device_close(&dev);
 }
 
 #define V3  "{\"model_type\":\"deepseek_v3\"," LITE_SIZES ","

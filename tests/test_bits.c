@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A token's log-probability depends on the weights and the tokens before it alone: the same bits
-// whatever batch, chunk, page or number of threads computed it, on each instruction set; and
-// gradients do not depend on the number of threads.
+// whatever batch, chunk, page or number of threads computed it, on each device; and gradients do
+// not depend on the number of threads.
 #include "tests/model_fixture.h"
 
 #include "base/philox.h"
+#include "kernels/block.h"
 
 // A crowd of sequences, with lengths on both sides of the block and page size, over the vocabulary
 // of the fixture.
@@ -56,12 +57,13 @@ static void crowd_close(struct crowd *c)
     free(c->tokens);
 }
 
-// Runs a test on every model and instruction set.
+// Runs a test on every model and device.
 static void on_every_crowd(void (*test)(struct fixture *f, const struct crowd *c))
 {
-    for (int isa = DEVICE_REFERENCE; isa <= (int)device_best_isa(); isa++) {
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
+    for (int d = 0; d < n; d++) {
         for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-            struct fixture f = fixture_open(golden_models[i], (enum device_isa)isa, 2);
+            struct fixture f = fixture_open(golden_models[i], devices[d], 2);
             struct crowd c = crowd_open(&f);
             test(&f, &c);
             crowd_close(&c);
@@ -99,6 +101,18 @@ static void a_sequence_alone_is_a_sequence_packed_with_31_others(void **state)
     on_every_crowd(check_packed);
 }
 
+// policy_decode, with the logits on the host.
+static void decode(struct fixture *f, struct kv_cache *cache, int T, const int *tokens,
+                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
+                   float *logits)
+{
+    size_t bytes = (size_t)num_rows * f->p->arch.V * sizeof *logits;
+    float *there = device_new(f->dev, NULL, bytes);
+    assert_ok(policy_decode(f->p, cache, T, tokens, num_chunks, chunks, num_rows, rows, there));
+    device_get(f->dev, logits, there, bytes);
+    device_release(f->dev, there);
+}
+
 // All sequences through one cache, at most `step` tokens of each in a call; logits of every token.
 static void check_cached(struct fixture *f, const struct crowd *c, int step, int num_seqs)
 {
@@ -108,7 +122,7 @@ static void check_cached(struct fixture *f, const struct crowd *c, int step, int
     int *rows = mem_alloc((size_t)num_seqs * step * sizeof *rows);
     float *logits = mem_floats((size_t)num_seqs * step * V);
     struct kv_cache *cache = NULL;
-    assert_ok(kv_cache_open(&cache, &f->p->arch, CROWD * PAGES));
+    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, CROWD * PAGES));
     for (int i = 0; i < num_seqs; i++) {
         for (int j = 0; j < PAGES; j++) {
             pages[i][j] = (j * CROWD + i * 7) % (CROWD * PAGES); // scattered
@@ -129,7 +143,7 @@ static void check_cached(struct fixture *f, const struct crowd *c, int step, int
         for (int t = 0; t < T; t++) {
             rows[t] = t;
         }
-        assert_ok(policy_decode(f->p, cache, T, tokens, num_chunks, chunks, T, rows, logits));
+        decode(f, cache, T, tokens, num_chunks, chunks, T, rows, logits);
         for (int n = 0; n < num_chunks; n++) {
             int i = of[n];
             assert_same_bits("cached logits", logits + (size_t)chunks[n].start * V,
@@ -178,18 +192,18 @@ static void check_shared(struct fixture *f, const struct crowd *c)
     const int *sequence = c->tokens + c->start[0];
     float *logits = mem_floats((size_t)PROMPT * V);
     struct kv_cache *cache = NULL;
-    assert_ok(kv_cache_open(&cache, &f->p->arch, 5));
+    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, 5));
     struct policy_chunk prompt = {.len = PROMPT, .pages = pages[0]};
     int last = PROMPT - 1;
-    assert_ok(policy_decode(f->p, cache, PROMPT, sequence, 1, &prompt, 1, &last, logits));
+    decode(f, cache, PROMPT, sequence, 1, &prompt, 1, &last, logits);
     assert_same_bits("prompt's logits", logits, c->alone[0] + (size_t)last * V, (size_t)V);
-    kv_cache_copy_page(cache, pages[1][1], pages[0][1], PROMPT - KV_PAGE);
+    assert_ok(kv_cache_copy_page(cache, pages[1][1], pages[0][1], PROMPT - KV_PAGE));
     for (int i = 0; i < 2 * MORE; i++) {
         tokens[i] = sequence[PROMPT + i % MORE];
         rows[i] = i;
     }
     struct policy_chunk both[] = {{0, MORE, PROMPT, pages[0]}, {MORE, MORE, PROMPT, pages[1]}};
-    assert_ok(policy_decode(f->p, cache, 2 * MORE, tokens, 2, both, 2 * MORE, rows, logits));
+    decode(f, cache, 2 * MORE, tokens, 2, both, 2 * MORE, rows, logits);
     for (int i = 0; i < 2; i++) {
         assert_same_bits("sibling's logits", logits + (size_t)i * MORE * V,
                          c->alone[0] + (size_t)PROMPT * V, (size_t)MORE * V);
@@ -204,10 +218,34 @@ static void siblings_over_shared_prompt_pages_have_the_bits_of_one_sequence(void
     on_every_crowd(check_shared);
 }
 
+// Tokens for rows of logits, all of host memory, and their statistics.
+static void sample(struct fixture *f, const float *logits, const struct sample_row *rows, int n,
+                   int *token, float *logprob, float *entropy)
+{
+    size_t B = (size_t)n, V = (size_t)f->p->arch.V;
+    float *there = device_new(f->dev, logits, B * V * sizeof *logits);
+    struct sample_row *rows_there = device_new(f->dev, rows, B * sizeof *rows);
+    int *out = device_new(f->dev, NULL, 3 * B * sizeof *out);
+    float *stats = (float *)(out + B);
+    assert_ok(f->dev->k->sample(f->dev, &(struct sample_args){.logits = there,
+                                                              .rows = rows_there,
+                                                              .token = out,
+                                                              .logprob = stats,
+                                                              .entropy = stats + B,
+                                                              .B = n,
+                                                              .V = f->p->arch.V}));
+    device_get(f->dev, token, out, B * sizeof *token);
+    device_get(f->dev, logprob, stats, B * sizeof *logprob);
+    device_get(f->dev, entropy, stats + B, B * sizeof *entropy);
+    device_release(f->dev, there);
+    device_release(f->dev, rows_there);
+    device_release(f->dev, out);
+}
+
 // What a sampler computes from the logits of a decode is what the trainer's fused product computes.
 static void check_sampled(struct fixture *f, const struct crowd *c)
 {
-    int len = c->len[0], V = f->p->arch.V;
+    int len = c->len[0];
     struct pack pack = {0};
     struct sample_row *rows = mem_array0((size_t)len, sizeof *rows);
     int *token = mem_array0((size_t)len, sizeof *token);
@@ -216,8 +254,7 @@ static void check_sampled(struct fixture *f, const struct crowd *c)
     for (int t = 0; t < len; t++) {
         rows[t] = (struct sample_row){.temperature = 0.25f * (float)(t % 5), .top_p = 1, .u = 0.37};
     }
-    struct sample_args args = {c->alone[0], rows, token, logprob, entropy, NULL, len, V};
-    assert_ok(f->dev->k->sample(f->dev, &args));
+    sample(f, c->alone[0], rows, len, token, logprob, entropy);
     pack_sequence(&pack, c->tokens, len, NULL, 0);
     for (int t = 0; t < len; t++) {
         pack_target(&pack, t, token[t], rows[t].temperature);
@@ -246,13 +283,13 @@ struct outcome { // of a forward and a backward pass
     float *logprob, *entropy, *grad;
 };
 
-static struct outcome forward_backward(const char *model, enum device_isa isa, int threads,
+static struct outcome forward_backward(const char *model, int device, int threads,
                                        size_t *num_grads, size_t *num_targets)
 {
-    struct fixture f = fixture_open(model, isa, threads);
+    struct fixture f = fixture_open(model, device, threads);
     struct policy_batch b = pack_batch(&f.next);
     size_t n = (size_t)b.num_targets;
-    struct outcome o = {mem_floats(n), mem_floats(n), mem_floats(f.p->params.size)};
+    struct outcome o = {mem_floats(n), mem_floats(n), NULL};
     float *dlogprob = mem_floats(n), *dentropy = mem_floats(n);
     for (size_t i = 0; i < n; i++) {
         dlogprob[i] = (float)((int)i % 7 - 3) / (float)n;
@@ -261,7 +298,7 @@ static struct outcome forward_backward(const char *model, enum device_isa isa, i
     assert_ok(policy_train_begin(f.p));
     assert_ok(policy_forward(f.p, &b, true, o.logprob, o.entropy));
     assert_ok(policy_backward(f.p, &b, dlogprob, dentropy));
-    memcpy(o.grad, f.p->grad, f.p->params.size * sizeof(float));
+    o.grad = device_floats(f.dev, f.p->grad, f.p->params.size);
     *num_grads = f.p->params.size;
     *num_targets = n;
     free(dlogprob);
@@ -280,14 +317,15 @@ static void outcome_free(struct outcome *o)
 static void results_and_gradients_do_not_depend_on_threads(void **state)
 {
     (void)state;
-    for (int isa = DEVICE_REFERENCE; isa <= (int)device_best_isa(); isa++) {
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
+    for (int d = 0; d < n; d++) {
         for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
             size_t grads, targets;
-            enum device_isa chosen = (enum device_isa)isa;
-            struct outcome one = forward_backward(golden_models[i], chosen, 1, &grads, &targets);
+            const char *model = golden_models[i];
+            struct outcome one = forward_backward(model, devices[d], 1, &grads, &targets);
             for (int threads = 2; threads <= 3; threads++) {
                 struct outcome many =
-                    forward_backward(golden_models[i], chosen, threads, &grads, &targets);
+                    forward_backward(model, devices[d], threads, &grads, &targets);
                 assert_same_bits("log-probability", many.logprob, one.logprob, targets);
                 assert_same_bits("entropy", many.entropy, one.entropy, targets);
                 assert_same_bits("gradient", many.grad, one.grad, grads);

@@ -13,15 +13,18 @@ static struct policy *small_model(struct device *dev, struct arch arch)
 {
     struct policy *p = NULL;
     assert_ok(policy_create(&p, dev, &arch, 5));
+    float *weights = device_floats(dev, p->params.data, p->params.size);
     for (int i = 0; i < p->params.num_tensors; i++) {
         const struct param_tensor *t = &p->params.tensors[i];
         struct philox_stream r = philox_stream(9, (uint64_t)i);
         for (size_t j = 0; j < t->size; j++) {
             double z = philox_next_normal(&r);
             double value = t->rank == 2 ? z * 0.9 / sqrt(t->shape[1]) : 1 + 0.1 * z;
-            p->params.data[t->offset + j] = (float)value;
+            weights[t->offset + j] = (float)value;
         }
     }
+    device_put(dev, p->params.data, weights, p->params.size * sizeof *weights);
+    free(weights);
     assert_ok(policy_weights_changed(p));
     assert_ok(policy_train_begin(p));
     return p;
@@ -101,11 +104,33 @@ static double loss(struct policy *p, const struct problem *q, bool backward)
         sum += weight(i) * (double)a[i] + (q->values ? 0 : weight(i + 3) * (double)b[i]);
     }
     if (backward) {
-        policy_grad_zero(p);
+        assert_ok(policy_grad_zero(p));
         assert_ok(q->values ? policy_backward_values(p, &q->batch, da)
                             : policy_backward(p, &q->batch, da, db));
     }
     return sum;
+}
+
+// The slope of the loss along a step of unit length in a tensor.
+static double slope_along(struct policy *p, const struct problem *q, const struct param_tensor *t,
+                          const float *grad, double norm)
+{
+    float *x = p->params.data + t->offset, *moved = mem_floats(t->size);
+    float *saved = device_floats(p->dev, x, t->size);
+    double both[2];
+    for (int side = 0; side < 2; side++) {
+        for (size_t j = 0; j < t->size; j++) {
+            double step = (side ? 2e-3 : -2e-3) * (double)grad[j] / norm;
+            moved[j] = (float)((double)saved[j] + step);
+        }
+        device_put(p->dev, x, moved, t->size * sizeof *x);
+        assert_ok(policy_weights_changed(p));
+        both[side] = loss(p, q, false);
+    }
+    device_put(p->dev, x, saved, t->size * sizeof *x);
+    free(saved);
+    free(moved);
+    return (both[1] - both[0]) / 4e-3;
 }
 
 // Along the gradient of each tensor the loss rises by its norm. A wrong gradient of whatever kind
@@ -113,32 +138,18 @@ static double loss(struct policy *p, const struct problem *q, bool backward)
 static void check_directions(struct policy *p, const struct problem *q)
 {
     loss(p, q, true);
-    float *grad = mem_floats(p->params.size);
-    memcpy(grad, p->grad, p->params.size * sizeof *grad);
+    float *grad = device_floats(p->dev, p->grad, p->params.size);
     int checked = 0;
     for (int i = 0; i < p->params.num_tensors; i++) {
         const struct param_tensor *t = &p->params.tensors[i];
-        float *x = p->params.data + t->offset;
-        float *saved = mem_floats(t->size);
-        double norm = 0, both[2];
+        double norm = 0;
         for (size_t j = 0; j < t->size; j++) {
-            saved[j] = x[j];
             norm += pow((double)grad[t->offset + j], 2);
         }
         norm = sqrt(norm);
-        for (int side = 0; side < 2 && norm > 0; side++) {
-            for (size_t j = 0; j < t->size; j++) {
-                double step = (side ? 2e-3 : -2e-3) * (double)grad[t->offset + j] / norm;
-                x[j] = (float)((double)saved[j] + step);
-            }
-            assert_ok(policy_weights_changed(p));
-            both[side] = loss(p, q, false);
-        }
-        memcpy(x, saved, t->size * sizeof *x);
-        free(saved);
         if (norm > 0) { // float32 losses of about 100 carry 1e-5: 3e-3 of the slope, and steps are
                         // not infinitesimal
-            double slope = (both[1] - both[0]) / 4e-3;
+            double slope = slope_along(p, q, t, grad + t->offset, norm);
             if (!(fabs(slope - norm) <= 0.01 + 0.02 * norm)) {
                 fail_msg("%s: gradient %.6g, finite difference %.6g", t->name, norm, slope);
             }
@@ -154,14 +165,17 @@ static void check_directions(struct policy *p, const struct problem *q)
 
 static void check_arch(struct arch arch, bool values)
 {
-    struct device *dev = NULL;
-    assert_ok(device_open(&dev, NULL, DEVICE_BEST));
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
     struct problem q = problem_open(values);
-    struct policy *p = small_model(dev, arch);
-    check_directions(p, &q);
-    policy_free(&p);
+    for (int d = 0; d < n; d++) {
+        struct device *dev = NULL;
+        assert_ok(test_device_open(&dev, NULL, devices[d]));
+        struct policy *p = small_model(dev, arch);
+        check_directions(p, &q);
+        policy_free(&p);
+        test_device_close(&dev);
+    }
     pack_free(&q.pack);
-    device_free(&dev);
 }
 
 static void log_probability_and_entropy(void **state)
@@ -207,11 +221,8 @@ static void tied_head(void **state)
 }
 
 // The gradient of a tied matrix is the sum of what its two uses would have alone.
-static void tied_gradient_is_the_sum_of_both_uses(void **state)
+static void check_tied_gradient(struct device *dev)
 {
-    (void)state;
-    struct device *dev = NULL;
-    assert_ok(device_open(&dev, NULL, DEVICE_BEST));
     struct problem q = problem_open(false);
     struct arch arch = small_arch();
     struct policy *untied = small_model(dev, arch);
@@ -222,23 +233,38 @@ static void tied_gradient_is_the_sum_of_both_uses(void **state)
         bool head = !strcmp(to->name, "lm_head.weight");
         const struct param *from =
             params_find(&tied->params, "%s", head ? "model.embed_tokens.weight" : to->name);
-        memcpy(untied->params.data + to->offset, tied->params.data + from->offset,
-               to->size * sizeof(float));
+        assert_ok(dev->memory->copy(dev, untied->params.data + to->offset,
+                                    tied->params.data + from->offset, to->size * sizeof(float)));
     }
     assert_ok(policy_weights_changed(untied));
     assert_true(loss(untied, &q, true) == loss(tied, &q, true));
     const struct param *embed = params_find(&untied->params, "model.embed_tokens.weight");
-    float *sum = mem_floats(embed->size);
+    const struct param *head = params_find(&untied->params, "lm_head.weight");
+    float *both = device_floats(dev, tied->grad + embed->offset, embed->size);
+    float *sum = device_floats(dev, untied->grad + embed->offset, embed->size);
+    float *of_head = device_floats(dev, untied->grad + head->offset, head->size);
     for (size_t i = 0; i < embed->size; i++) {
-        sum[i] = untied->grad[embed->offset + i] +
-                 untied->grad[params_find(&untied->params, "lm_head.weight")->offset + i];
+        sum[i] += of_head[i];
     }
-    assert_gradient("tied gradient", tied->grad + embed->offset, sum, embed->size);
+    assert_gradient("tied gradient", both, sum, embed->size);
+    free(both);
     free(sum);
+    free(of_head);
     policy_free(&tied);
     policy_free(&untied);
     pack_free(&q.pack);
-    device_free(&dev);
+}
+
+static void tied_gradient_is_the_sum_of_both_uses(void **state)
+{
+    (void)state;
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
+    for (int d = 0; d < n; d++) {
+        struct device *dev = NULL;
+        assert_ok(test_device_open(&dev, NULL, devices[d]));
+        check_tied_gradient(dev);
+        test_device_close(&dev);
+    }
 }
 
 int main(void)

@@ -1,21 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model against numbers of transformers (tests/golden/models), on every instruction set of this
-// machine.
+// The model against numbers of transformers (tests/golden/models), on every device of this machine.
 #include "tests/model_fixture.h"
 
+#include "kernels/block.h"
 #include "policy/activations.h"
-
-// Runs a test on every model and instruction set, two threads.
-static void on_every_model(void (*test)(struct fixture *f))
-{
-    for (int isa = DEVICE_REFERENCE; isa <= (int)device_best_isa(); isa++) {
-        for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-            struct fixture f = fixture_open(golden_models[i], (enum device_isa)isa, 2);
-            test(&f);
-            fixture_close(&f);
-        }
-    }
-}
 
 static void check_logits(struct fixture *f)
 {
@@ -41,10 +29,12 @@ static void check_hidden(struct fixture *f)
     float *logprob = mem_floats((size_t)b.num_targets);
     assert_ok(policy_train_begin(f->p));
     assert_ok(policy_forward(f->p, &b, true, logprob, NULL));
-    for (int l = 0; l < f->p->arch.L; l++) {
-        assert_close("hidden state", f->p->acts->layer[l].x, golden + (size_t)l * n, n, 1e-4);
+    for (int l = 0; l <= f->p->arch.L; l++) {
+        const struct policy_activations *acts = f->p->acts;
+        float *x = device_floats(f->dev, l < f->p->arch.L ? acts->layer[l].x : acts->n, n);
+        assert_close("hidden state", x, golden + (size_t)l * n, n, 1e-4);
+        free(x);
     }
-    assert_close("last hidden state", f->p->acts->n, golden + (size_t)f->p->arch.L * n, n, 1e-4);
     free(logprob);
 }
 
@@ -95,8 +85,12 @@ static void check_routing(struct fixture *f)
         size_t n = (size_t)f->T * a->K;
         snprintf(experts, sizeof experts, "route.%d.experts", l);
         snprintf(weights, sizeof weights, "route.%d.weights", l);
-        assert_memory_equal(acts->experts, golden_ints(f, experts), n * sizeof(int));
-        assert_close(weights, acts->weights, golden_floats(f, weights), n, 1e-4);
+        int *chosen = device_ints(f->dev, acts->experts, n);
+        float *gates = device_floats(f->dev, acts->weights, n);
+        assert_memory_equal(chosen, golden_ints(f, experts), n * sizeof(int));
+        assert_close(weights, gates, golden_floats(f, weights), n, 1e-4);
+        free(chosen);
+        free(gates);
         int64_t routed = 0;
         for (int e = 0; e < a->E; e++) {
             routed += f->p->expert_load[(size_t)l * a->E + e];
@@ -131,17 +125,19 @@ static void check_gradients(struct fixture *f)
 {
     struct policy_batch b = pack_batch(&f->next);
     backward_of_loss(f->p, &b);
+    float *grad = device_floats(f->dev, f->p->grad, f->p->params.size);
     int compared = 0;
     for (int i = 0; i < f->p->params.num_tensors; i++) {
         const struct param_tensor *t = &f->p->params.tensors[i];
         char name[128];
         snprintf(name, sizeof name, "grad/%s", t->name);
         if (t->trained) {
-            assert_gradient(name, f->p->grad + t->offset, golden_floats(f, name), t->size);
+            assert_gradient(name, grad + t->offset, golden_floats(f, name), t->size);
             compared++;
         }
     }
     assert_true(compared > 50);
+    free(grad);
 }
 
 static void every_gradient_matches_transformers(void **state)
@@ -170,16 +166,18 @@ static void continue_greedily(struct fixture *f, const struct json *expected, in
         tokens[n++] = (int)id;
     }
     struct kv_cache *cache = NULL;
-    float *logits = mem_floats((size_t)V);
-    assert_ok(kv_cache_open(&cache, &f->p->arch, 2));
+    float *logits = device_new(f->dev, NULL, (size_t)V * sizeof *logits);
+    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, 2));
     for (int pos = 0, len = prompt; pos < n - 1; pos += len, len = 1) {
         struct policy_chunk chunk = {.len = len, .pos = pos, .pages = pages};
         int last = len - 1;
         assert_ok(policy_decode(f->p, cache, len, tokens + pos, 1, &chunk, 1, &last, logits));
-        assert_int_equal(greedy_token(logits, V), tokens[pos + len]);
+        float *host = device_floats(f->dev, logits, (size_t)V);
+        assert_int_equal(greedy_token(host, V), tokens[pos + len]);
+        free(host);
     }
     kv_cache_free(&cache);
-    free(logits);
+    device_release(f->dev, logits);
 }
 
 static void check_greedy(struct fixture *f)

@@ -29,7 +29,7 @@ static struct copy copy_open(const char *model)
         free(from);
         free(to);
     }
-    assert_ok(device_open(&c.dev, NULL, DEVICE_BEST));
+    assert_ok(test_device_open(&c.dev, NULL, DEVICE_FENCED));
     return c;
 }
 
@@ -37,7 +37,7 @@ static void copy_close(struct copy *c)
 {
     assert_ok(dir_remove_all(c->dir));
     free(c->dir);
-    device_free(&c->dev);
+    test_device_close(&c->dev);
 }
 
 // Opening fails with ERR_MODEL and a message that holds the text.
@@ -63,7 +63,7 @@ static struct safetensors *open_tensors(const char *dir)
 static void write_tensors(const char *dir, const char *file, const struct tensor *t, int count)
 {
     char *path = path_join(dir, file);
-    assert_ok(safetensors_write(path, t, count, NULL, 0));
+    assert_ok(safetensors_write(path, NULL, t, count, NULL, 0));
     free(path);
 }
 
@@ -74,11 +74,21 @@ static void write_text(const char *dir, const char *file, const char *text)
     free(path);
 }
 
+static void assert_same_weights(const struct policy *a, const struct policy *b)
+{
+    assert_int_equal(a->params.size, b->params.size);
+    float *x = device_floats(a->dev, a->params.data, a->params.size);
+    float *y = device_floats(b->dev, b->params.data, b->params.size);
+    assert_same_bits("weight", x, y, a->params.size);
+    free(x);
+    free(y);
+}
+
 static void every_byte_of_the_weights_survives_load_and_save(void **state)
 {
     (void)state;
     for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-        struct fixture f = fixture_open(golden_models[i], DEVICE_BEST, 1);
+        struct fixture f = fixture_open(golden_models[i], DEVICE_FENCED, 1);
         struct strbuf before = {0}, after = {0};
         char *dir = temporary_dir(), *saved = path_join(dir, "model.safetensors");
         char *original = golden_path(golden_models[i], "model.safetensors");
@@ -89,7 +99,7 @@ static void every_byte_of_the_weights_survives_load_and_save(void **state)
         assert_memory_equal(after.data, before.data, before.len); // header and order as well
         struct policy *again = NULL;
         assert_ok(policy_open(&again, f.dev, dir, false));
-        assert_same_bits("weight", again->params.data, f.p->params.data, f.p->params.size);
+        assert_same_weights(again, f.p);
         policy_free(&again);
         assert_ok(dir_remove_all(dir));
         strbuf_free(&before);
@@ -104,24 +114,27 @@ static void every_byte_of_the_weights_survives_load_and_save(void **state)
 static void a_value_head_is_added_as_zero_and_kept(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[0], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[0], DEVICE_FENCED, 1);
     struct policy *prm = NULL, *again = NULL;
     char *dir = temporary_dir();
     assert_ok(policy_clone(&prm, f.p, true));
     const struct param *w = params_find(&prm->params, "score.weight");
     assert_int_equal(w->size, prm->arch.C);
+    float *head = device_floats(prm->dev, prm->params.data + w->offset, w->size);
     for (size_t i = 0; i < w->size; i++) {
-        assert_true(prm->params.data[w->offset + i] == 0);
-        prm->params.data[w->offset + i] = 0.5f;
+        assert_true(head[i] == 0);
+        head[i] = 0.5f;
     }
+    device_put(prm->dev, prm->params.data + w->offset, head, w->size * sizeof *head);
+    free(head);
     assert_ok(policy_weights_changed(prm));
     assert_ok(policy_save(prm, dir));
     assert_ok(policy_open(&again, f.dev, dir, false)); // found in the files
     assert_true(again->arch.value_head);
-    assert_same_bits("weight", again->params.data, prm->params.data, prm->params.size);
+    assert_same_weights(again, prm);
     policy_free(&again);
     assert_ok(policy_clone(&again, prm, false));
-    assert_same_bits("backbone", again->params.data, f.p->params.data, f.p->params.size);
+    assert_same_weights(again, f.p);
     policy_free(&again);
     policy_free(&prm);
     assert_ok(dir_remove_all(dir));
@@ -132,7 +145,7 @@ static void a_value_head_is_added_as_zero_and_kept(void **state)
 static void new_weights_depend_on_seed_name_and_index_alone(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[2], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[2], DEVICE_FENCED, 1);
     struct policy *a = NULL, *b = NULL, *other = NULL;
     struct arch deeper = f.p->arch;
     deeper.L += 2;
@@ -140,25 +153,31 @@ static void new_weights_depend_on_seed_name_and_index_alone(void **state)
     assert_ok(policy_create(&b, f.dev, &deeper, 7));
     assert_ok(policy_create(&other, f.dev, &f.p->arch, 8));
     double sum = 0, squares = 0;
+    float *of_a = device_floats(f.dev, a->params.data, a->params.size);
+    float *of_b = device_floats(f.dev, b->params.data, b->params.size);
+    float *of_other = device_floats(f.dev, other->params.data, other->params.size);
     for (int i = 0; i < a->params.count; i++) {
         const struct param *q = &a->params.list[i];
-        const float *x = a->params.data + q->offset;
+        const float *x = of_a + q->offset;
         const struct param *same = params_find(&b->params, "%s", q->name);
-        assert_same_bits(q->name, b->params.data + same->offset, x, q->size);
+        assert_same_bits(q->name, of_b + same->offset, x, q->size);
         if (q->rank == 1) {
             assert_true(x[0] == (strstr(q->name, "norm") ? 1.0f : 0.0f));
         } else {
-            assert_memory_not_equal(x, other->params.data + q->offset, q->size * sizeof *x);
+            assert_memory_not_equal(x, of_other + q->offset, q->size * sizeof *x);
         }
     }
     const struct param *embed = params_find(&a->params, "model.embed_tokens.weight");
     for (size_t i = 0; i < embed->size; i++) {
-        sum += (double)a->params.data[embed->offset + i];
-        squares += pow((double)a->params.data[embed->offset + i], 2);
+        sum += (double)of_a[embed->offset + i];
+        squares += pow((double)of_a[embed->offset + i], 2);
     }
     double n = (double)embed->size, sd = f.p->arch.init_range; // 7,680 draws: five standard errors
     assert_true(fabs(sum / n) < 5 * sd / sqrt(n));
     assert_true(fabs(sqrt(squares / n) / sd - 1) < 5 / sqrt(2 * n));
+    free(of_a);
+    free(of_b);
+    free(of_other);
     policy_free(&a);
     policy_free(&b);
     policy_free(&other);
@@ -190,12 +209,12 @@ static void write_shards(struct copy *c, const char *second_name, int moved)
 static void shards_hold_the_same_model(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[3], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[3], DEVICE_FENCED, 1);
     struct copy c = copy_open(golden_models[3]);
     struct policy *p = NULL;
     write_shards(&c, "model-00002-of-00002.safetensors", -1);
     assert_ok(policy_open(&p, c.dev, c.dir, false));
-    assert_same_bits("weight", p->params.data, f.p->params.data, f.p->params.size);
+    assert_same_weights(p, f.p);
     policy_free(&p);
     copy_close(&c);
     fixture_close(&f);
@@ -359,7 +378,7 @@ static void a_config_that_is_absent_or_of_another_model_is_refused(void **state)
 static void bad_tokens_and_positions_are_errors_of_the_data(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[0], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[0], DEVICE_FENCED, 1);
     struct pack pack = {0};
     float logprob;
     int tokens[] = {3, 160}, *longer = mem_alloc0(4097 * sizeof *longer);
@@ -384,10 +403,12 @@ static void bad_tokens_and_positions_are_errors_of_the_data(void **state)
 static void results_that_are_not_finite_are_numeric_errors(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[0], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[0], DEVICE_FENCED, 1);
     struct policy_batch b = pack_batch(&f.next);
     float *logprob = mem_floats((size_t)b.num_targets);
-    f.p->params.data[params_find(&f.p->params, "model.norm.weight")->offset] = NAN;
+    const float nan = NAN;
+    const struct param *norm = params_find(&f.p->params, "model.norm.weight");
+    device_put(f.dev, f.p->params.data + norm->offset, &nan, sizeof nan);
     assert_int_equal(policy_forward(f.p, &b, false, logprob, NULL), ERR_NUMERIC);
     free(logprob);
     fixture_close(&f);

@@ -25,7 +25,7 @@ static double nll(struct fixture *f, bool backward)
         dlogprob[i] = -1.0f / (float)n;
     }
     if (backward) {
-        policy_grad_zero(f->p);
+        assert_ok(policy_grad_zero(f->p));
         assert_ok(policy_backward(f->p, &b, dlogprob, NULL));
     }
     free(logprob);
@@ -42,48 +42,51 @@ static void assert_near(const char *what, double a, const struct json *expected)
     }
 }
 
+static void check_ten_steps(struct fixture *f)
+{
+    struct optimizer *o = NULL;
+    const struct json *adamw = json_get(json_root(f->meta), "adamw");
+    const struct json *loss = json_first(json_get(adamw, "losses"));
+    const struct json *norm = json_first(json_get(adamw, "grad_norms_before_clipping"));
+    assert_ok(policy_train_begin(f->p));
+    assert_ok(optimizer_open(&o, f->p, &torch_settings));
+    for (int step = 0; step < 10; step++, loss = json_next(loss), norm = json_next(norm)) {
+        double n, again;
+        assert_near("loss", nll(f, true), loss);
+        assert_ok(optimizer_grad_norm(&again, f->p));
+        assert_ok(optimizer_update(o, f->p, 3e-3, &n));
+        assert_near("norm", n, norm);
+        assert_true(n == again);
+    }
+    assert_int_equal(o->step, 10);
+    assert_near("last loss", nll(f, false), loss);
+    optimizer_free(&o);
+}
+
 static void ten_steps_have_the_losses_and_norms_of_torch(void **state)
 {
     (void)state;
-    for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-        struct fixture f = fixture_open(golden_models[i], DEVICE_BEST, 2);
-        struct optimizer *o = NULL;
-        const struct json *adamw = json_get(json_root(f.meta), "adamw");
-        const struct json *loss = json_first(json_get(adamw, "losses"));
-        const struct json *norm = json_first(json_get(adamw, "grad_norms_before_clipping"));
-        assert_ok(policy_train_begin(f.p));
-        assert_ok(optimizer_open(&o, f.p, &torch_settings));
-        for (int step = 0; step < 10; step++, loss = json_next(loss), norm = json_next(norm)) {
-            double n, again;
-            assert_near("loss", nll(&f, true), loss);
-            assert_ok(optimizer_grad_norm(&again, f.p));
-            assert_ok(optimizer_update(o, f.p, 3e-3, &n));
-            assert_near("norm", n, norm);
-            assert_true(n == again);
-        }
-        assert_int_equal(o->step, 10);
-        assert_near("last loss", nll(&f, false), loss);
-        optimizer_free(&o);
-        fixture_close(&f);
-    }
+    on_every_model(check_ten_steps);
 }
 
 static void an_infinite_gradient_changes_nothing(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[2], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[2], DEVICE_FENCED, 1);
     struct optimizer *o = NULL;
     double norm = -1;
     assert_ok(policy_train_begin(f.p));
     assert_ok(optimizer_open(&o, f.p, &torch_settings));
-    float *before = mem_floats(f.p->params.size);
-    memcpy(before, f.p->params.data, f.p->params.size * sizeof *before);
-    f.p->grad[17] = INFINITY;
+    const float infinite = INFINITY;
+    float *before = device_floats(f.dev, f.p->params.data, f.p->params.size);
+    device_put(f.dev, f.p->grad + 17, &infinite, sizeof infinite);
     assert_int_equal(optimizer_update(o, f.p, 3e-3, &norm), ERR_NUMERIC);
-    assert_same_bits("weight", f.p->params.data, before, f.p->params.size);
+    float *after = device_floats(f.dev, f.p->params.data, f.p->params.size);
+    assert_same_bits("weight", after, before, f.p->params.size);
     assert_int_equal(o->step, 0);
     assert_true(norm == -1);
     free(before);
+    free(after);
     optimizer_free(&o);
     fixture_close(&f);
 }
@@ -93,8 +96,8 @@ static void an_infinite_gradient_changes_nothing(void **state)
 static void saved_moments_go_on_to_the_same_bits(void **state)
 {
     (void)state;
-    struct fixture a = fixture_open(golden_models[1], DEVICE_BEST, 1);
-    struct fixture b = fixture_open(golden_models[1], DEVICE_BEST, 1);
+    struct fixture a = fixture_open(golden_models[1], DEVICE_FENCED, 1);
+    struct fixture b = fixture_open(golden_models[1], DEVICE_FENCED, 1);
     struct optimizer *oa = NULL, *ob = NULL;
     char *dir = temporary_dir();
     double norm;
@@ -106,7 +109,9 @@ static void saved_moments_go_on_to_the_same_bits(void **state)
         if (step == 3) {
             assert_ok(optimizer_save(oa, a.p, dir));
             assert_ok(optimizer_load(ob, b.p, dir));
-            memcpy(b.p->params.data, a.p->params.data, a.p->params.size * sizeof(float));
+            float *weights = device_floats(a.dev, a.p->params.data, a.p->params.size);
+            device_put(b.dev, b.p->params.data, weights, a.p->params.size * sizeof *weights);
+            free(weights);
             assert_ok(policy_weights_changed(b.p));
         }
         nll(&a, true);
@@ -117,11 +122,21 @@ static void saved_moments_go_on_to_the_same_bits(void **state)
         }
     }
     assert_int_equal(ob->step, 6);
-    assert_same_bits("weight", b.p->params.data, a.p->params.data, a.p->params.size);
-    assert_same_bits("first moment", ob->m, oa->m, oa->size);
-    assert_same_bits("second moment", ob->v, oa->v, oa->size);
+    const struct {
+        const char *name;
+        const float *a, *b;
+    } blocks[] = {{"weight", a.p->params.data, b.p->params.data},
+                  {"first moment", oa->m, ob->m},
+                  {"second moment", oa->v, ob->v}};
+    for (int i = 0; i < 3; i++) {
+        float *of_a = device_floats(a.dev, blocks[i].a, oa->size);
+        float *of_b = device_floats(b.dev, blocks[i].b, oa->size);
+        assert_same_bits(blocks[i].name, of_b, of_a, oa->size);
+        free(of_a);
+        free(of_b);
+    }
 
-    struct fixture other = fixture_open(golden_models[0], DEVICE_BEST, 1);
+    struct fixture other = fixture_open(golden_models[0], DEVICE_FENCED, 1);
     struct optimizer *oo = NULL;
     assert_ok(optimizer_open(&oo, other.p, &torch_settings));
     assert_int_equal(optimizer_load(oo, other.p, dir), ERR_MODEL);
@@ -166,19 +181,20 @@ static void rates_warm_up_then_follow_the_schedule(void **state)
 static void biases_move_against_the_load(void **state)
 {
     (void)state;
-    struct fixture f = fixture_open(golden_models[2], DEVICE_BEST, 1);
+    struct fixture f = fixture_open(golden_models[2], DEVICE_FENCED, 1);
     const struct arch *a = &f.p->arch;
     assert_true(policy_max_violation(f.p) == 0);
     const struct param *bias =
         params_find(&f.p->params, "model.layers.%d.mlp.gate.e_score_correction_bias", 1);
-    float before[16], *now = f.p->params.data + bias->offset;
+    float before[16], now[16];
     assert_int_equal(a->E, 16);
-    memcpy(before, now, sizeof before);
+    device_get(f.dev, before, f.p->params.data + bias->offset, sizeof before);
     int64_t *load = f.p->expert_load + a->E; // layer 1; layer 2 stays without load
     for (int e = 0; e < a->E; e++) {
         load[e] = e == 0 ? 25 : e == 1 ? 4 : e == 2 ? 19 : 16; // mean 16
     }
-    policy_balance_bias(f.p, 0.001);
+    assert_ok(policy_balance_bias(f.p, 0.001));
+    device_get(f.dev, now, f.p->params.data + bias->offset, sizeof now);
     assert_true(now[0] == before[0] - 0.001f);
     assert_true(now[1] == before[1] + 0.001f);
     assert_true(now[2] == before[2] - 0.001f);

@@ -38,7 +38,7 @@ static void uniform_numbers_follow_every_part_of_their_key(void **state)
 static void seed_step_id_and_sample_change_the_tokens(void **state)
 {
     (void)state;
-    struct model m = open_model(ARCH_DEEPSEEK_V3, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V3, DEVICE_FENCED, 1);
     const int prompt[] = {3, 14, 15};
     struct rollout_request q = simple_request(prompt, 3, 2, 20);
     struct record seen = {0};
@@ -66,7 +66,7 @@ static void seed_step_id_and_sample_change_the_tokens(void **state)
 static void a_completion_ends_with_the_first_stop_token(void **state)
 {
     (void)state;
-    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_FENCED, 1);
     struct rollout_engine *e = open_engine(&m, &whole);
     const int prompt[] = {3, 14, 15};
     struct rollout_request q = simple_request(prompt, 3, 1, 40);
@@ -110,7 +110,7 @@ static void every_sample_is_called_back_once(void **state)
 {
     (void)state;
     struct mixture *mix = mem_alloc0(sizeof *mix);
-    struct model m = open_model(ARCH_DEEPSEEK_V3, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V3, DEVICE_FENCED, 1);
     struct rollout_engine *e = open_engine(&m, &(struct rollout_options){.max_batch = 9});
     struct witness w = {0};
     const struct rollout_sample *s = NULL;
@@ -129,7 +129,7 @@ static void a_cancelled_run_gives_its_pages_back_and_the_engine_goes_on(void **s
 {
     (void)state;
     struct mixture *mix = mem_alloc0(sizeof *mix);
-    struct model m = open_model(ARCH_DEEPSEEK_V3, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V3, DEVICE_FENCED, 1);
     make_mixture(mix);
     struct record alone = {0};
     run_alone(&alone, &m, mix);
@@ -184,7 +184,7 @@ static void pages_are_free_when_their_last_holder_leaves(void **state)
 static void samples_share_the_full_pages_of_their_prompt(void **state)
 {
     (void)state;
-    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_FENCED, 1);
     struct rollout_engine *e = open_engine(&m, &whole);
     int prompt[2 * KV_PAGE + 2], count = 0;
     for (int i = 0; i < 2 * KV_PAGE + 2; i++)
@@ -231,7 +231,7 @@ static void assert_refused(struct rollout_engine *e, const struct rollout_reques
 static void requests_that_cannot_run_are_refused_by_their_numbers(void **state)
 {
     (void)state;
-    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_FENCED, 1);
     struct rollout_engine *e =
         open_engine(&m, &(struct rollout_options){.cache_tokens = 2 * KV_PAGE});
     int prompt[POSITIONS] = {0}, count = 0;
@@ -278,17 +278,18 @@ static void requests_that_cannot_run_are_refused_by_their_numbers(void **state)
 static void logits_that_are_not_finite_are_an_error(void **state)
 {
     (void)state;
-    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_FENCED, 1);
     const int prompt[] = {1, 2, 3};
+    const float infinite = INFINITY;
     const struct rollout_request q = simple_request(prompt, 3, 3, 20);
     for (int i = 0; i < m.policy->params.count; i++) {
         const struct param *p = &m.policy->params.list[i];
         if (strcmp(p->name, "model.norm.weight") == 0)
-            m.policy->params.data[p->offset] = INFINITY;
+            device_put(m.dev, m.policy->params.data + p->offset, &infinite, sizeof infinite);
     }
     assert_int_equal(policy_weights_changed(m.policy), 0);
     struct rollout_engine *e = open_engine(&m, &whole);
-    assert_refused(e, &q, ERR_NUMERIC, "logit");
+    assert_refused(e, &q, ERR_NUMERIC, "the log-probability is");
     rollout_free(&e);
     close_model(&m);
 }
@@ -296,7 +297,7 @@ static void logits_that_are_not_finite_are_an_error(void **state)
 static void no_requests_give_no_samples(void **state)
 {
     (void)state;
-    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_BEST, 1);
+    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_FENCED, 1);
     struct rollout_engine *e = open_engine(&m, &whole);
     int count = -1;
     run(e, NULL, 0, &count);

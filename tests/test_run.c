@@ -14,6 +14,7 @@
 #include "rl/metrics.h"
 #include "rl/rundir.h"
 #include "rl/stats.h"
+#include "tests/devices.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -73,7 +74,7 @@ static int open_fixture(void **state)
     char *run = path_join(f->dir, "run");
     assert_ok(rundir_open(&f->run, run, false));
     free(run);
-    assert_ok(device_open(&f->dev, NULL, DEVICE_REFERENCE));
+    assert_ok(test_device_open(&f->dev, NULL, DEVICE_FENCED));
     assert_ok(json_parse(&doc, arch_text, strlen(arch_text), 0, "arch", 1, ERR_MODEL));
     assert_ok(arch_from_json(&arch, doc, json_root(doc), "arch", ERR_MODEL));
     json_free(&doc);
@@ -82,7 +83,10 @@ static int open_fixture(void **state)
     assert_ok(
         tokenizer_open(&f->tokenizer, TEST_GOLDEN "/../../configs/data/quickstart.tokenizer.json"));
     save_step(f, 1);
-    f->policy->params.data[0] += 1.0f;
+    float first;
+    device_get(f->dev, &first, f->policy->params.data, sizeof first);
+    first += 1.0f;
+    device_put(f->dev, f->policy->params.data, &first, sizeof first);
     save_step(f, 2);
     *state = f;
     return 0;
@@ -95,7 +99,7 @@ static int close_fixture(void **state)
     optimizer_free(&f->optimizer);
     policy_free(&f->policy);
     tokenizer_free(&f->tokenizer);
-    device_free(&f->dev);
+    test_device_close(&f->dev);
     assert_ok(dir_remove_all(f->dir));
     free(f);
     return 0;

@@ -182,19 +182,19 @@ static void a_written_file_is_read_back_and_written_again_with_its_bytes(void **
     const char *metadata[] = {"format", "pt"};
     struct strbuf first = {0}, second = {0};
     struct safetensors *s = NULL;
-    assert_ok(safetensors_write(path, tensors, 2, metadata, 1));
+    assert_ok(safetensors_write(path, NULL, tensors, 2, metadata, 1));
     assert_ok(file_read(&first, path, 0, ERR_MODEL));
     assert_ok(safetensors_open(&s, path, ERR_MODEL));
     assert_string_equal(s->tensors[0].name, "experts.10"); // by name, as the library orders them
     assert_memory_equal(s->tensors[1].data, data, 16);
     assert_int_equal((uint8_t)first.data[0] % 8, 0); // data begin at a multiple of 8
     char *again = path_join(dir, "y.safetensors");
-    assert_ok(safetensors_write(again, s->tensors, s->count, s->metadata, s->num_metadata));
+    assert_ok(safetensors_write(again, NULL, s->tensors, s->count, s->metadata, s->num_metadata));
     assert_ok(file_read(&second, again, 0, ERR_MODEL));
     assert_int_equal(first.len, second.len);
     assert_memory_equal(first.data, second.data, first.len);
     safetensors_free(&s);
-    assert_int_equal(safetensors_write("/nonexistent/x", tensors, 2, NULL, 0), ERR_WRITE);
+    assert_int_equal(safetensors_write("/nonexistent/x", NULL, tensors, 2, NULL, 0), ERR_WRITE);
     assert_ok(dir_remove_all(dir));
     strbuf_free(&first);
     strbuf_free(&second);

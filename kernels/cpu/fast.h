@@ -22,6 +22,7 @@ int FAST(swiglu_grad)(struct device *dev, const struct swiglu_grad_args *a);
 int FAST(add)(struct device *dev, const struct add_args *a);
 int FAST(attention)(struct device *dev, const struct attention_args *a);
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a);
+int FAST(kv_store)(struct device *dev, const struct kv_store_args *a);
 int FAST(moe_route)(struct device *dev, const struct moe_route_args *a);
 int FAST(moe_route_grad)(struct device *dev, const struct moe_route_grad_args *a);
 int FAST(moe_sort)(struct device *dev, const struct moe_sort_args *a);

@@ -16,6 +16,7 @@ const struct kernels FAST(kernels) = {
     .add = FAST(add),
     .attention = FAST(attention),
     .attention_grad = FAST(attention_grad),
+    .kv_store = FAST(kv_store),
     .moe_route = FAST(moe_route),
     .moe_route_grad = FAST(moe_route_grad),
     .moe_sort = FAST(moe_sort),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single tokens: embedding, RoPE, SwiGLU, addition. Cut by tokens; the embedding's
-// gradient by columns, since tokens share rows.
+// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition. Cut by tokens; the
+// embedding's gradient by columns, since tokens share rows.
 #include "kernels/cpu/fast.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
@@ -44,6 +44,23 @@ int FAST(embed_grad)(struct device *dev, const struct embed_grad_args *a)
 {
     struct embed_grad_args job = *a;
     cpu_run(dev, 4.0 * a->T * a->C, embed_grad_share, &job);
+    return 0;
+}
+
+static void kv_store_share(void *arg, int rank, int size)
+{
+    const struct kv_store_args *a = arg;
+    const size_t D = (size_t)a->D;
+    int begin, end;
+    team_share(a->T, 1, rank, size, &begin, &end);
+    for (int t = begin; t < end; t++)
+        memcpy(a->pages + a->place[t] * D, a->rows + (size_t)t * D, D * sizeof(float));
+}
+
+int FAST(kv_store)(struct device *dev, const struct kv_store_args *a)
+{
+    struct kv_store_args job = *a;
+    cpu_run(dev, 2.0 * a->T * a->D, kv_store_share, &job);
     return 0;
 }
 

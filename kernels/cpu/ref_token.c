@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single tokens: embedding, RoPE, SwiGLU, addition.
+// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition.
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
@@ -24,6 +24,15 @@ int ref_embed_grad(struct device *dev, const struct embed_grad_args *a)
     for (size_t t = 0; t < (size_t)a->T; t++)
         for (size_t c = 0; c < C; c++)
             a->dtable[(size_t)a->ids[t] * C + c] += a->dout[t * C + c];
+    return 0;
+}
+
+int ref_kv_store(struct device *dev, const struct kv_store_args *a)
+{
+    (void)dev;
+    const size_t D = (size_t)a->D;
+    for (size_t t = 0; t < (size_t)a->T; t++)
+        memcpy(a->pages + a->place[t] * D, a->rows + t * D, D * sizeof(float));
     return 0;
 }
 

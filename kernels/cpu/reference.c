@@ -16,6 +16,7 @@ const struct kernels reference_kernels = {
     .add = ref_add,
     .attention = ref_attention,
     .attention_grad = ref_attention_grad,
+    .kv_store = ref_kv_store,
     .moe_route = ref_moe_route,
     .moe_route_grad = ref_moe_route_grad,
     .moe_sort = ref_moe_sort,

@@ -23,6 +23,7 @@ int ref_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a);
 int ref_add(struct device *dev, const struct add_args *a);
 int ref_attention(struct device *dev, const struct attention_args *a);
 int ref_attention_grad(struct device *dev, const struct attention_grad_args *a);
+int ref_kv_store(struct device *dev, const struct kv_store_args *a);
 int ref_moe_route(struct device *dev, const struct moe_route_args *a);
 int ref_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a);
 int ref_moe_sort(struct device *dev, const struct moe_sort_args *a);

@@ -16,6 +16,7 @@ const struct kernels kernels_cuda = {
     .add = cuda_add,
     .attention = cuda_attention,
     .attention_grad = cuda_attention_grad,
+    .kv_store = cuda_kv_store,
     .moe_route = cuda_moe_route,
     .moe_route_grad = cuda_moe_route_grad,
     .moe_sort = cuda_moe_sort,

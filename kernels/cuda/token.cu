@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single tokens: embedding, RoPE, SwiGLU, addition.
+// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition.
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/sort.cuh"
@@ -26,6 +26,21 @@ extern "C" int cuda_embed(struct device *dev, const struct embed_args *a)
     const row_grid g = row_grid_for(a->T, fours(a->C));
     return launch(dev, g.grid, g.block, 0,
                   a->out_type == DTYPE_BF16 ? embed_kernel<bf16> : embed_kernel<float>, *a);
+}
+
+static __global__ void kv_store_kernel(struct kv_store_args a)
+{
+    const size_t t = grid_row(), D = static_cast<size_t>(a.D);
+    const int d = 4 * grid_item();
+    if (t >= static_cast<size_t>(a.T) || d >= a.D)
+        return;
+    store_four(a.pages + a.place[t] * D + d, a.D - d, load_four(a.rows + t * D + d, a.D - d));
+}
+
+extern "C" int cuda_kv_store(struct device *dev, const struct kv_store_args *a)
+{
+    const row_grid g = row_grid_for(a->T, fours(a->D));
+    return launch(dev, g.grid, g.block, 0, kv_store_kernel, *a);
 }
 
 // order: the tokens by id, those of one id ascending. The block of a token that is the first with
