@@ -12,11 +12,13 @@
 
 // ---- faults in swiglu: each is made of a right result
 
+static float *first_of(const struct swiglu_args *a) { return a->h; }
+
 static float *last_of(const struct swiglu_args *a)
 {
     static float none;
     const size_t n = (size_t)a->T * (size_t)a->F;
-    return n > 0 ? a->h + n - 1 : &none;
+    return n > 0 ? first_of(a) + n - 1 : &none;
 }
 
 static int right(struct device *dev, const struct swiglu_args *a) { return ref_swiglu(dev, a); }
@@ -45,14 +47,14 @@ static int unwritten(struct device *dev, const struct swiglu_args *a)
 static int past_the_end(struct device *dev, const struct swiglu_args *a)
 {
     ref_swiglu(dev, a);
-    a->h[(size_t)a->T * (size_t)a->F + 3] = 0.0f;
+    first_of(a)[(size_t)a->T * (size_t)a->F + 3] = 0.0f;
     return 0;
 }
 
 static int before_the_start(struct device *dev, const struct swiglu_args *a)
 {
     ref_swiglu(dev, a);
-    a->h[-2] = 0.0f;
+    first_of(a)[-2] = 0.0f;
     return 0;
 }
 
@@ -78,8 +80,10 @@ static int by_index(struct device *dev, const struct swiglu_args *a)
 {
     ref_swiglu(dev, a);
     for (size_t t = 1; t < (size_t)a->T; t += 2)
-        for (size_t i = 0; i < (size_t)a->F; i++)
-            a->h[t * (size_t)a->F + i] = nextafterf(a->h[t * (size_t)a->F + i], INFINITY);
+        for (size_t i = 0; i < (size_t)a->F; i++) {
+            float *h = first_of(a) + t * (size_t)a->F + i;
+            *h = nextafterf(*h, INFINITY);
+        }
     return 0;
 }
 
@@ -110,9 +114,10 @@ static int failing(struct device *dev, const struct swiglu_args *a)
 
 static int padding_written(struct device *dev, const struct rmsnorm_args *a)
 {
+    float *y = a->y;
     ref_rmsnorm(dev, a);
     if (a->T > 1 && a->ldy > (size_t)a->C)
-        a->y[a->C] = 0.0f;
+        y[a->C] = 0.0f;
     return 0;
 }
 
