@@ -18,9 +18,9 @@ static int fill_chunk(struct policy_activations *s, const struct kv_cache *cache
     }
     int pages = (c->pos + c->len + KV_PAGE - 1) / KV_PAGE;
     for (int l = 0; l < cache->L; l++) {
-        const void **blocks = s->host.kv_blocks + (size_t)l * s->num_blocks + block;
+        const size_t first = (size_t)l * s->num_blocks + block;
         for (int j = 0; j < pages; j++) {
-            blocks[j] = kv_cache_block(cache, c->pages[j], l);
+            s->host.kv_blocks[first + j] = kv_cache_block(cache, c->pages[j], l);
         }
     }
     return block + pages;

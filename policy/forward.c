@@ -158,7 +158,8 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t H = (size_t)a->H;
-    const void *const *blocks = s->in.kv_blocks + (size_t)layer * (size_t)s->num_blocks;
+    const size_t first = (size_t)layer * (size_t)s->num_blocks;
+    const void *const *blocks = s->num_blocks > 0 ? s->in.kv_blocks + first : NULL;
     TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
                                                               .kv_blocks = blocks,
                                                               .seqs = s->in.seqs,

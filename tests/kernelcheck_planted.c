@@ -12,8 +12,6 @@
 
 // ---- faults in swiglu: each is made of a right result
 
-static float *first_of(const struct swiglu_args *a) { return a->h; }
-
 static float *last_of(const struct swiglu_args *a)
 {
     static float none;
@@ -117,7 +115,6 @@ static int failing(struct device *dev, const struct swiglu_args *a)
 
 static int padding_written(struct device *dev, const struct rmsnorm_args *a)
 {
-    float *y = a->y;
     ref_rmsnorm(dev, a);
     if (a->T > 1 && a->ldy > (size_t)a->C && a->y_type == DTYPE_F32)
         ((float *)a->y)[a->C] = 0.0f;
