@@ -87,22 +87,25 @@ static void write_to_terminal(enum log_level level, const char *text)
     strbuf_free(&out);
 }
 
-void log_open(enum log_level level, const char *file)
+void log_set_level(enum log_level level)
 {
-    log_close();
-    int fd = 0;
-    if (file) {
-        fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-        if (fd < 0)
-            log_line(LOG_WARN, "no log is kept: \"%s\": %s", file, strerror(errno));
-    }
     pthread_mutex_lock(&log_state.lock);
     log_state.level = level;
+    pthread_mutex_unlock(&log_state.lock);
+}
+
+void log_open_file(const char *path)
+{
+    log_close_file();
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0)
+        log_line(LOG_WARN, "no log is kept: \"%s\": %s", path, strerror(errno));
+    pthread_mutex_lock(&log_state.lock);
     log_state.file = fd > 0 ? fd : 0;
     pthread_mutex_unlock(&log_state.lock);
 }
 
-void log_close(void)
+void log_close_file(void)
 {
     log_progress_end();
     pthread_mutex_lock(&log_state.lock);
@@ -112,7 +115,6 @@ void log_close(void)
     pthread_mutex_unlock(&log_state.lock);
 }
 
-// The file has what a person may look for later: information too when the terminal is kept quiet.
 void log_line(enum log_level level, const char *fmt, ...)
 {
     char *text;

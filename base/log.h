@@ -8,9 +8,10 @@
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
-void log_open(enum log_level level,
-              const char *file); // file: appended to as well, with times; NULL for none
-void log_close(void);
+void log_set_level(enum log_level level); // of the terminal; LOG_INFO at first
+// Lines are appended to the file as well, with times; information too when the terminal is quiet.
+void log_open_file(const char *path);
+void log_close_file(void);
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 // A progress bar on standard error when it is a terminal; otherwise nothing. text follows the bar.

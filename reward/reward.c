@@ -27,6 +27,7 @@ struct reward {
     int num_components, num_given;
     struct component *components;
     struct reward_scorer *given;
+    bool *taken; // [num_given] by a component
 };
 
 void reward_set_value(struct reward_result *out, double value)
@@ -45,8 +46,18 @@ void reward_set_unscorable(struct reward_result *out, const char *fmt, ...)
 
 // ---- composing
 
-static int open_scorer(struct component *out, const struct reward *r,
-                       const struct reward_component *c)
+// Components of one name take the given scorers of that name in order, and the last one again when
+// there are no more; -1: there is none.
+static int find_given(const struct reward *r, const char *name)
+{
+    int found = -1;
+    for (int i = 0; i < r->num_given && (found < 0 || r->taken[found]); i++)
+        if (strcmp(r->given[i].name, name) == 0)
+            found = i;
+    return found;
+}
+
+static int open_scorer(struct component *out, struct reward *r, const struct reward_component *c)
 {
     const bool has_format_keys =
         (c->kind != NULL && c->kind[0] != '\0') || (c->pattern != NULL && c->pattern[0] != '\0');
@@ -64,11 +75,11 @@ static int open_scorer(struct component *out, const struct reward *r,
         out->scorer = answer_scorer();
         return 0;
     }
-    for (int i = 0; i < r->num_given; i++) {
-        if (strcmp(r->given[i].name, c->use) == 0) {
-            out->scorer = r->given[i];
-            return 0;
-        }
+    const int given = find_given(r, c->use);
+    if (given >= 0) {
+        r->taken[given] = true;
+        out->scorer = r->given[given];
+        return 0;
     }
     return err_set(ERR_CONFIG, "unknown reward \"%s\"", c->use);
 }
@@ -92,6 +103,7 @@ int reward_open(struct reward **out, const struct reward_component *components, 
     struct reward *r = mem_alloc0(sizeof(*r));
     r->components = mem_array0((size_t)num_components, sizeof(*r->components));
     r->given = mem_array0((size_t)num_given, sizeof(*r->given));
+    r->taken = mem_array0((size_t)num_given, sizeof(*r->taken));
     r->num_given = num_given;
     for (int i = 0; i < num_given; i++)
         r->given[i] = given[i];
@@ -128,6 +140,7 @@ void reward_close(struct reward **reward)
         close_scorer(&r->given[i]);
     free(r->components);
     free(r->given);
+    free(r->taken);
     free(r);
     *reward = NULL;
 }
@@ -204,6 +217,15 @@ static void total_steps(struct reward_result *total, const struct reward *r, str
             return;
         }
         first = false;
+    }
+}
+
+void reward_begin(struct reward *r, const struct reward_item *item)
+{
+    for (int k = 0; k < r->num_components; k++) {
+        const struct reward_scorer *s = &r->components[k].scorer;
+        if (s->begin != NULL)
+            s->begin(s->state, item);
     }
 }
 

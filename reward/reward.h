@@ -52,6 +52,8 @@ struct reward_item {
     int num_prompt_tokens;
     bool finished; // ended by a stop token or string, not cut at the length limit
     const struct reward_reference *ref;
+    int ticket; // what reward_begin and reward_run know the item by: its place among those that are
+                // scored together, from 1; 0: it is not begun early
 };
 
 // What a verifier knows about a step, beyond its value.
@@ -89,6 +91,9 @@ struct reward_scorer {
                  const struct reward_item *items, int n);
     void (*close)(void *state); // may be NULL
     void *state;
+    // NULL, or starts on an item with a ticket that `score` will be given later, and returns at
+    // once. Nothing of the item is kept but its reference. It never changes a result.
+    void (*begin)(void *state, const struct reward_item *item);
 };
 
 // A valid result without steps, or one that is not valid, with a reason.
@@ -129,6 +134,10 @@ int reward_num_components(const struct reward *r);
 // the same.
 const char *reward_component_name(const struct reward *r, int i);
 bool reward_has_steps(const struct reward *r); // some component with a weight is per_step
+
+// Lets scorers that run elsewhere (the sandbox) start on an item while others are being generated.
+// An item that is begun is to be among those of the next reward_run, or of none.
+void reward_begin(struct reward *r, const struct reward_item *item);
 
 // Scores n items; results live in the arena.
 int reward_run(struct reward *r, struct arena *a, struct reward_score *out,

@@ -25,21 +25,29 @@ void console_stage(const char *name, const char *kind, int steps)
         log_line(LOG_INFO, "stage %s (%s): %d steps", name, kind, steps);
 }
 
-// "process/prm_accuracy" is shown as "prm_accuracy".
 static const char *short_name(const char *name)
 {
     const char *slash = strrchr(name, '/');
     return slash != NULL ? slash + 1 : name;
 }
 
+// "process/prm_accuracy" is shown as "prm_accuracy", "process/reward" beside "reward" as it is.
+static const char *label(const char *name, const char *const *shown)
+{
+    for (; *shown != NULL; shown++)
+        if (*shown != name && strcmp(short_name(*shown), short_name(name)) == 0)
+            return name;
+    return short_name(name);
+}
+
 void console_step(const struct metrics_line *line, const char *const *shown, int steps,
                   double seconds, int logging_steps)
 {
     struct strbuf text = {0};
-    for (; *shown != NULL; shown++) {
-        const double value = metrics_get(line, *shown);
+    for (int i = 0; shown[i] != NULL; i++) {
+        const double value = metrics_get(line, shown[i]);
         if (!isnan(value))
-            strbuf_printf(&text, "  %s %.4g", short_name(*shown), value);
+            strbuf_printf(&text, "  %s %.4g", label(shown[i], shown), value);
     }
     if (line->step == 1 || line->step == steps || line->step % logging_steps == 0)
         log_line(LOG_INFO, "%s %d/%d%s  %.2f s", line->stage, line->step, steps,

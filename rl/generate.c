@@ -27,7 +27,7 @@ static void decode(struct generated *s, const struct tokenizer *t, struct arena 
     s->token_ends = ends;
 }
 
-static struct reward_item item_of(const struct generated *s)
+static struct reward_item item_of(const struct generated *s, int ticket)
 {
     return (struct reward_item){
         .prompt = s->task->prompt,
@@ -40,6 +40,7 @@ static struct reward_item item_of(const struct generated *s)
         .num_prompt_tokens = s->task->prompt_len,
         .finished = s->finished,
         .ref = &s->task->ref,
+        .ticket = ticket,
     };
 }
 
@@ -54,7 +55,7 @@ static int score_source(struct generated *samples, int n, int source, const stru
         if (samples[i].task->source != source)
             continue;
         which[m] = i;
-        items[m++] = item_of(&samples[i]);
+        items[m++] = item_of(&samples[i], i + 1);
     }
     if (m == 0)
         return 0;
@@ -63,6 +64,36 @@ static int score_source(struct generated *samples, int n, int source, const stru
     for (int i = 0; i < m && rc == 0; i++)
         samples[which[i]].score = scores[i];
     return rc;
+}
+
+struct stream {
+    const struct generator *g;
+    const struct generate_request *r;
+    struct arena *arena;
+    struct generated *samples;
+    struct strbuf scratch;
+};
+
+// A sample is complete: its text is decoded, and scorers that run beside the generation begin.
+static int take_sample(void *arg, const struct rollout_sample *drawn)
+{
+    struct stream *x = arg;
+    const int i = drawn->request * x->r->samples + drawn->index;
+    struct generated *s = &x->samples[i];
+    *s = (struct generated){
+        .task = &x->r->tasks[drawn->request],
+        .index = drawn->index,
+        .len = drawn->len,
+        .tokens = drawn->tokens,
+        .logprob = drawn->logprob,
+        .entropy = drawn->entropy,
+        .truncated = drawn->truncated,
+        .finished = drawn->finish == ROLLOUT_STOP,
+    };
+    decode(s, x->g->tokenizer, x->arena, &x->scratch);
+    const struct reward_item item = item_of(s, i + 1);
+    reward_begin(x->g->scoring->reward[s->task->source], &item);
+    return 0;
 }
 
 int generate(struct generated **out, struct generator *g, struct arena *a,
@@ -87,27 +118,15 @@ int generate(struct generated **out, struct generator *g, struct arena *a,
     const double start = log_clock();
     const struct rollout_sample *drawn;
     int count;
-    int rc = rollout_run(&drawn, &count, g->engine, r->step, requests, r->num_tasks, NULL, NULL);
+    struct generated *samples = ARENA_ARRAY(a, struct generated, r->num_tasks * r->samples + 1);
+    struct stream stream = {.g = g, .r = r, .arena = a, .samples = samples};
+    int rc = rollout_run(&drawn, &count, g->engine, r->step, requests, r->num_tasks, take_sample,
+                         &stream);
+    strbuf_free(&stream.scratch);
     if (rc != 0)
         return rc;
     assert(count == r->num_tasks * r->samples);
     const double mid = log_clock();
-    struct generated *samples = ARENA_ARRAY(a, struct generated, count);
-    struct strbuf scratch = {0};
-    for (int i = 0; i < count; i++) {
-        samples[i] = (struct generated){
-            .task = &r->tasks[drawn[i].request],
-            .index = drawn[i].index,
-            .len = drawn[i].len,
-            .tokens = drawn[i].tokens,
-            .logprob = drawn[i].logprob,
-            .entropy = drawn[i].entropy,
-            .truncated = drawn[i].truncated,
-            .finished = drawn[i].finish == ROLLOUT_STOP,
-        };
-        decode(&samples[i], g->tokenizer, a, &scratch);
-    }
-    strbuf_free(&scratch);
     for (int s = 0; s < g->scoring->num_sources && rc == 0; s++)
         rc = score_source(samples, count, s, g->scoring, a);
     times->rollout += mid - start;

@@ -76,7 +76,7 @@ static int dispatch(int argc, char **argv)
 {
     int at = 1;
     for (; at < argc && (!strcmp(argv[at], "-q") || !strcmp(argv[at], "-v")); at++)
-        log_open(argv[at][1] == 'q' ? LOG_WARN : LOG_DEBUG, NULL);
+        log_set_level(argv[at][1] == 'q' ? LOG_WARN : LOG_DEBUG);
     const char *word = at < argc ? argv[at] : "";
     if (!strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h"))
         return help(argc - at, argv + at);
@@ -93,12 +93,11 @@ static int dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
-    log_open(LOG_INFO, NULL);
     int rc = dispatch(argc, argv);
     if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
         rc = err_set(ERR_WRITE, "standard output: %s", strerror(errno));
     if (rc != 0)
         fprintf(stderr, "gradus: %s\n", err_message());
-    log_close();
+    log_close_file();
     return -rc;
 }

@@ -182,7 +182,7 @@ int options_parse(const struct option *options, int argc, char **argv, const cha
             *done = true;
             goto out;
         } else if (!strcmp(word, "-q") || !strcmp(word, "-v")) {
-            log_open(word[1] == 'q' ? LOG_WARN : LOG_DEBUG, NULL);
+            log_set_level(word[1] == 'q' ? LOG_WARN : LOG_DEBUG);
         } else {
             rc = unknown_option(options, verb, word);
         }

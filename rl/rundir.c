@@ -130,7 +130,7 @@ int rundir_write_status(const struct rundir *run, enum rundir_state state, doubl
     return rc;
 }
 
-int rundir_open_log(const struct rundir *run, int log_level)
+void rundir_open_log(const struct rundir *run)
 {
     for (int attempt = 1;; attempt++) {
         char name[48];
@@ -138,9 +138,9 @@ int rundir_open_log(const struct rundir *run, int log_level)
         char *path = rundir_file(run, name);
         const bool free_name = !file_exists(path);
         if (free_name)
-            log_open((enum log_level)log_level, path);
+            log_open_file(path);
         free(path);
         if (free_name)
-            return 0;
+            return;
     }
 }

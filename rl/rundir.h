@@ -29,6 +29,6 @@ char *rundir_file(const struct rundir *run, const char *name); // "PATH/name"; f
 int rundir_write_status(const struct rundir *run, enum rundir_state state, double seconds,
                         const struct rundir_stage *stages, int num_stages);
 // Opens log/attempt-N.log, N the first number that is not used, as the log file.
-int rundir_open_log(const struct rundir *run, int log_level);
+void rundir_open_log(const struct rundir *run);
 
 #endif

@@ -49,6 +49,19 @@ static int score_programs(void *state, struct arena *a, struct reward_result *ou
     return code->score(code->state, a, out, modules, n);
 }
 
+static void begin_program(void *state, const struct reward_item *item)
+{
+    const struct reward_scorer *code = state;
+    struct strbuf text = {0};
+    programs_source(&text, item->completion, item->len);
+    struct reward_item module = *item;
+    module.completion = text.len > 0 ? text.data : "";
+    module.len = text.len;
+    module.token_ends = NULL;
+    code->begin(code->state, &module);
+    strbuf_free(&text);
+}
+
 static void close_programs(void *state)
 {
     struct reward_scorer *code = state;
@@ -60,7 +73,11 @@ static void wrap_programs(struct reward_scorer *scorer)
 {
     struct reward_scorer *code = mem_alloc(sizeof *code);
     *code = *scorer;
-    *scorer = (struct reward_scorer){code->name, score_programs, close_programs, code};
+    *scorer = (struct reward_scorer){.name = code->name,
+                                     .score = score_programs,
+                                     .begin = begin_program,
+                                     .close = close_programs,
+                                     .state = code};
 }
 
 // ---- opening

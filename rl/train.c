@@ -508,9 +508,8 @@ int train_run(const struct config *c, const char *run_path, bool resume)
         return rc;
     }
     catch_signals();
-    rc = rundir_open_log(t->run, LOG_INFO);
-    if (rc == 0)
-        rc = open_shared(&r);
+    rundir_open_log(t->run);
+    rc = open_shared(&r);
     if (rc == 0 && resume)
         rc = open_checkpoint(&r, &checkpoint);
     if (rc == 0 && t->policy == NULL)

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { CHUNK = 64 }; // rows that are scored together
+
 struct counts {
     int rows, scored;
     double sum;
@@ -76,33 +78,59 @@ static void put_row(struct strbuf *out, const struct problem *p, const struct re
     strbuf_putc(out, '\n');
 }
 
-static int score_row(struct strbuf *out, struct counts *counts, struct reward *reward,
-                     const struct problem *p, struct arena *a)
+// What rows [0, n) are judged by, and what is judged.
+struct chunk {
+    struct problem problems[CHUNK];
+    struct json_doc *docs[CHUNK]; // of their tests; NULL: none
+    struct reward_reference refs[CHUNK];
+    struct reward_item items[CHUNK];
+    struct reward_score scores[CHUNK];
+};
+
+static int read_row(struct chunk *c, int i, struct arena *a, struct rows *rows, int row)
 {
-    struct json_doc *doc = NULL;
-    if (p->completion == NULL)
-        return err_set(ERR_DATA, "row '%s' has no completion to score", p->id);
-    int rc =
-        p->tests != NULL ? json_parse(&doc, p->tests, strlen(p->tests), 0, p->id, 1, ERR_DATA) : 0;
+    struct problem *p = &c->problems[i];
+    *p = (struct problem){0};
+    int rc = rows_problem(p, a, rows, row);
+    if (rc == 0 && p->completion == NULL)
+        rc = err_set(ERR_DATA, "row '%s' has no completion to score", p->id);
+    if (rc == 0 && p->tests != NULL)
+        rc = json_parse(&c->docs[i], p->tests, strlen(p->tests), 0, p->id, 1, ERR_DATA);
     if (rc != 0)
         return rc;
-    const struct reward_reference ref = {p->answer, doc, json_root(doc), p->puzzle};
-    const struct reward_item item = {
+    c->refs[i] = (struct reward_reference){p->answer, c->docs[i], json_root(c->docs[i]), p->puzzle};
+    c->items[i] = (struct reward_item){
         .prompt = p->prompt != NULL ? p->prompt : "",
         .completion = p->completion,
         .len = strlen(p->completion),
         .finished = true,
-        .ref = &ref,
+        .ref = &c->refs[i],
     };
-    struct reward_score score;
-    rc = reward_run(reward, a, &score, &item, 1);
-    if (rc == 0) {
-        put_row(out, p, &score, reward);
+    return 0;
+}
+
+// Scores rows [first, first + n) together, so that programs run in all slots of the sandbox.
+static int score_chunk(struct strbuf *out, struct counts *counts, struct reward *reward,
+                       struct rows *rows, int first, int n)
+{
+    struct arena arena = {0};
+    struct chunk *c = mem_alloc0(sizeof *c);
+    int rc = 0;
+    for (int i = 0; i < n && rc == 0; i++)
+        rc = read_row(c, i, &arena, rows, first + i);
+    if (rc == 0)
+        rc = reward_run(reward, &arena, c->scores, c->items, n);
+    for (int i = 0; i < n && rc == 0; i++) {
+        const struct reward_result *total = &c->scores[i].total;
+        put_row(out, &c->problems[i], &c->scores[i], reward);
         counts->rows++;
-        counts->scored += score.total.valid;
-        counts->sum += score.total.valid ? score.total.value : 0.0;
+        counts->scored += total->valid;
+        counts->sum += total->valid ? total->value : 0.0;
     }
-    json_free(&doc);
+    for (int i = 0; i < n; i++)
+        json_free(&c->docs[i]);
+    free(c);
+    arena_free(&arena);
     return rc;
 }
 
@@ -110,17 +138,11 @@ static int score_rows(struct strbuf *out, struct counts *counts, struct reward *
                       const char *path)
 {
     struct rows *rows = NULL;
-    struct arena arena = {0};
     int rc = rows_open(&rows, path, 0, INT_MAX, path);
-    for (int i = 0; rc == 0 && i < rows_eval_count(rows); i++) {
-        struct problem p = {0};
-        rc = rows_problem(&p, &arena, rows, i);
-        if (rc == 0)
-            rc = score_row(out, counts, reward, &p, &arena);
-        arena_release(&arena, (struct arena_mark){0});
-    }
+    const int count = rc == 0 ? rows_eval_count(rows) : 0;
+    for (int i = 0; i < count && rc == 0; i += CHUNK)
+        rc = score_chunk(out, counts, reward, rows, i, count - i < CHUNK ? count - i : CHUNK);
     rows_close(&rows);
-    arena_free(&arena);
     return rc;
 }
 

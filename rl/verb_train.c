@@ -39,6 +39,25 @@ static char *default_run(const char *config, bool resume)
     return found;
 }
 
+static void print_stage(const struct config_stage *s)
+{
+    printf("  stage %s (%s): ", s->name, config_stage_kind_name(s->kind));
+    if (s->kind == STAGE_EVAL) {
+        printf("held-out items, %d samples each\n", s->eval.samples);
+        return;
+    }
+    if (s->steps > 0)
+        printf("%d steps", s->steps);
+    else
+        printf("%g epochs", s->epochs);
+    const bool generates =
+        s->kind == STAGE_GRPO || (s->kind == STAGE_PRM && s->samples_from == SAMPLES_FROM_POLICY);
+    if (generates)
+        printf(" of %d prompts x %d samples, at most %d tokens each", s->rollout.num_prompts,
+               s->rollout.num_generations, s->rollout.max_completion_length);
+    printf(generates ? ", updates of %d\n" : " of %d sequences\n", s->batch);
+}
+
 // What a run would do, from its config alone.
 static void print_plan(const struct config *c)
 {
@@ -49,19 +68,8 @@ static void print_plan(const struct config *c)
         printf("  model: new, %.2f M parameters, %.2f M active per token\n",
                (double)arch_num_parameters(&c->model.arch, false) / 1e6,
                (double)arch_num_parameters(&c->model.arch, true) / 1e6);
-    for (int i = 0; i < c->stages.count; i++) {
-        const struct config_stage *s = &c->stages.items[i];
-        printf("  stage %s (%s): ", s->name, config_stage_kind_name(s->kind));
-        if (s->steps > 0)
-            printf("%d steps", s->steps);
-        else
-            printf("%g epochs", s->epochs);
-        if (s->kind == STAGE_SFT)
-            printf(" of %d sequences\n", s->batch);
-        else
-            printf(" of %d prompts x %d samples, at most %d tokens each\n", s->rollout.num_prompts,
-                   s->rollout.num_generations, s->rollout.max_completion_length);
-    }
+    for (int i = 0; i < c->stages.count; i++)
+        print_stage(&c->stages.items[i]);
 }
 
 static int dry_run(const struct config *c)

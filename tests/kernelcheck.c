@@ -6,7 +6,6 @@
 // usage: kernelcheck [--device NAME]... [--slot NAME]... [--seed N] [--bench]
 #include "tests/kernelcheck.h"
 #include "base/error.h"
-#include "base/philox.h"
 #include "base/str.h"
 #include "base/team.h"
 #include "kernels/device_cuda.h"
@@ -15,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_THREADS = 4, MAX_NAMES = 32 };
+enum { MAX_NAMES = 32 };
 
 // ---- the devices
 
@@ -60,33 +59,34 @@ static const struct device_kind kinds[] = {
 };
 enum { NUM_KINDS = sizeof kinds / sizeof *kinds };
 
-// A kind that was opened, once for each number of threads; and what a slot came to on it.
-struct subject {
-    const struct device_kind *kind;
+// What a row of the table was opened to; without runners when it is absent or not asked for.
+struct opened {
+    const struct device_kind *kind; // NULL: not asked for
     struct team *teams[MAX_THREADS];
-    struct runner runners[MAX_THREADS];
     char absent[256]; // why it could not be opened
-    struct fault fault;
-    double worst;
 };
 
-static void subject_open(struct subject *s, const struct device_kind *kind)
+static void kind_open(struct opened *o, struct subject *s, const struct device_kind *kind)
 {
-    s->kind = kind;
-    for (int i = 0; i < kind->threads && !*s->absent; i++) {
-        int rc = i > 0 ? team_open(&s->teams[i], i + 1) : 0;
-        s->runners[i].host = kind->host;
-        rc = rc == 0 ? kind->open(&s->runners[i].dev, s->teams[i]) : rc;
-        if (rc != 0)
-            snprintf(s->absent, sizeof s->absent, "%s", err_message());
+    o->kind = kind;
+    for (int i = 0; i < kind->threads; i++) {
+        struct runner *on = &s->runners[i];
+        int rc = i > 0 ? team_open(&o->teams[i], i + 1) : 0;
+        on->host = kind->host;
+        rc = rc == 0 ? kind->open(&on->dev, o->teams[i]) : rc;
+        if (rc != 0) {
+            snprintf(o->absent, sizeof o->absent, "%s", err_message());
+            return;
+        }
+        s->num_runners++;
     }
 }
 
-static void subject_close(struct subject *s)
+static void kind_close(struct opened *o, struct subject *s)
 {
     for (int i = 0; i < MAX_THREADS; i++) {
         runner_close(&s->runners[i]);
-        team_close(&s->teams[i]);
+        team_close(&o->teams[i]);
     }
 }
 
@@ -168,185 +168,23 @@ static int parse_options(struct options *o, int argc, char **argv)
     return 0;
 }
 
-// ---- the checks of one shape
-
-struct shape_check {
-    const struct slot *slot;
-    const void *shape;
-    uint64_t seed;
-    struct runner *reference;
-    int skew;
-};
-
-static void build(struct call *c, const struct shape_check *k, const int *ids, int n,
-                  uint64_t nonce)
-{
-    const struct rows rows = {ids, n};
-    memset(c, 0, sizeof *c);
-    c->seed = k->seed;
-    c->nonce = nonce;
-    c->scales = nonce == 0;
-    c->reference = k->reference->dev;
-    k->slot->build(c, k->shape, &rows);
-}
-
-// Some rows of a batch of n, to be computed without the others: lists of identities.
-enum { SUBSETS = 5 };
-
-static int choose_subset(int *out, int n, int which, struct philox_stream *random)
-{
-    int count = 0;
-    switch (which) {
-    case 0:
-    case 1:
-    case 2: // one row alone: the first, the last, any
-        out[0] = which == 0 ? 0 : which == 1 ? n - 1 : (int)philox_below(random, (uint32_t)n);
-        return 1;
-    case 3: // about half of them, runs of neighbours in another order
-        while (2 * count < n) {
-            const int first = (int)philox_below(random, (uint32_t)n);
-            const int len = 1 + (int)philox_below(random, 1 + (uint32_t)n / 4);
-            for (int i = first; i < first + len && i < n && count < n; i++)
-                out[count++] = i;
-        }
-        return count;
-    default: // all, from another one on, and some again
-        for (int i = 0; i < n + n / 3; i++)
-            out[count++] = (i + n / 2) % n;
-        return count;
-    }
-}
-
-static bool check_rows(struct fault *f, struct subject *s, const struct shape_check *k,
-                       const struct call *base, const struct outcome *all, int n)
-{
-    struct philox_stream random = philox_stream(k->seed, (uint64_t)n);
-    int *ids = mem_array0(2 * (size_t)n, sizeof *ids);
-    bool ok = true;
-    for (int i = 0; i < SUBSETS && ok; i++) {
-        struct call c;
-        struct outcome o;
-        const int count = choose_subset(ids, n, i, &random);
-        build(&c, k, ids, count, (uint64_t)i + 1);
-        ok = call_run(f, &o, &s->runners[i % s->kind->threads], &c, k->slot->run, !k->skew) &&
-             outcome_same_rows(f, &c, &o, base, all);
-        if (!ok) {
-            char text[sizeof f->text];
-            snprintf(text, sizeof text, "%s", f->text);
-            snprintf(f->text, sizeof f->text, "%d of %d rows: %.450s", count, n, text);
-        }
-        outcome_free(&o);
-        call_free(&c);
-    }
-    free(ids);
-    return ok;
-}
-
-static bool check_repeats(struct fault *f, struct subject *s, const struct shape_check *k,
-                          struct call *c, const struct outcome *first)
-{
-    for (int i = 0; i < s->kind->threads; i++) {
-        struct outcome o;
-        const bool ok = call_run(f, &o, &s->runners[i], c, k->slot->run, k->skew) &&
-                        outcome_same_bits(f, c, &o, first);
-        outcome_free(&o);
-        if (!ok) {
-            char text[sizeof f->text];
-            snprintf(text, sizeof text, "%s", f->text);
-            snprintf(f->text, sizeof f->text, "again with %d threads: %.450s", i + 1, text);
-            return false;
-        }
-    }
-    return true;
-}
-
-static void check_subject(struct subject *s, const struct shape_check *k, struct call *c,
-                          const struct outcome *expected, int n)
-{
-    struct outcome got;
-    struct fault f = {0};
-    const bool ok = call_run(&f, &got, &s->runners[0], c, k->slot->run, k->skew) &&
-                    outcome_compare(&f, c, &got, expected, k->slot->tolerance, &s->worst) &&
-                    check_repeats(&f, s, k, c, &got) &&
-                    (n == 0 || !call_has_rows(c) || check_rows(&f, s, k, c, &got, n));
-    if (!ok)
-        snprintf(s->fault.text, sizeof s->fault.text, "%s: %.330s", c->text, f.text);
-    outcome_free(&got);
-}
-
-static int *identities(int n)
-{
-    int *ids = mem_array0((size_t)n, sizeof *ids);
-    for (int i = 0; i < n; i++)
-        ids[i] = i;
-    return ids;
-}
-
-static void check_shape(const struct shape_check *k, struct subject *subjects)
-{
-    const int n = k->slot->rows ? k->slot->rows(k->shape) : 0;
-    int *ids = identities(n);
-    struct call c;
-    struct outcome expected;
-    struct fault f = {0};
-    build(&c, k, ids, n, 0);
-    const bool ok = call_run(&f, &expected, k->reference, &c, k->slot->run, 0);
-    for (int d = 0; d < NUM_KINDS; d++) {
-        struct subject *s = &subjects[d];
-        if (!s->kind || *s->absent || *s->fault.text)
-            continue;
-        if (ok)
-            check_subject(s, k, &c, &expected, n);
-        else
-            snprintf(s->fault.text, sizeof s->fault.text, "%s: reference: %.330s", c.text, f.text);
-    }
-    outcome_free(&expected);
-    call_free(&c);
-    free(ids);
-}
-
 // ---- TAP
 
-static bool report(const struct slot *slot, const struct subject *s, int number)
+static bool report(const struct slot *slot, const struct opened *o, const struct subject *s,
+                   int number)
 {
-    const char *name = s->kind->name;
     const bool ok = !*s->fault.text;
-    if (*s->absent) {
-        printf("ok %d - %s, %s # SKIP %s\n", number, slot->name, name, s->absent);
+    if (*o->absent) {
+        printf("ok %d - %s, %s # SKIP %s\n", number, slot->name, o->kind->name, o->absent);
         return true;
     }
-    printf("%sok %d - %s, %s\n", ok ? "" : "not ", number, slot->name, name);
+    printf("%sok %d - %s, %s\n", ok ? "" : "not ", number, slot->name, o->kind->name);
     if (ok)
         printf("# %d shapes, %.2f of the tolerance needed\n", slot->num_shapes, s->worst);
     else
         printf("# %s\n", s->fault.text);
     fflush(stdout);
     return ok;
-}
-
-// Returns the number of faults; *number counts the lines.
-static int check_slot(const struct slot *slot, struct subject *subjects, struct runner *reference,
-                      const struct options *o, int *number)
-{
-    int faults = 0;
-    for (int d = 0; d < NUM_KINDS; d++) {
-        subjects[d].fault.text[0] = '\0';
-        subjects[d].worst = 0.0;
-    }
-    for (int i = 0; i < slot->num_shapes; i++) {
-        const struct shape_check k = {
-            .slot = slot,
-            .shape = (const char *)slot->shapes + (size_t)i * slot->shape_size,
-            .seed = philox_mix(o->seed, (uint64_t)i),
-            .reference = reference,
-            .skew = i % 2,
-        };
-        check_shape(&k, subjects);
-    }
-    for (int d = 0; d < NUM_KINDS; d++)
-        if (subjects[d].kind)
-            faults += !report(slot, &subjects[d], ++*number);
-    return faults;
 }
 
 static int count_slots(const struct options *o)
@@ -358,44 +196,39 @@ static int count_slots(const struct options *o)
     return count;
 }
 
-static int check_all(struct subject *subjects, const struct options *o)
+// Returns whether all is well.
+static bool check_all(const struct opened *opened, struct subject *subjects,
+                      const struct options *o)
 {
-    struct subject reference = {0};
-    int devices = 0, number = 0, faults = 0;
-    subject_open(&reference, &kinds[0]);
+    struct runner reference = {.host = true};
+    int devices = 0, number = 0;
+    bool ok = device_open(&reference.dev, NULL, DEVICE_REFERENCE) == 0;
     for (int d = 0; d < NUM_KINDS; d++)
-        devices += subjects[d].kind != NULL;
+        devices += opened[d].kind != NULL;
     printf("1..%d\n# seed %llu\n", devices * count_slots(o), (unsigned long long)o->seed);
     for (int g = 0; g < NUM_GROUPS; g++)
-        for (int i = 0; i < groups[g]->count; i++)
-            if (is_named(o->slots, o->num_slots, groups[g]->list[i].name))
-                faults +=
-                    check_slot(&groups[g]->list[i], subjects, &reference.runners[0], o, &number);
-    subject_close(&reference);
-    return faults > 0 ? 1 : 0;
+        for (int i = 0; i < groups[g]->count; i++) {
+            const struct slot *slot = &groups[g]->list[i];
+            if (!is_named(o->slots, o->num_slots, slot->name))
+                continue;
+            slot_check(slot, subjects, NUM_KINDS, &reference, o->seed);
+            for (int d = 0; d < NUM_KINDS; d++)
+                if (opened[d].kind)
+                    ok = report(slot, &opened[d], &subjects[d], ++number) && ok;
+        }
+    runner_close(&reference);
+    return ok;
 }
 
 // ---- bench
 
-// The limit of the device when it can be measured, else zeros.
-static struct bench_limit limit_of(const struct subject *s, struct team *team)
-{
-    struct bench_limit limit = {0};
-    if (s->kind->host)
-        bench_limit_measure(&limit, team, s->runners[0].dev->isa);
-    return limit;
-}
-
 static bool bench_shape(const struct slot *slot, const void *shape, struct runner *on,
                         const struct bench_limit *limit, uint64_t seed)
 {
-    const struct shape_check k = {.slot = slot, .shape = shape, .seed = seed, .reference = on};
-    const int n = slot->rows ? slot->rows(k.shape) : 0;
-    int *ids = identities(n);
     struct call c;
     struct fault f = {0};
     double seconds = 0.0;
-    build(&c, &k, ids, n, 1);
+    slot_build_whole(&c, slot, shape, on, seed);
     const bool ok = call_time(&f, &seconds, on, &c, slot->time ? slot->time : slot->run);
     const double work = (c.flops > 0 ? c.flops : c.bytes) / seconds / 1e9;
     const double most = (c.flops > 0 ? limit->flops : limit->bytes) / 1e9;
@@ -409,61 +242,71 @@ static bool bench_shape(const struct slot *slot, const void *shape, struct runne
     printf("\n");
     fflush(stdout);
     call_free(&c);
-    free(ids);
     return ok;
 }
 
-static bool bench_slot(const struct slot *slot, const struct subject *s, struct runner *on,
+static bool bench_slot(const struct slot *slot, const struct device_kind *kind, struct runner *on,
                        const struct bench_limit *limit, uint64_t seed)
 {
-    const char *shapes = slot->bench[s->kind->large].shapes;
+    const char *shapes = slot->bench[kind->large].shapes;
     bool ok = true;
-    for (int i = 0; i < slot->bench[s->kind->large].count; i++)
+    for (int i = 0; i < slot->bench[kind->large].count; i++)
         ok = bench_shape(slot, shapes + (size_t)i * slot->shape_size, on, limit, seed) && ok;
     return ok;
 }
 
-static int bench_device(const struct subject *s, const struct options *o)
+// With all threads. Limits are measured where that is known how to.
+static int bench_device(const struct device_kind *kind, const struct options *o)
 {
     struct team *team = NULL;
-    struct runner on = {.host = s->kind->host};
-    int rc = s->kind->threads > 1 ? team_open(&team, 0) : 0;
-    rc = rc == 0 ? s->kind->open(&on.dev, team) : rc;
+    struct runner on = {.host = kind->host};
+    struct bench_limit limit = {0};
+    int rc = kind->threads > 1 ? team_open(&team, 0) : 0;
+    rc = rc == 0 ? kind->open(&on.dev, team) : rc;
     if (rc != 0) {
         fprintf(stderr, "kernelcheck: %s\n", err_message());
         team_close(&team);
         return -rc;
     }
-    const struct bench_limit limit = limit_of(s, team);
-    printf("%s, %d threads", s->kind->name, team_size(team));
-    if (limit.flops > 0)
+    printf("%s, %d threads", kind->name, team_size(team));
+    if (kind->host) {
+        bench_limit_measure(&limit, team, on.dev->isa);
         printf("; at most %.0f GFLOP/s and %.1f GB/s read", limit.flops / 1e9, limit.bytes / 1e9);
+    }
     printf("\n");
     bool ok = true;
     for (int g = 0; g < NUM_GROUPS; g++)
         for (int i = 0; i < groups[g]->count; i++)
             if (is_named(o->slots, o->num_slots, groups[g]->list[i].name))
-                ok = bench_slot(&groups[g]->list[i], s, &on, &limit, o->seed) && ok;
+                ok = bench_slot(&groups[g]->list[i], kind, &on, &limit, o->seed) && ok;
     runner_close(&on);
     team_close(&team);
+    return ok ? 0 : 1;
+}
+
+static int check(const struct options *o)
+{
+    struct opened *opened = mem_array0(NUM_KINDS, sizeof *opened);
+    struct subject *subjects = mem_array0(NUM_KINDS, sizeof *subjects);
+    for (int d = 0; d < NUM_KINDS; d++)
+        if (is_named(o->devices, o->num_devices, kinds[d].name))
+            kind_open(&opened[d], &subjects[d], &kinds[d]);
+    const bool ok = check_all(opened, subjects, o);
+    for (int d = 0; d < NUM_KINDS; d++)
+        kind_close(&opened[d], &subjects[d]);
+    free(subjects);
+    free(opened);
     return ok ? 0 : 1;
 }
 
 int main(int argc, char **argv)
 {
     struct options o = {.seed = 1};
-    struct subject *subjects = mem_array0(NUM_KINDS, sizeof *subjects);
     int rc = parse_options(&o, argc, argv);
+    if (rc == 0 && !o.bench)
+        return check(&o);
     for (int d = 0; d < NUM_KINDS && rc == 0; d++)
         if (is_named(o.devices, o.num_devices, kinds[d].name))
-            subject_open(&subjects[d], &kinds[d]);
-    if (rc == 0 && !o.bench)
-        rc = check_all(subjects, &o);
-    for (int d = 0; d < NUM_KINDS && rc == 0 && o.bench; d++)
-        if (subjects[d].kind && !*subjects[d].absent)
-            rc = bench_device(&subjects[d], &o);
-    for (int d = 0; d < NUM_KINDS; d++)
-        subject_close(&subjects[d]);
-    free(subjects);
+            rc = bench_device(&kinds[d], &o);
     return rc;
 }

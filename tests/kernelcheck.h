@@ -160,11 +160,10 @@ bool outcome_compare(struct fault *f, const struct call *c, const struct outcome
                      const struct outcome *expected, double tolerance, double *worst);
 bool outcome_same_bits(struct fault *f, const struct call *c, const struct outcome *got,
                        const struct outcome *expected);
-// Rows of got have the bits of the rows of the same identity. Returns whether there were any to
-// compare in *any.
+// Rows of got have the bits that the rows of the same identity have in expected, of the call base.
 bool outcome_same_rows(struct fault *f, const struct call *c, const struct outcome *got,
                        const struct call *base, const struct outcome *expected);
-bool call_has_rows(const struct call *c);
+bool call_has_rows(const struct call *c); // outputs whose rows have identities
 
 // ---- slots
 
@@ -192,6 +191,22 @@ struct slots {
 
 extern const struct slots slots_matmul, slots_token, slots_attention, slots_moe, slots_logprob,
     slots_optimiser;
+
+// What is checked: one device, opened once for each number of threads it is tried with.
+enum { MAX_THREADS = 4 };
+struct subject {
+    struct runner runners[MAX_THREADS];
+    int num_runners;    // 0: none, not checked
+    struct fault fault; // the first one of the last slot
+    double worst;       // the largest share of the tolerance that was needed
+};
+
+// All shapes of a slot on each of the subjects.
+void slot_check(const struct slot *slot, struct subject *subjects, int count,
+                struct runner *reference, uint64_t seed);
+// The call of one shape, whole, for --bench.
+void slot_build_whole(struct call *c, const struct slot *slot, const void *shape,
+                      struct runner *reference, uint64_t seed);
 
 #define SLOT_SHAPES(table, cpu, gpu)                                                               \
     .shapes = (table), .shape_size = sizeof *(table),                                              \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cases of latent attention. A row is one query of one sequence; a batch of rows is cut into chunks
 // of consecutive queries, so that subsets of a batch are chunked prefills and decodes. Blocks lie
-// scattered, each between guards; what no query may see is NaN.
+// scattered, each between guards that begin after the last row that some query sees.
 #include "base/philox.h"
 #include "tests/kernelcheck.h"
 #include <math.h>
@@ -12,10 +12,11 @@ struct attention_shape {
     int seqs, min, max; // sequences, and the range of their lengths
     int tail;           // queries: the last ones of each sequence; 0: all
     int shared;         // leading blocks that every four sequences share
-    int gap;            // packed sequences: rows between them that belong to none
-    double spread;      // of queries; 0: 1
+    int gap;       // rows that belong to no sequence: around the queries, or between packed ones
+    double spread; // of queries; 0: 1
     bool no_lse, empty; // empty: one more sequence, without queries
     bool bf16;          // rows and outputs; backward: dq as well
+    int special;        // in queries
 };
 
 static enum element element_of(const struct attention_shape *s)
@@ -98,7 +99,7 @@ static void plan_chunks(struct plan *p, const struct attention_shape *s, const s
         if (last && last->seq == seq && last->pos + last->len == pos && !cut)
             last->len++;
         else
-            p->chunks[p->num_chunks++] = (struct chunk){seq, t, 1, pos};
+            p->chunks[p->num_chunks++] = (struct chunk){seq, s->gap + t, 1, pos};
     }
     for (int i = 0; i < p->num_chunks; i++) {
         const struct chunk *k = &p->chunks[i];
@@ -119,11 +120,12 @@ static void place_blocks(struct call *c, struct plan *p, const struct attention_
     for (size_t i = 0, at = c->nonce % slots; i < slots; i++, at = (at + step) % slots) {
         if (p->seen[at] == 0)
             continue;
-        int *row = ARENA_ARRAY(&c->memory, int, ATTENTION_BLOCK);
-        for (int u = 0; u < ATTENTION_BLOCK; u++)
-            row[u] = u < p->seen[at] ? (int)at * ATTENTION_BLOCK + u : -1;
+        const int seen = p->seen[at];
+        int *row = ARENA_ARRAY(&c->memory, int, seen);
+        for (int u = 0; u < seen; u++)
+            row[u] = (int)at * ATTENTION_BLOCK + u;
         p->block[at] =
-            call_in_as(c, NULL, "block", element_of(s), span_rows(ATTENTION_BLOCK, D, D), row, 1.0);
+            call_in_as(c, NULL, "block", element_of(s), span_rows((size_t)seen, D, D), row, 1.0);
     }
 }
 
@@ -245,7 +247,13 @@ static void build_attention(struct call *c, const void *shape, const struct rows
 {
     const struct attention_shape *s = shape;
     struct attention_args *a = call_args(c, sizeof *a);
-    const size_t T = (size_t)rows->n, H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
+    const size_t H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
+    const size_t T = (size_t)rows->n + 2 * (size_t)s->gap;
+    int *id = ARENA_ARRAY(&c->memory, int, T + 1);
+    for (size_t t = 0; t < T; t++)
+        id[t] = -1;
+    for (int t = 0; t < rows->n; t++)
+        id[s->gap + t] = rows->id[t];
     call_text(c, "%sH %d R %d Dr %d, %d queries, %d sequences of %d to %d",
               s->bf16 ? "bfloat16, " : "", s->H, s->R, s->Dr, rows->n, s->seqs, s->min, s->max);
     a->type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
@@ -253,20 +261,21 @@ static void build_attention(struct call *c, const void *shape, const struct rows
     a->R = s->R;
     a->Dr = s->Dr;
     a->scale = score_scale(s);
-    const struct array *q = call_in_as(c, &a->q, "q", element_of(s), span_rows(T, H * D, H * D),
-                                       rows->id, s->spread > 0 ? s->spread : 1.0);
+    c->special = s->special;
+    const struct array *q = call_in_as(c, &a->q, "q", element_of(s), span_rows(T, H * D, H * D), id,
+                                       s->spread > 0 ? s->spread : 1.0);
+    c->special = 0;
     struct plan p = make_plan(c, s, rows);
     build_seqs(c, &a->seqs, &a->kv_blocks, s, &p, &a->num_seqs);
-    a->T = rows->n;
+    a->T = (int)T;
     for (int i = 0; i < p.num_chunks; i++) {
         const int keys = p.chunks[i].pos + p.chunks[i].len;
         a->max_keys = keys > a->max_keys ? keys : a->max_keys;
     }
-    struct array *out =
-        call_out(c, &a->out, "out", element_of(s), span_rows(T, H * R, H * R), rows->id);
+    struct array *out = call_out(c, &a->out, "out", element_of(s), span_rows(T, H * R, H * R), id);
     set_unit(s, out);
     struct array *lse =
-        s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), rows->id);
+        s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), id);
     c->flops = 2.0 * visible_pairs(&p) * s->H * (2 * s->R + s->Dr);
     if (c->scales)
         attention_scale(c, a, &p, s, array_floats(q), call_scale(c, out),
@@ -277,9 +286,10 @@ static const struct attention_shape attention_shapes[] = {
     {4, 32, 8, 0, 1, 1},
     {1, 1, 1, 1, 1, 1},
     {1, 16, 0, 2, 1, 3, .empty = true},
-    {3, 7, 2, 3, 1, 65},
+    {3, 7, 2, 3, 1, 65, .gap = 2},
     {4, 32, 8, 3, 1, 150},
-    {4, 32, 8, 40, 1, 12, .empty = true},
+    {4, 32, 8, 4, 1, 70, .special = 300},
+    {4, 32, 8, 40, 1, 12, .empty = true, .gap = 1},
     {4, 32, 8, 5, 64, 64, .no_lse = true},
     {5, 33, 7, 3, 63, 129, .tail = 20},
     {8, 24, 16, 6, 127, 200, .tail = 1, .shared = 1},

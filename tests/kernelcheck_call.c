@@ -243,11 +243,11 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static int array_index(const struct call *c, const struct array *a)
 {
-    for (int i = 0; i < c->num_arrays; i++)
-        if (c->arrays[i] == a)
-            return i;
-    assert(!"an array of another call");
-    return -1;
+    int i = 0;
+    while (i < c->num_arrays && c->arrays[i] != a)
+        i++;
+    assert(i < c->num_arrays);
+    return i;
 }
 
 static void lay_out(struct outcome *o, const struct call *c, const struct device *dev, int skew)
@@ -429,20 +429,27 @@ static bool is_output(const struct array *a)
     return a->role == ROLE_OUT || a->role == ROLE_INOUT;
 }
 
+// Bytes from an array to the byte at `at`: negative before it, 0 in it.
+static ptrdiff_t distance(const struct outcome *o, int i, size_t at)
+{
+    if (at < o->at[i])
+        return (ptrdiff_t)at - (ptrdiff_t)o->at[i];
+    return at < o->at[i] + o->bytes[i] ? 0 : (ptrdiff_t)(at - o->at[i] - o->bytes[i]) + 1;
+}
+
 static bool name_change(struct fault *f, const struct call *c, const struct outcome *o, size_t at)
 {
-    for (int i = 0; i < c->num_arrays; i++) {
-        const struct array *a = c->arrays[i];
-        if (at >= o->at[i] && at < o->at[i] + o->bytes[i])
-            return fault_set(f, "%s of %s changed at byte %zu",
-                             is_output(a) ? "the padding" : "the input", a->name, at - o->at[i]);
-        if (at + GUARD >= o->at[i] && at < o->at[i])
-            return fault_set(f, "%zu bytes before %s were written", o->at[i] - at, a->name);
-        if (at >= o->at[i] + o->bytes[i] && at < o->at[i] + o->bytes[i] + GUARD)
-            return fault_set(f, "%zu bytes past the end of %s were written",
-                             at - o->at[i] - o->bytes[i], a->name);
-    }
-    return fault_set(f, "memory far from the arrays was written");
+    int nearest = 0;
+    for (int i = 1; i < c->num_arrays; i++)
+        if (labs(distance(o, i, at)) < labs(distance(o, nearest, at)))
+            nearest = i;
+    const struct array *a = c->arrays[nearest];
+    const ptrdiff_t d = distance(o, nearest, at);
+    if (d == 0)
+        return fault_set(f, "the %s %s changed at byte %zu", is_output(a) ? "padding of" : "input",
+                         a->name, at - o->at[nearest]);
+    return fault_set(f, "byte %td %s %s was written", d < 0 ? -d : d,
+                     d < 0 ? "before" : "past the end of", a->name);
 }
 
 // Everything but the outputs' elements is as it was.

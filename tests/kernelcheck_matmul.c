@@ -53,6 +53,8 @@ static struct span matrices(const struct matmul_shape *s, int m, int cols, size_
     default:
         *ld = width + pad;
         *stride = rows * *ld + 3 * pad;
+        if (s->batch == 1)
+            return span_rows(rows, *ld, width);
         return (struct span){count, *stride, rows, *ld, width};
     }
 }
@@ -127,7 +129,7 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
     struct matmul_args *a = call_args(c, sizeof *a);
     const bool tall = s->layout == LAYOUT_SEGMENTS;
     const int lead = tall ? s->pad : 0, m = rows->n + 2 * lead;
-    const int *order = s->layout == LAYOUT_HEADS ? rows->id : NULL;
+    const int *order = s->layout == LAYOUT_HEADS || s->batch == 1 ? rows->id : NULL;
     struct array *segments = NULL;
     call_text(c, "m %d n %d k %d batch %d %s pad %d%s%s", rows->n, s->n, s->k, s->batch,
               layout_name(s->layout), s->pad, s->accumulate ? " accumulate" : "", types_name(s));

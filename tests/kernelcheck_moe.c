@@ -154,6 +154,7 @@ static const struct route_shape route_shapes[] = {
     {0, 8, 2, 1, 1, MOE_SOFTMAX, MOE_GROUP_MAX, .scale = 1},
     {1, 1, 1, 1, 1, MOE_SOFTMAX, MOE_GROUP_MAX, .scale = 1},
     {3, 1, 1, 1, 1, MOE_SIGMOID, MOE_GROUP_MAX, .scale = 1, .normalise = true},
+    {30, 5, 1, 1, 1, MOE_SOFTMAX, MOE_GROUP_MAX, .scale = 1},
     {9, 8, 3, 1, 1, MOE_SOFTMAX, MOE_GROUP_MAX, .scale = 1},
     {9, 8, 8, 1, 1, MOE_SIGMOID, MOE_GROUP_MAX, .scale = 2, .normalise = true},
     {33, 12, 4, 4, 2, MOE_SOFTMAX, MOE_GROUP_MAX, .scale = 16},

@@ -199,13 +199,14 @@ static void the_log_file_has_every_line_made_harmless(void **state)
     char dir[] = "/tmp/test_base.XXXXXX";
     assert_non_null(mkdtemp(dir));
     char *path = path_join(dir, "log");
-    log_open(LOG_ERROR, path);
+    log_set_level(LOG_ERROR);
+    log_open_file(path);
     log_line(LOG_INFO, "one\ntwo \x1b[2J");
     log_line(LOG_DEBUG, "not kept");
-    log_close();
-    log_open(LOG_ERROR, path);
+    log_close_file();
+    log_open_file(path);
     log_line(LOG_WARN, "three");
-    log_close();
+    log_close_file();
     struct strbuf text = {0};
     assert_int_equal(file_read(&text, path, 0, ERR_DATA), 0);
     assert_non_null(strstr(text.data, "Z info: one\n"));

@@ -69,7 +69,10 @@ static const struct {
     {"", 0, 0, "runtime: NameError"},
 };
 
-static void score_all(struct sandbox *sb, const struct reward_reference *ref, bool fraction)
+// Scores all programs, those from `first` on (N: none) begun before, in reverse, and a number of
+// others that are never asked for.
+static void score_all(struct sandbox *sb, const struct reward_reference *ref, bool fraction,
+                      int first)
 {
     const struct code_scorer_options options = {.fraction = fraction};
     struct reward_scorer scorer;
@@ -78,8 +81,19 @@ static void score_all(struct sandbox *sb, const struct reward_reference *ref, bo
     struct reward_result results[N];
     assert_int_equal(code_scorer_open(&scorer, sb, &options), 0);
     for (int i = 0; i < N; i++)
-        items[i] = (struct reward_item){
-            .completion = scored[i].program, .len = strlen(scored[i].program), .ref = ref};
+        items[i] = (struct reward_item){.completion = scored[i].program,
+                                        .len = strlen(scored[i].program),
+                                        .ref = ref,
+                                        .ticket = i + 1};
+    for (int i = N; first < N && i-- > first;) {
+        struct reward_item other = items[i];
+        other.completion = "no program";
+        other.len = strlen(other.completion);
+        scorer.begin(scorer.state, &other); // of a batch that came to nothing
+        scorer.begin(scorer.state, &items[i]);
+        other.ticket = N + 1 + i;
+        scorer.begin(scorer.state, &other);
+    }
     assert_int_equal(scorer.score(scorer.state, &arena, results, items, N), 0);
     for (int i = 0; i < N; i++) {
         assert_true(results[i].valid);
@@ -97,8 +111,10 @@ static void only_a_program_that_ends_well_is_worth_one(void **state)
     struct json_doc *doc = NULL;
     assert_int_equal(json_parse(&doc, tests_json, strlen(tests_json), 0, "tests", 1, ERR_DATA), 0);
     const struct reward_reference ref = {.doc = doc, .tests = json_root(doc)};
-    score_all(sb, &ref, false);
-    score_all(sb, &ref, true);
+    score_all(sb, &ref, false, N);
+    score_all(sb, &ref, true, N);
+    score_all(sb, &ref, false, 0);
+    score_all(sb, &ref, true, N / 2);
     json_free(&doc);
     sandbox_close(&sb);
 }

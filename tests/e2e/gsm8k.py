@@ -64,7 +64,7 @@ def run(work):
     report(line["sampling/logp_diff_max"] == 0, "rollout and update agree to the bit", json.dumps(line))
     traces = subprocess.run(["zstd", "-dc", os.path.join(out, "traces", "step-000001.jsonl.zst")],
                             stdout=subprocess.PIPE, text=True)
-    samples = [json.loads(x) for x in traces.stdout.splitlines()]
+    samples = [json.loads(x) for x in traces.stdout.split("\n") if x]  # splitlines would split at U+2028 too
     whole = all(s["prompt"] and s["tokens"] and s["rewards"]["answer"]["value"] is not None for s in samples)
     report(len(samples) == prompts * SAMPLES and whole, "every sample is in the trace, with its score",
            f"{len(samples)} samples")

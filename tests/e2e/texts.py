@@ -34,7 +34,7 @@ def run(*args, stdin=None):
 
 
 def lines(*args, stdin=None):
-    return [json.loads(line) for line in run(*args, stdin=stdin).splitlines()]
+    return [json.loads(line) for line in run(*args, stdin=stdin).split(b"\n") if line]
 
 
 def put_rows(name, rows):
@@ -87,7 +87,7 @@ def check_samples(name):
     args = ("sample", "--model", directory, "--data", prompts, "-n", "3", "--max-tokens", "30", "--temperature", "0.7",
             "--top-p", "0.9", "--seed", "5")
     text = run(*args, "--threads", "1")
-    samples = [json.loads(line) for line in text.splitlines()]
+    samples = [json.loads(line) for line in text.split(b"\n") if line]
     order = [row["id"] for row in samples] == [f"p{i}" for i in range(7) for _ in range(3)]
     ends = all((s["finish"] == "stop") == (s["tokens"][-1] == 1) and len(s["tokens"]) <= 30 for s in samples)
     report(order and ends and len({str(s["tokens"]) for s in samples}) > 14, f"samples of {name}", text)
@@ -197,7 +197,7 @@ def check_texts():
         args = (verb, "--model", directory, *more)
         by_option = run(*args, option, text)
         good = by_option == run(*args, option, "-", stdin=text.encode()) == run(*args, "--data", "-", stdin=row)
-        got = [json.loads(line) for line in by_option.splitlines()]
+        got = [json.loads(line) for line in by_option.split(b"\n") if line]
         if verb == "sample":
             good = good and all(g["prompt"] == text and len(g["completion"]) > 0 for g in got)
         else:
