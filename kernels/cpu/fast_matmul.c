@@ -132,8 +132,8 @@ static void weight_grad(const struct matmul_grad_args *a, int g, int row, int ro
     int begin, end;
     group_rows(a->segments, a->m, g, &begin, &end);
     const size_t first = (size_t)(a->segments ? begin : 0);
-    const float *dy = (const float *)a->dy + (a->segments ? 0 : (size_t)g * a->stride_dy) +
-                      first * a->lddy;
+    const float *dy =
+        (const float *)a->dy + (a->segments ? 0 : (size_t)g * a->stride_dy) + first * a->lddy;
     const float *x =
         (const float *)a->x + (a->segments ? 0 : (size_t)g * a->stride_x) + first * a->ldx;
     for (int t = 0; t < end - begin; t += TOKEN_BLOCK) {

@@ -82,25 +82,17 @@ __device__ inline void load_block(const attention_args &a, const tile_rows &t, i
     load_tile(to, block, KEYS, t.keys - key, a.R + a.Dr);
 }
 
-// Where the thread's scores stand, and how many keys each of its rows sees.
+// Where the thread's scores stand in the tile.
 template <int M> struct score_place {
     int row, column, warp_n;
-    int keys[score_tiles<M>::MT][2];
-    int keys_first; // of the tile's first row
 
-    __device__ __forceinline__ void place(const tile_rows &t, int H)
+    __device__ __forceinline__ score_place()
     {
         using tiles = score_tiles<M>;
         const int warp = static_cast<int>(threadIdx.x) / WARP;
         warp_n = warp % tiles::WARPS_N;
         row = warp / tiles::WARPS_N * 16 * tiles::MT;
         column = warp_n * 8 * tiles::NT;
-        keys_first = keys_of_row(t, 0, H);
-#pragma unroll
-        for (int m = 0; m < tiles::MT; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                keys[m][half] = keys_of_row(t, row + 16 * m + fragment_row(2 * half), H);
     }
 };
 
@@ -108,29 +100,32 @@ template <int M> using scores = fragments<score_tiles<M>::MT, score_tiles<M>::NT
 
 // Hides the keys that a row does not see, and leaves the largest score of each row and warp.
 template <int M>
-__device__ __forceinline__ void mask_and_max(scores<M> *s, const score_place<M> &at, int key,
+__device__ __forceinline__ void mask_and_max(scores<M> *s, const score_place<M> &at,
+                                             const tile_rows &t, int H, int key,
                                              row_states<M> *rows)
 {
     using tiles = score_tiles<M>;
-    const bool whole = key + KEYS <= at.keys_first;
+    const bool whole = key + KEYS <= keys_of_row(t, 0, H);
 #pragma unroll
     for (int m = 0; m < tiles::MT; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
+            const int row = at.row + 16 * m + fragment_row(2 * half);
+            const int visible = whole ? KEYS : keys_of_row(t, row, H) - key;
             float largest = -INFINITY;
 #pragma unroll
             for (int n = 0; n < tiles::NT; n++)
 #pragma unroll
                 for (int e = 2 * half; e < 2 * half + 2; e++) {
                     float *const x = &s->v[m][n][e];
-                    if (!whole && key + at.column + 8 * n + fragment_column(e) >= at.keys[m][half])
+                    if (at.column + 8 * n + fragment_column(e) >= visible)
                         *x = -INFINITY;
                     largest = fmaxf(largest, *x);
                 }
             largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
             if (threadIdx.x % 4 == 0)
-                rows->warp_max[at.warp_n][at.row + 16 * m + fragment_row(2 * half)] = largest;
+                rows->warp_max[at.warp_n][row] = largest;
         }
 }
 
@@ -335,10 +330,9 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
     const float unit = a.scale * 1.44269504088896341f;
     vector_range mine;
     mine.place(a.R);
-    score_place<M> at;
+    const score_place<M> at;
     row_owner<M> owner;
     fragments<M / 16, NT> c;
-    at.place(t, a.H);
     c.clear();
     start_split(s.rows);
     load_tile(s.q, static_cast<const bf16 *>(a.q) + t.base * static_cast<size_t>(a.R + a.Dr), M,
@@ -357,7 +351,7 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
         }
         scores<M> x;
         multiply_rows<tiles::MT, tiles::NT>(&x, s.q, at.row, kv, at.column, kv.vectors);
-        mask_and_max<M>(&x, at, key, s.rows);
+        mask_and_max<M>(&x, at, t, a.H, key, s.rows);
         __syncthreads();
         scores_to_weights<M>(x, at, unit, p, s.rows);
         owner.scale_of_step(s.rows, unit);

@@ -82,7 +82,8 @@ __device__ __forceinline__ void multiply_rows(fragments<MT, NT> *d, const tile_v
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     d->clear();
-#pragma unroll 1
+    // A single chain of products waits for its operands, unless some steps' are fetched ahead.
+#pragma unroll(MT * NT >= 4 ? 1 : 3)
     for (int v = 0; v < vectors; v += 4) {
         uint32_t a[MT][2][4], b[NT][4];
 #pragma unroll
@@ -105,12 +106,31 @@ __device__ __forceinline__ void multiply_rows(fragments<MT, NT> *d, const tile_v
     }
 }
 
+// The right operands of 16 rows of x from `row` on: vectors [first, first + 2) or, when NT is 1,
+// the first alone. What is at `end` or after it is not used.
+template <int NT>
+__device__ __forceinline__ void load_right(uint32_t (*b)[2], const tile_view &x, int row, int first,
+                                           int end)
+{
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    if constexpr (NT == 1) {
+        ldmatrix_x2_trans(b[0], x.at(row + lane % 16, first));
+    } else {
+        uint32_t two[4];
+        const int v = first + lane / 16;
+        ldmatrix_x4_trans(two, x.at(row + lane % 16, v < end ? v : end - 1));
+        b[0][0] = two[0], b[0][1] = two[1], b[1][0] = two[2], b[1][1] = two[3];
+    }
+}
+
 // d += weights x over `depth` rows of x (a multiple of 16), all 16 MT rows of weights
 // [16 MT,depth]: the columns of the vectors [first, end) of x, of which there are NT at most.
 template <int MT, int NT>
 __device__ __forceinline__ void add_weighted(fragments<MT, NT> *d, const tile_view &weights,
                                              const tile_view &x, int depth, int first, int end)
 {
+    // Where registers allow it, all right operands of a step are fetched before they are used.
+    constexpr int GROUP = MT == 1 ? NT + NT % 2 : 2;
     const int lane = static_cast<int>(threadIdx.x) % WARP;
 #pragma unroll 1
     for (int k = 0; k < depth; k += 16) {
@@ -119,25 +139,21 @@ __device__ __forceinline__ void add_weighted(fragments<MT, NT> *d, const tile_vi
         for (int m = 0; m < MT; m++)
             ldmatrix_x4(a[m], weights.at(16 * m + lane % 16, k / VECTOR + lane / 16));
 #pragma unroll
-        for (int n = 0; n < NT; n += 2) {
-            if (first + n >= end)
-                break;
-            uint32_t b[2][2];
-            if (n + 1 < NT) {
-                uint32_t two[4]; // the second is not used where it is not there
-                const int v = first + n + lane / 16;
-                ldmatrix_x4_trans(two, x.at(k + lane % 16, v < end ? v : end - 1));
-                b[0][0] = two[0], b[0][1] = two[1], b[1][0] = two[2], b[1][1] = two[3];
-            } else {
-                ldmatrix_x2_trans(b[0], x.at(k + lane % 16, first + n));
-            }
+        for (int g = 0; g < NT; g += GROUP) {
+            uint32_t b[GROUP][2];
 #pragma unroll
-            for (int j = 0; j < 2 && n + j < NT; j++) {
-                if (first + n + j >= end)
+            for (int j = 0; j < GROUP && g + j + 1 < NT; j += 2)
+                if (first + g + j < end)
+                    load_right<2>(b + j, x, k, first + g + j, end);
+            if (NT % 2 == 1 && g + GROUP > NT && first + NT - 1 < end)
+                load_right<1>(b + GROUP - 2, x, k, first + NT - 1, end);
+#pragma unroll
+            for (int j = 0; j < GROUP && g + j < NT; j++) {
+                if (first + g + j >= end)
                     break;
 #pragma unroll
                 for (int m = 0; m < MT; m++)
-                    mma_m16n8k16_bf16(d->v[m][n + j], a[m], b[j]);
+                    mma_m16n8k16_bf16(d->v[m][g + j], a[m], b[j]);
             }
         }
     }

@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_pl
     for (int c = 4 * static_cast<int>(threadIdx.x); c < a.R; c += 4 * COMBINE_THREADS) {
         softmax_state total = state[0];
         float4 sum = *reinterpret_cast<const float4 *>(sums + c);
+#pragma unroll 4
         for (int s = 1; s < splits; s++) {
             const float4 x = *reinterpret_cast<const float4 *>(
                 sums + static_cast<size_t>(s) * static_cast<size_t>(plan.ld) + c);

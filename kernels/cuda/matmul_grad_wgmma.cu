@@ -21,7 +21,8 @@ template <class Tile> __device__ __forceinline__ grad_tile grad_tile_at(const gr
             tile % across * Tile::cols};
 }
 
-// Copies of all tokens, by one thread. Strips that lie outside of dW are not copied.
+// Copies of all tokens, by one warp, a strip by each lane. Strips that lie outside of dW are not
+// copied.
 template <class Tile>
 __device__ void grad_produce(const grad_job &job, const grad_tile &tile, const tensor_map *dy,
                              const tensor_map *x, int dy_step, int x_step, unsigned char *shared)
@@ -29,15 +30,15 @@ __device__ void grad_produce(const grad_job &job, const grad_tile &tile, const t
     const int left_rows = job.args.n - tile.row, left_cols = job.args.k - tile.col;
     const int rows = left_rows < Tile::rows ? left_rows : Tile::rows;
     const int cols = left_cols < Tile::cols ? left_cols : Tile::cols;
-    const int bytes = (div_up(rows, 64) + div_up(cols, 64)) * WGMMA_STRIP;
+    const int strips = div_up(rows, 64), lane = static_cast<int>(threadIdx.x) % WARP;
+    const int bytes = (strips + div_up(cols, 64)) * WGMMA_STRIP, c = (lane - strips) * 64;
     wgmma_ring<Tile> ring = {shared, 0, 1};
     for (int t = tile.tokens.begin; t < tile.tokens.end; t += WGMMA_DEPTH, ring.next()) {
-        mbarrier_wait(ring.empty(), ring.phase);
-        mbarrier_arrive_expect(ring.full(), bytes);
-        for (int r = 0; r < rows; r += 64)
-            tensor_copy(ring.a() + r * WGMMA_ROW, dy, tile.row + r, t, tile.g * dy_step,
-                        ring.full());
-        for (int c = 0; c < cols; c += 64)
+        wgmma_begin_stage<Tile>(ring, bytes);
+        if (lane < strips)
+            tensor_copy(ring.a() + lane * WGMMA_STRIP, dy, tile.row + lane * 64, t,
+                        tile.g * dy_step, ring.full());
+        else if (c < cols)
             tensor_copy(ring.b() + c * WGMMA_ROW, x, tile.col + c, t, tile.g * x_step, ring.full());
     }
 }
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     __syncthreads();
     if (threadIdx.x < Tile::consumers)
         grad_consume<Tile>(job, tile, vectors, shared);
-    else if (threadIdx.x == Tile::consumers)
+    else
         grad_produce<Tile>(job, tile, &dy, &x, dy_step, x_step, shared);
 #endif
 }

@@ -4,7 +4,8 @@
 #include "kernels/cuda/logits_sink.cuh"
 #include "kernels/cuda/matmul_wgmma.cuh"
 
-// Rows of A come in boxes of BOX rows, as many as are needed.
+// Where a tile's operands come from: rows of A in boxes of BOX rows, as many as are needed, and
+// columns of B in pieces that lie together in a packed block.
 template <class Tile, int BOX> struct wgmma_source {
     const tensor_map *map;
     const bf16 *b; // the block of the tile's first column at k = 0
@@ -13,18 +14,22 @@ template <class Tile, int BOX> struct wgmma_source {
 
 #if HOPPER_CODE
     static constexpr int piece = Tile::cols < PACK ? Tile::cols : PACK; // columns of one copy
+    static_assert(Tile::rows / BOX + Tile::cols / piece <= WARP, "a lane has one copy");
 
     __device__ int bytes() const
     {
         return round_up(rows, BOX) * WGMMA_ROW + round_up(cols, piece) * WGMMA_ROW;
     }
-    __device__ void copy(const wgmma_ring<Tile> &ring, int l) const
+    // One lane's copy of the stage that begins at term l.
+    __device__ void copy(const wgmma_ring<Tile> &ring, int l, int lane) const
     {
-        for (int r = 0; r < rows; r += BOX)
+        const int boxes = div_up(rows, BOX), r = lane * BOX, c = (lane - boxes) * piece;
+        if (lane < boxes)
             tensor_copy(ring.a() + r * WGMMA_ROW, map, l, row + r, matrix, ring.full());
-        const bf16 *from = b + static_cast<size_t>(l) * PACK;
-        for (int c = 0; c < cols; c += piece, from += panel)
-            bulk_copy(ring.b() + c * WGMMA_ROW, from, piece * WGMMA_ROW, ring.full());
+        else if (c < cols)
+            bulk_copy(ring.b() + c * WGMMA_ROW,
+                      b + (lane - boxes) * panel + static_cast<size_t>(l) * PACK, piece * WGMMA_ROW,
+                      ring.full());
     }
 #endif
 };
@@ -45,13 +50,14 @@ __device__ __forceinline__ wgmma_forward_tile forward_tile_at(const matmul_args 
     return {range, place.g, range.begin + place.row_tile * Tile::rows, place.col_tile * Tile::cols};
 }
 
-// The copies for all tiles of the block, by one thread.
+// The copies for all tiles of the block, by one warp.
 template <class Tile, int BOX>
 __device__ void wgmma_produce(const matmul_args &args, const tile_schedule &schedule,
                               const tensor_map *map, int matrix_step, unsigned char *shared)
 {
     const size_t depth = static_cast<size_t>(round_up(args.k, PACK));
     const int count = tile_count(schedule), padded = round_up(args.n, PACK);
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
     wgmma_ring<Tile> ring = {shared, 0, 1};
     for (int i = static_cast<int>(blockIdx.x); i < count; i += static_cast<int>(gridDim.x)) {
         const wgmma_forward_tile tile = forward_tile_at<Tile>(args, schedule, i);
@@ -68,9 +74,8 @@ __device__ void wgmma_produce(const matmul_args &args, const tile_schedule &sche
             cols < Tile::cols ? cols : Tile::cols};
         const int bytes = source.bytes();
         for (int l = 0; l < args.k; l += WGMMA_DEPTH, ring.next()) {
-            mbarrier_wait(ring.empty(), ring.phase);
-            mbarrier_arrive_expect(ring.full(), bytes);
-            source.copy(ring, l);
+            wgmma_begin_stage<Tile>(ring, bytes);
+            source.copy(ring, l, lane);
         }
     }
 }
@@ -159,7 +164,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
                                     args.batch};
     if (threadIdx.x < Tile::consumers)
         wgmma_consume<Tile>(args, schedule, finish, shared);
-    else if (threadIdx.x == Tile::consumers)
+    else
         wgmma_produce<Tile, BOX>(args, schedule, &map, matrix_step, shared);
 #endif
 }

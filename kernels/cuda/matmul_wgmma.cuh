@@ -6,8 +6,8 @@
 // on n is how the hardware behaves, not something the PTX ISA promises; tests/kernelcheck.c tests
 // it.
 //
-// A block has consumer warpgroups, 64 rows of the tile each, and one producer warp, of which one
-// lane begins the copies. They share a ring of stages, WGMMA_DEPTH terms each: barrier full[s] is
+// A block has consumer warpgroups, 64 rows of the tile each, and one producer warp, whose lanes
+// begin the copies. They share a ring of stages, WGMMA_DEPTH terms each: barrier full[s] is
 // over when the copies of stage s have come, empty[s] when all consumer warps are done with it. The
 // ring goes on from tile to tile, so that the copies for the next tile run while the results of the
 // last are stored.
@@ -72,6 +72,16 @@ template <class Tile> __device__ __forceinline__ void wgmma_ring_init(unsigned c
         }
         mbarrier_init_done();
     }
+}
+
+// All lanes of the producer: the stage may be written, and waits for `bytes`.
+template <class Tile>
+__device__ __forceinline__ void wgmma_begin_stage(const wgmma_ring<Tile> &ring, int bytes)
+{
+    mbarrier_wait(ring.empty(), ring.phase);
+    if (threadIdx.x % WARP == 0)
+        mbarrier_arrive_expect(ring.full(), bytes);
+    __syncwarp();
 }
 
 // sum += the product of the next `steps` stages. STRIPS: in shared memory a row is a term, of 64

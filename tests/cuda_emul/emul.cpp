@@ -25,7 +25,7 @@ namespace emul
 namespace
 {
 
-constexpr int WARP = 32, MAX_THREADS = 1024, NAMED_BARRIERS = 16;
+constexpr int WARP = 32, NAMED_BARRIERS = 16;
 constexpr size_t GUARD = 256;
 constexpr unsigned char POISON = 0xff, GUARD_BYTE = 0xa5;
 
