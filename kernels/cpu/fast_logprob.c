@@ -69,6 +69,31 @@ struct logprob_job {
     const struct linear_logprob_args *a;
 };
 
+// Logits of rows [t, t + m), with the bits of matmul.
+static void logits_rows(const struct logprob_job *job, int t, int m, float *logits)
+{
+    const struct linear_logprob_args *a = job->a;
+    const size_t C = (size_t)a->C, first = (size_t)t * C;
+    if (a->type == DTYPE_F32) {
+        product_rows((const float *)a->hidden + first, m, a->C, a->w, a->V, logits);
+        return;
+    }
+    const struct matmul_args product = {
+        .a = (const uint16_t *)a->hidden + first,
+        .lda = C,
+        .b = a->w,
+        .c = logits,
+        .ldc = (size_t)a->V,
+        .m = m,
+        .n = a->V,
+        .k = a->C,
+        .batch = 1,
+        .a_type = a->type,
+        .b_type = a->type,
+    };
+    ref_matmul(job->dev, &product); // what matmul does with bfloat16
+}
+
 static void logprob_share(void *arg, int rank, int size)
 {
     const struct logprob_job *job = arg;
@@ -79,8 +104,7 @@ static void logprob_share(void *arg, int rank, int size)
     team_share(a->T, GEMM_ROWS, rank, size, &begin, &end);
     for (int t = begin; t < end; t += rows) {
         const int m = end - t < rows ? end - t : rows;
-        product_rows((const float *)a->hidden + (size_t)t * (size_t)a->C, m, a->C, a->w, a->V,
-                     logits);
+        logits_rows(job, t, m, logits);
         for (int i = 0; i < m; i++) {
             const float *row = logits + (size_t)i * (size_t)a->V, inv = row_inv_tau(a->tau[t + i]);
             const struct row_stats s = FAST(row_stats)(row, a->V, inv);
@@ -95,8 +119,6 @@ static void logprob_share(void *arg, int rank, int size)
 int FAST(linear_logprob)(struct device *dev, const struct linear_logprob_args *a)
 {
     assert(a->T == 0 || a->V > 0);
-    if (a->type != DTYPE_F32)
-        return ref_linear_logprob(dev, a);
     struct logprob_job job = {dev, a};
     if (a->T > 0)
         cpu_run(dev, 2.0 * a->T * a->C * a->V, logprob_share, &job);
