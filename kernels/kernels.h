@@ -165,7 +165,7 @@ struct attention_args {
         kv_blocks; // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
     const struct attention_seq *seqs;
     int num_seqs, H, R, Dr;
-    int T;        // queries of all sequences together
+    int T;        // rows of q and out
     int max_keys; // no sequence has more: an upper bound of pos + len. A CPU uses neither of the
                   // two
     float scale;

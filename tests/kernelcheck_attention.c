@@ -15,8 +15,8 @@ struct attention_shape {
     int gap;       // rows that belong to no sequence: around the queries, or between packed ones
     double spread; // of queries; 0: 1
     bool no_lse, empty; // empty: one more sequence, without queries
-    int special;        // in queries
     bool bf16;          // rows and outputs; backward: dq as well
+    int special;        // in queries
 };
 
 static enum element element_of(const struct attention_shape *s)
@@ -267,7 +267,7 @@ static void build_attention(struct call *c, const void *shape, const struct rows
     c->special = 0;
     struct plan p = make_plan(c, s, rows);
     build_seqs(c, &a->seqs, &a->kv_blocks, s, &p, &a->num_seqs);
-    a->T = rows->n;
+    a->T = (int)T;
     for (int i = 0; i < p.num_chunks; i++) {
         const int keys = p.chunks[i].pos + p.chunks[i].len;
         a->max_keys = keys > a->max_keys ? keys : a->max_keys;

@@ -70,18 +70,17 @@ struct logprob_job {
     const struct linear_logprob_args *a;
 };
 
-// Logits of rows [t, t + m). bfloat16: the product is the reference's, as in matmul, so that a
-// token's log-probability has the same bits here and from sample.
+// Logits of rows [t, t + m), with the bits of matmul.
 static void logits_rows(const struct logprob_job *job, int t, int m, float *logits)
 {
     const struct linear_logprob_args *a = job->a;
-    const size_t C = (size_t)a->C;
+    const size_t C = (size_t)a->C, first = (size_t)t * C;
     if (a->type == DTYPE_F32) {
-        product_rows((const float *)a->hidden + (size_t)t * C, m, a->C, a->w, a->V, logits);
+        product_rows((const float *)a->hidden + first, m, a->C, a->w, a->V, logits);
         return;
     }
     const struct matmul_args product = {
-        .a = (const uint16_t *)a->hidden + (size_t)t * C,
+        .a = (const uint16_t *)a->hidden + first,
         .lda = C,
         .b = a->w,
         .c = logits,
@@ -93,7 +92,7 @@ static void logits_rows(const struct logprob_job *job, int t, int m, float *logi
         .a_type = a->type,
         .b_type = a->type,
     };
-    ref_matmul(job->dev, &product);
+    ref_matmul(job->dev, &product); // what matmul does with bfloat16
 }
 
 static void logprob_share(void *arg, int rank, int size)
