@@ -59,7 +59,7 @@ struct policy_activations {
     const void **kv_blocks;     // [num_blocks]
     int T, num_targets, num_seqs, num_blocks;
     int max_keys; // of a sequence
-    bool train; // a backward pass may follow
+    bool train;   // a backward pass may follow
     struct rope_table rope;
     float *floats;
     int *ints;
