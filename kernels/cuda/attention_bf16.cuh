@@ -83,7 +83,7 @@ __device__ __forceinline__ void multiply_rows(fragments<MT, NT> *d, const tile_v
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     d->clear();
     // A single chain of products waits for its operands, unless some steps' are fetched ahead.
-#pragma unroll(MT * NT >= 4 ? 1 : 3)
+#pragma unroll(MT *NT >= 4 ? 1 : 3)
     for (int v = 0; v < vectors; v += 4) {
         uint32_t a[MT][2][4], b[NT][4];
 #pragma unroll

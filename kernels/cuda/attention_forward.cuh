@@ -24,8 +24,9 @@ struct forward_plan {
 
 // More scratch memory than this is not spent on splits.
 constexpr size_t SPLIT_BYTES_MAX = static_cast<size_t>(512) << 20;
-// Tiles a multiprocessor that make splits needless.
-constexpr size_t TILES_ENOUGH = 8;
+// Tiles a multiprocessor that make splits needless. Many small tiles are often sequences of very
+// different lengths, and a split of one costs little; a split of a large tile leaves much to merge.
+inline size_t tiles_enough(int size) { return size >= 64 ? 2 : 8; }
 
 // Chooses between the two ways and gets the scratch memory; `size`: rows of a tile.
 inline int plan_forward(struct device *dev, const struct attention_args *a, int size,
@@ -39,7 +40,7 @@ inline int plan_forward(struct device *dev, const struct attention_args *a, int 
     const size_t bytes = state_bytes + states * static_cast<size_t>(ld) * sizeof(float);
     *plan = {*a, static_cast<int>(tiles), 1, ld, nullptr, nullptr};
     if (splits == 1 || bytes > SPLIT_BYTES_MAX ||
-        tiles >= TILES_ENOUGH * static_cast<size_t>(dev->cuda->num_sms))
+        tiles >= tiles_enough(size) * static_cast<size_t>(dev->cuda->num_sms))
         return 0;
     unsigned char *memory = nullptr;
     const int rc = scratch(dev, SCRATCH_OUTER, &memory, bytes);
