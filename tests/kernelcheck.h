@@ -116,6 +116,8 @@ static inline float *array_floats(const struct array *a)
     return a->values ? a->values : a->before;
 }
 static inline int *array_ints(const struct array *a) { return a->before; }
+bool array_is_output(const struct array *a);
+#define CALL_POISON 0xffc0deadu // what outputs hold before a call, again and again
 
 void call_free(struct call *c);
 
@@ -140,6 +142,9 @@ struct outcome {
 struct fault {
     char text[512]; // empty: none
 };
+
+// Sets the text; returns false.
+bool fault_set(struct fault *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 typedef int call_fn(struct device *dev, const void *args);
 

@@ -73,6 +73,7 @@ __device__ inline void softmax_step(const attention_args &a, const tile_rows &t,
         const float keep = was.max == -INFINITY ? 0.0f : expf(was.max - now);
         const float sum = warp_sum(p);
         s.weights[lane * WEIGHT_LD + row] = p;
+        __syncwarp(); // all lanes have read the old state
         if (lane == 0) {
             s.split[row] = {now, fmaf(was.sum, keep, sum)};
             s.keep[row] = keep;
