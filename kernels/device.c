@@ -5,6 +5,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/scratch.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -119,6 +120,7 @@ int device_open(struct device **out, struct team *team, enum device_isa isa)
     struct device *dev = mem_alloc0(sizeof(*dev));
     dev->isa = isa == DEVICE_BEST ? best : isa;
     dev->team = team;
+    snprintf(dev->name, sizeof dev->name, "%s", device_isa_name(dev->isa));
     dev->k = table_of(dev->isa);
     dev->memory = &host_memory;
     dev->scratch = scratch_create(team_size(team));

@@ -33,6 +33,7 @@ struct device_memory {
 };
 
 struct device {
+    char name[144]; // "avx512"; "cuda:0, NVIDIA H200"
     const struct kernels *k;
     const struct device_memory *memory;
     struct team *team;              // borrowed; NULL: the calling thread alone

@@ -228,6 +228,7 @@ int device_open_cuda(struct device **out, struct team *team, int index)
         return err_set(ERR_ENV, "GPU %d, %s, has compute capability %d.%d; 8.0 or newer is needed",
                        index, info.name, info.arch / 10, info.arch % 10);
     struct device *dev = static_cast<struct device *>(mem_alloc0(sizeof *dev));
+    snprintf(dev->name, sizeof dev->name, "cuda:%d, %s", index, info.name);
     dev->k = &kernels_cuda;
     dev->memory = &cuda_memory;
     dev->team = team;

@@ -13,8 +13,7 @@ void console_run(const char *run, const struct policy *p, const struct device *d
 {
     log_line(LOG_INFO, "run %s: %.2f M parameters, %.2f M active per token; %s, %d threads", run,
              (double)arch_num_parameters(&p->arch, false) / 1e6,
-             (double)arch_num_parameters(&p->arch, true) / 1e6, device_isa_name(dev->isa),
-             team_size(dev->team));
+             (double)arch_num_parameters(&p->arch, true) / 1e6, dev->name, team_size(dev->team));
 }
 
 void console_stage(const char *name, const char *kind, int steps)

@@ -61,8 +61,8 @@ static void an_int_equals_a_float_exactly(void **state)
     assert_true(int_is_float("10000000000000000000000", 1e22));
     assert_false(int_is_float("100000000000000000000000", 1e23)); // as in Python: 10**23 != 1e23
     assert_true(int_is_float("-170141183460469231731687303715884105728", -0x1p127));
-    assert_false(int_is_float("1", INFINITY));
-    assert_false(int_is_float("0", NAN));
+    assert_false(int_is_float("1", (double)INFINITY));
+    assert_false(int_is_float("0", (double)NAN));
     assert_false(int_is_float("0", 5e-324));
 }
 
