@@ -9,7 +9,6 @@
 #include "kernels/cpu/element.h"
 #include "tests/kernelcheck.h"
 #include <assert.h>
-#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>

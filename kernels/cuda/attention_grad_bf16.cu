@@ -292,6 +292,17 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) key_grad_bf16(const grad_plan 
 
 using grad_kernel = void (*)(grad_plan);
 
+// A block for each tile of M rows, `per` of them a token.
+static int launch_tiles(struct device *dev, const struct grad_plan &plan, int per, int M,
+                        size_t bytes, grad_kernel kernel)
+{
+    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, per, M);
+    const int rc = check_shared(dev, bytes);
+    return rc ? rc
+              : launch(dev, dim3(static_cast<unsigned int>(tiles)), dim3(MMA_THREADS), bytes,
+                       kernel, plan);
+}
+
 template <int M> static int launch_query_grad(struct device *dev, const struct grad_plan &plan)
 {
     const attention_grad_args &a = plan.a;
@@ -299,10 +310,7 @@ template <int M> static int launch_query_grad(struct device *dev, const struct g
     const grad_kernel kernel = D <= 192   ? query_grad_bf16<M, 3>
                                : D <= 320 ? query_grad_bf16<M, 5>
                                           : query_grad_bf16<M, 9>;
-    const int rc = check_shared(dev, query_bytes<M>(a.R, D));
-    return rc ? rc
-              : launch(dev, dim3(static_cast<unsigned int>(tiles_at_most(a.T, a.num_seqs, a.H, M))),
-                       dim3(MMA_THREADS), query_bytes<M>(a.R, D), kernel, plan);
+    return launch_tiles(dev, plan, a.H, M, query_bytes<M>(a.R, D), kernel);
 }
 
 template <int M> static int launch_key_grad(struct device *dev, const struct grad_plan &plan)
@@ -312,10 +320,7 @@ template <int M> static int launch_key_grad(struct device *dev, const struct gra
     const grad_kernel kernel = D <= 192   ? key_grad_bf16<M, 3>
                                : D <= 320 ? key_grad_bf16<M, 5>
                                           : key_grad_bf16<M, 9>;
-    const int rc = check_shared(dev, key_bytes<M>(a.R, D));
-    return rc ? rc
-              : launch(dev, dim3(static_cast<unsigned int>(tiles_at_most(a.T, a.num_seqs, 1, M))),
-                       dim3(MMA_THREADS), key_bytes<M>(a.R, D), kernel, plan);
+    return launch_tiles(dev, plan, 1, M, key_bytes<M>(a.R, D), kernel);
 }
 
 int attend_grad_bfloat16(struct device *dev, const struct attention_grad_args *a)

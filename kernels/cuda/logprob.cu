@@ -77,22 +77,31 @@ static __global__ void __launch_bounds__(LOGIT_THREADS)
         a.entropy[t] = s.entropy;
 }
 
-static int logprob_f32(struct device *dev, const struct linear_logprob_args *a)
+// The logits of all tokens, as many rows at a time as scratch memory may take: use(first, m,
+// logits) for each stretch.
+template <typename Args, typename Use>
+static int each_stretch_f32(struct device *dev, const Args *a, Use use)
 {
     const int rows = at_most(rows_for(F32_BUDGET, a->V), a->T);
-    const size_t pitch = pitch_for(a->V);
     float *logits = nullptr;
-    int rc = scratch(dev, SCRATCH_OUTER, &logits, rows * pitch);
+    int rc = scratch(dev, SCRATCH_OUTER, &logits, rows * pitch_for(a->V));
     for (int t = 0; rc == 0 && t < a->T; t += rows) {
         const int m = at_most(rows, a->T - t);
         const struct matmul_args product =
             product_of(a->hidden, a->w, a->type, t, m, a->C, a->V, logits);
         rc = cuda_matmul(dev, &product);
         if (rc == 0)
-            rc = launch(dev, m, LOGIT_THREADS, row_stats_bytes(a->V), logprob_kernel, *a, logits,
-                        pitch, t);
+            rc = use(t, m, logits);
     }
     return rc;
+}
+
+static int logprob_f32(struct device *dev, const struct linear_logprob_args *a)
+{
+    return each_stretch_f32(dev, a, [=](int first, int m, float *logits) {
+        return launch(dev, m, LOGIT_THREADS, row_stats_bytes(a->V), logprob_kernel, *a, logits,
+                      pitch_for(a->V), first);
+    });
 }
 
 // Logits become their gradient: (g (1[v = token] - p) - h p (l + entropy)) / tau, l = log p, g and
@@ -150,22 +159,11 @@ static int products_grad(struct device *dev, const struct linear_logprob_grad_ar
 
 static int logprob_grad_f32(struct device *dev, const struct linear_logprob_grad_args *a)
 {
-    const int rows = at_most(rows_for(F32_BUDGET, a->V), a->T);
-    const size_t pitch = pitch_for(a->V);
-    float *logits = nullptr;
-    int rc = scratch(dev, SCRATCH_OUTER, &logits, rows * pitch);
-    for (int t = 0; rc == 0 && t < a->T; t += rows) {
-        const int m = at_most(rows, a->T - t);
-        const struct matmul_args product =
-            product_of(a->hidden, a->w, a->type, t, m, a->C, a->V, logits);
-        rc = cuda_matmul(dev, &product);
-        if (rc == 0)
-            rc = launch(dev, m, LOGIT_THREADS, row_stats_bytes(a->V), logits_grad_kernel, *a,
-                        logits, pitch, t);
-        if (rc == 0)
-            rc = products_grad(dev, a, t, m, logits);
-    }
-    return rc;
+    return each_stretch_f32(dev, a, [=](int first, int m, float *logits) {
+        const int rc = launch(dev, m, LOGIT_THREADS, row_stats_bytes(a->V), logits_grad_kernel, *a,
+                              logits, pitch_for(a->V), first);
+        return rc != 0 ? rc : products_grad(dev, a, first, m, logits);
+    });
 }
 
 // ---- bfloat16

@@ -59,8 +59,7 @@ def run(work):
         return
     with open(os.path.join(out, "metrics.jsonl")) as f:
         line = next(x for x in map(json.loads, f) if "reward" in x)
-    scored = prompts * SAMPLES - line["num_unscorable"]
-    report(line["num_unscorable"] == 0 and scored == prompts * SAMPLES, "every sample is scored", json.dumps(line))
+    report(line["num_unscorable"] == 0, "every sample is scored", json.dumps(line))
     report(line["sampling/logp_diff_max"] == 0, "rollout and update agree to the bit", json.dumps(line))
     traces = subprocess.run(["zstd", "-dc", os.path.join(out, "traces", "step-000001.jsonl.zst")],
                             stdout=subprocess.PIPE, text=True)
