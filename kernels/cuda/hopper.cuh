@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hopper's own instructions (sm_90a): transaction barriers, bulk and tensor copies to shared
-// memory, and matrix products of a warpgroup. Device code that uses them stands inside #if
-// HOPPER_CODE, for it is compiled for older GPUs as well, which never run it. The emulation has a
-// file of the same name. PTX ISA 8.0: mbarrier, cp.async.bulk, cp.async.bulk.tensor, fence.proxy,
-// wgmma.
+// memory, additions of vectors in memory, and matrix products of a warpgroup. Device code that uses
+// them stands inside #if HOPPER_CODE, for it is compiled for older GPUs as well, which never run
+// it. The emulation has a file of the same name. PTX ISA 8.1: mbarrier, cp.async.bulk,
+// cp.async.bulk.tensor, fence.proxy, red, wgmma.
 #ifndef KERNELS_CUDA_HOPPER_CUH
 #define KERNELS_CUDA_HOPPER_CUH
 
@@ -145,6 +145,16 @@ __device__ __forceinline__ void fence_async_proxy()
 __device__ __forceinline__ void named_barrier(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// p[0..3] += x, in memory: nothing is read into the multiprocessor, and nothing waited for.
+// Aligned to 16 bytes. An element may get one addition in a kernel, for the order of several is
+// open. Subnormal numbers count as zeros.
+__device__ __forceinline__ void add_in_memory(float *p, const float (&x)[4])
+{
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(x[0]), "f"(x[1]),
+                 "f"(x[2]), "f"(x[3])
+                 : "memory");
 }
 
 // ---- products of a warpgroup: D [64,n] += A [64,16] B [16,n], bfloat16 in, float32 sums. Lane i

@@ -6,6 +6,7 @@
 #define TESTS_CUDA_EMUL_KERNELS_CUDA_HOPPER_CUH
 
 #include "kernels/cuda/cuda.cuh"
+#include <cmath>
 #include <functional>
 #include <map>
 #include <vector>
@@ -195,6 +196,21 @@ inline void tensor_copy(void *to_shared, const tensor_map *map, int column, int 
     const tensor_map box = *map; // the thread that begins it may be gone
     emul::begin_copy(done, map->box_rows * 128,
                      [=] { emul::copy_box(to, box, column, row, matrix); });
+}
+
+namespace emul
+{
+
+inline float normal_or_zero(float x) { return std::isnormal(x) || !std::isfinite(x) ? x : 0.0f; }
+
+} // namespace emul
+
+inline void add_in_memory(float *p, const float (&x)[4], EMUL_AT)
+{
+    if (reinterpret_cast<uintptr_t>(p) % 16 != 0)
+        emul::fail(EMUL_SITE("add_in_memory"), "not aligned to 16 bytes");
+    for (int i = 0; i < 4; i++)
+        p[i] = emul::normal_or_zero(emul::normal_or_zero(p[i]) + emul::normal_or_zero(x[i]));
 }
 
 inline void fence_async_proxy() {}
