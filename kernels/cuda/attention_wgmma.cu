@@ -107,8 +107,12 @@ struct item_finder {
 
 // ---- copies
 
+// The parity of the next phase of the barriers of either block, and of q.
 struct wide_phases {
-    uint32_t kv[2] = {}, q = 0; // of the barriers of a block, and of q
+    uint32_t bits = 0, q = 0;
+
+    __device__ __forceinline__ uint32_t kv(int b) const { return bits >> b & 1; }
+    __device__ __forceinline__ void next(bool both) { bits ^= both ? 3 : 1; }
 };
 
 // Unit u of block b of a pair.
@@ -150,14 +154,13 @@ __device__ __forceinline__ void produce_keys(const forward_plan &plan, const wid
         const strip_source odd = {both ? static_cast<const bf16 *>(blocks[key / KEYS + 1])
                                        : nullptr,
                                   item.end - key - KEYS};
-        produce_unit<0, 0>(even, s, phase->kv[0]);
+        produce_unit<0, 0>(even, s, phase->kv(0));
         if (both)
-            produce_unit<1, 0>(odd, s, phase->kv[1]);
-        produce_unit<0, 1>(even, s, phase->kv[0]);
+            produce_unit<1, 0>(odd, s, phase->kv(1));
+        produce_unit<0, 1>(even, s, phase->kv(0));
         if (both)
-            produce_unit<1, 1>(odd, s, phase->kv[1]);
-        phase->kv[0] ^= 1;
-        phase->kv[1] ^= both ? 1 : 0;
+            produce_unit<1, 1>(odd, s, phase->kv(1));
+        phase->next(both);
     }
 }
 
@@ -239,19 +242,19 @@ __device__ __forceinline__ void score_block(wide_scores &x, wide_shared *s, int 
 __device__ __forceinline__ void hide_and_max(wide_scores &x, const thread_rows &rows, int key,
                                              float *largest)
 {
+    if (!__all_sync(ALL_LANES, key + KEYS <= rows.keys[0])) // the upper row sees fewer
+#pragma unroll
+        for (int i = 0; i < KEYS / 2; i++) {
+            const int column = i / 4 * 8 + fragment_column(i);
+            if (key + column >= rows.keys[i / 2 % 2])
+                x[i] = -INFINITY;
+        }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const int visible = rows.keys[h] - key - fragment_column(0);
         float most = -INFINITY;
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float *const score = &x[4 * j + 2 * h + e];
-                if (8 * j + e >= visible)
-                    *score = -INFINITY;
-                most = fmaxf(most, *score);
-            }
+            most = fmaxf(most, fmaxf(x[4 * j + 2 * h], x[4 * j + 2 * h + 1]));
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
         if (threadIdx.x % 4 == 0)
@@ -270,7 +273,7 @@ __device__ __forceinline__ void move_on(thread_rows *rows, const wide_shared *s,
         float now = fmaxf(was, s->max[0][row]);
         if (both)
             now = fmaxf(now, s->max[1][row]);
-        keep[h] = was == -INFINITY ? 0.0f : exp2f((was - now) * unit);
+        keep[h] = was == -INFINITY ? 0.0f : exp2_approx((was - now) * unit);
         rows->max[h] = now;
         rows->sum[h] *= keep[h];
     }
@@ -290,8 +293,8 @@ __device__ __forceinline__ void scores_to_weights(const wide_scores &x, thread_r
         float sum = rows->sum[h];
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) {
-            const float p0 = exp2f(fmaf(x[4 * j + 2 * h], unit, shift));
-            const float p1 = exp2f(fmaf(x[4 * j + 2 * h + 1], unit, shift));
+            const float p0 = exp2_approx(fmaf(x[4 * j + 2 * h], unit, shift));
+            const float p1 = exp2_approx(fmaf(x[4 * j + 2 * h + 1], unit, shift));
             sum += p0;
             sum += p1;
             p[j / 2][j % 2 * 2 + h] = bf16_pair(p0, p1);
@@ -370,10 +373,10 @@ __device__ __forceinline__ void attend_pair(const attention_args &a, wide_shared
     const float unit = a.scale * 1.44269504088896341f;
     const bool mine = BOTH || w == 0;
     wide_scores x;
-    wide_weights p;
+    wide_weights p = {}; // of rows that are not there
     float keep[2];
     if (mine) {
-        score_block(x, s, w, phase->kv[w]);
+        score_block(x, s, w, phase->kv(w));
         if (rows->any)
             hide_and_max(x, *rows, key + w * KEYS, s->max[w]);
     }
@@ -393,23 +396,22 @@ __device__ __forceinline__ void attend_pair(const attention_args &a, wide_shared
     if (BOTH) {
         add_own(c, p, s, w);
         named_barrier(BOTH_WEIGHTS, WIDE_CONSUMERS);
-        add_other(c, s, w, phase->kv[1 - w]);
+        add_other(c, s, w, phase->kv(1 - w));
         wgmma_wait<1>();
         arrive_warp(&s->empty[w][0]);
         wgmma_wait<0>();
         arrive_warp(&s->empty[1 - w][1]);
-        phase->kv[1] ^= 1;
     } else {
         named_barrier(BOTH_WEIGHTS, WIDE_CONSUMERS);
         if (w == 0)
             add_own(c, p, s, w);
         else
-            add_other(c, s, w, phase->kv[0]);
+            add_other(c, s, w, phase->kv(0));
         wgmma_wait<0>();
         arrive_warp(&s->empty[0][w]);
     }
     wgmma_keep(c);
-    phase->kv[0] ^= 1;
+    phase->next(BOTH);
 }
 
 // ---- ends of splits
@@ -487,24 +489,43 @@ __device__ inline void take_split(const forward_plan &plan, const softmax_state 
             make_float4(c[4 * j], c[4 * j + 1], c[4 * j + 2], c[4 * j + 3]);
 }
 
+__device__ __forceinline__ void store_pairs(bf16 *to, bool vector, const uint32_t (&pair)[4])
+{
+    if (vector) {
+        *reinterpret_cast<uint4 *>(to) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        to[i] = __ushort_as_bfloat16(static_cast<unsigned short>(pair[i / 2] >> 16 * (i % 2)));
+}
+
+// Outputs of a thread's two rows; four neighbouring lanes exchange theirs, so that lane q has eight
+// columns together. All lanes of the warp call it.
 __device__ inline void store_outputs(const attention_args &a, const tile_rows &t,
                                      const thread_rows &rows, const softmax_state (&total)[2],
                                      const wide_sums &c, int w)
 {
+    bf16 *const out = static_cast<bf16 *>(a.out) + t.base * WIDE_R + w * (WIDE_R / 2);
+    const bool vectors = reinterpret_cast<uintptr_t>(out) % 16 == 0;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = rows.first + 8 * h;
-        if (row >= t.count)
-            continue;
-        const size_t at = t.base + static_cast<size_t>(row);
         const float inverse = 1.0f / total[h].sum;
-        bf16 *const out = static_cast<bf16 *>(a.out) + at * WIDE_R;
+        bf16 *const to = out + row * WIDE_R;
 #pragma unroll
-        for (int j = 0; j < HALF_SUMS / 4; j++)
-            store_pair(out, w * (WIDE_R / 2) + 8 * j + fragment_column(0), WIDE_R,
-                       c[4 * j + 2 * h] * inverse, c[4 * j + 2 * h + 1] * inverse);
-        if (a.lse && w == 0 && fragment_column(0) == 0)
-            a.lse[at] = total[h].max + logf(total[h].sum);
+        for (int j = 0; j < HALF_SUMS / 4; j += 4) {
+            uint32_t pair[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                pair[i] = bf16_pair(c[4 * (j + i) + 2 * h] * inverse,
+                                    c[4 * (j + i) + 2 * h + 1] * inverse);
+            quad_transpose(pair);
+            if (row < t.count)
+                store_pairs(to + 8 * (j + static_cast<int>(threadIdx.x) % 4), vectors, pair);
+        }
+        if (a.lse && row < t.count && w == 0 && threadIdx.x % 4 == 0)
+            a.lse[t.base + static_cast<size_t>(row)] = total[h].max + logf(total[h].sum);
     }
 }
 
@@ -564,7 +585,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) attend_wgmma(const forward_pl
     wide_shared *const s = dynamic_shared<wide_shared>();
     init_barriers(s);
     __syncthreads();
-    const int w = static_cast<int>(threadIdx.x) / WARPGROUP;
+    // The same in all lanes, as far as the compiler can see.
+    const int w = __shfl_sync(ALL_LANES, static_cast<int>(threadIdx.x) / WARPGROUP, 0);
     if (w < 2) {
         registers_raise<232>();
         wide_consume(plan, s, w);
