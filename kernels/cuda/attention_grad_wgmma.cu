@@ -19,11 +19,9 @@
 namespace attention
 {
 
-constexpr int GRAD_THREADS = 3 * WARPGROUP, GRAD_CONSUMERS = 2 * WARPGROUP;
-constexpr int UNIT_STRIPS = VALUE_STRIPS / 2; // of the values; the strip of Dr is in the second
+constexpr int GRAD_THREADS = 3 * WARPGROUP;
 constexpr int VALUE_BYTES = VALUE_STRIPS * STRIP_BYTES;
 constexpr int GRAD_UNITS = 4;
-constexpr float UNIT_LOG2_E = 1.44269504088896341f;
 
 struct grad_wide_shared {
     unsigned char kv[TILE_BYTES], q[TILE_BYTES], dout[VALUE_BYTES];
@@ -33,6 +31,10 @@ struct grad_wide_shared {
 };
 
 #if HOPPER_CODE
+
+constexpr int GRAD_CONSUMERS = 2 * WARPGROUP;
+constexpr int UNIT_STRIPS = VALUE_STRIPS / 2; // of the values; the strip of Dr is in the second
+constexpr float UNIT_LOG2_E = 1.44269504088896341f;
 
 // ---- copies
 

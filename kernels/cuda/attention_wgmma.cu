@@ -22,10 +22,7 @@ namespace attention
 {
 
 constexpr int PAIR = 2 * KEYS;
-constexpr int HALF_STRIPS = VALUE_STRIPS / 2;
-constexpr int HALF_SUMS = WIDE_R / 4; // registers of a thread: [64,256] over a warpgroup
 constexpr int WIDE_CONSUMERS = 2 * WARPGROUP, WIDE_THREADS = WIDE_CONSUMERS + WARPGROUP;
-constexpr int HALF_WARPS = WARPGROUP / WARP;
 static_assert(SPLIT_KEYS % PAIR == 0, "a split is whole pairs");
 
 struct wide_item {
@@ -43,6 +40,9 @@ struct wide_shared {
 
 #if HOPPER_CODE
 
+constexpr int HALF_STRIPS = VALUE_STRIPS / 2;
+constexpr int HALF_SUMS = WIDE_R / 4; // registers of a thread: [64,256] over a warpgroup
+
 __device__ inline void init_barriers(wide_shared *s)
 {
     if (threadIdx.x > 0)
@@ -50,7 +50,7 @@ __device__ inline void init_barriers(wide_shared *s)
     for (int b = 0; b < 2; b++)
         for (int u = 0; u < 2; u++) {
             mbarrier_init(&s->full[b][u], WARPGROUP);
-            mbarrier_init(&s->empty[b][u], HALF_WARPS);
+            mbarrier_init(&s->empty[b][u], WARPGROUP / WARP);
         }
     mbarrier_init(&s->q_full, WARPGROUP + 1); // and the item's writer
     mbarrier_init(&s->q_empty, WIDE_CONSUMERS / WARP);
