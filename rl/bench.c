@@ -236,7 +236,7 @@ void bench_print_value(const struct bench *b, const char *bench, const char *nam
                        const char *metric, double value, const char *unit, double limit)
 {
     if (!b->json) {
-        printf("%-72s  %10.1f %-8s", name, value, unit);
+        printf("%-72s  %-10s  %10.1f %-8s", name, metric, value, unit);
         if (limit > 0)
             printf("  %3.0f %%", 100 * value / limit);
         printf("\n");
@@ -261,16 +261,34 @@ void bench_print_value(const struct bench *b, const char *bench, const char *nam
     strbuf_free(&text);
 }
 
+// Seconds that the work takes at the limits; 0: not known.
+static double floor_of(const struct bench *b, double flops, double bytes, bool *is_memory)
+{
+    const struct bench_limits *l = &b->limits;
+    // What is small may stay in a cache between calls, whose rate is not known.
+    const double moved = bytes < 2 * l->cache ? 0 : bytes / l->bytes;
+    const double computed = l->flops > 0 ? flops / l->flops : 0;
+    *is_memory = flops == 0 || moved > computed;
+    if (flops > 0 && l->flops == 0)
+        return 0;
+    return *is_memory ? moved : computed;
+}
+
 void bench_print(const struct bench *b, const char *bench, const char *name, double flops,
                  double bytes, double seconds)
 {
-    const struct bench_limits *l = &b->limits;
-    // What is small may stay in a cache between calls.
-    const double moved = flops > 0 && bytes < 2 * l->cache ? 0 : bytes / l->bytes;
-    const double computed = l->flops > 0 ? flops / l->flops : 0;
-    if (flops > 0 && computed >= moved)
-        bench_print_value(b, bench, name, "arithmetic", flops / seconds / 1e9, "GFLOP/s",
-                          l->flops / 1e9);
-    else
-        bench_print_value(b, bench, name, "memory", bytes / seconds / 1e9, "GB/s", l->bytes / 1e9);
+    bool is_memory;
+    const double least = floor_of(b, flops, bytes, &is_memory);
+    const double value = (is_memory ? bytes : flops) / seconds / 1e9;
+    bench_print_value(b, bench, name, is_memory ? "memory" : "arithmetic", value,
+                      is_memory ? "GB/s" : "GFLOP/s", least > 0 ? value * seconds / least : 0);
+}
+
+void bench_print_rate(const struct bench *b, const char *bench, const char *name, double tokens,
+                      double flops, double bytes, double seconds)
+{
+    bool is_memory;
+    const double least = floor_of(b, flops, bytes, &is_memory);
+    bench_print_value(b, bench, name, "tokens", tokens / seconds, "tokens/s",
+                      least > 0 ? tokens / least : 0);
 }

@@ -48,7 +48,10 @@ int bench_time(double *seconds, const struct bench *b,
 // The line of a case that took so long.
 void bench_print(const struct bench *b, const char *bench, const char *name, double flops,
                  double bytes, double seconds);
-// Of any other number. limit 0: there is none.
+// The same as tokens a second.
+void bench_print_rate(const struct bench *b, const char *bench, const char *name, double tokens,
+                      double flops, double bytes, double seconds);
+// Any other number. limit 0: there is none.
 void bench_print_value(const struct bench *b, const char *bench, const char *name,
                        const char *metric, double value, const char *unit, double limit);
 
