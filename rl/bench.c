@@ -139,10 +139,12 @@ static int measure_product(struct bench *b)
 static int measure_limits(struct bench *b)
 {
     if (!b->gpu) {
-        const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        const long own = sysconf(_SC_LEVEL2_CACHE_SIZE), cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
         struct bench_limit limit;
         bench_limit_measure(&limit, b->team, b->dev->isa);
-        b->limits = (struct bench_limits){limit.flops, limit.bytes, cache > 0 ? (double)cache : 0};
+        b->limits = (struct bench_limits){.flops = limit.flops, .bytes = limit.bytes};
+        b->limits.own = own > 0 ? (double)own * team_size(b->team) : 0;
+        b->limits.cache = cache > 0 ? (double)cache : 0;
         return 0;
     }
     struct device_cuda_info info;
@@ -151,7 +153,7 @@ static int measure_limits(struct bench *b)
         rc = measure_copy(b);
     if (rc == 0)
         rc = measure_product(b);
-    b->limits.cache = rc == 0 ? (double)info.cache : 0;
+    b->limits.own = b->limits.cache = rc == 0 ? (double)info.cache : 0;
     return rc;
 }
 
@@ -265,8 +267,9 @@ void bench_print_value(const struct bench *b, const char *bench, const char *nam
 static double floor_of(const struct bench *b, double flops, double bytes, bool *is_memory)
 {
     const struct bench_limits *l = &b->limits;
-    // What is small may stay in a cache between calls, whose rate is not known.
-    const double moved = bytes < 2 * l->cache ? 0 : bytes / l->bytes;
+    // What is small may stay in a cache between calls, whose rate is not known. The rate of a CPU's
+    // memory is that of arrays which a cache shared with other programs may hold.
+    const double moved = bytes < 2 * (flops > 0 ? l->cache : l->own) ? 0 : bytes / l->bytes;
     const double computed = l->flops > 0 ? flops / l->flops : 0;
     *is_memory = flops == 0 || moved > computed;
     if (flops > 0 && l->flops == 0)

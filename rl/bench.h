@@ -16,7 +16,8 @@
 struct bench_limits {
     double flops; // of dense products; a multiply-add counts as two
     double bytes; // read on a CPU, read and written by a copy on a GPU
-    double cache; // bytes of the largest cache
+    double own;   // bytes of the caches that are the cores' own, or the GPU's
+    double cache; // and of the largest one
 };
 
 struct bench {
