@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hopper's own instructions (sm_90a): transaction barriers, bulk and tensor copies to shared
-// memory, additions of vectors in memory, and matrix products of a warpgroup. Device code that uses
-// them stands inside #if HOPPER_CODE, for it is compiled for older GPUs as well, which never run
-// it. The emulation has a file of the same name. PTX ISA 8.1: mbarrier, cp.async.bulk,
-// cp.async.bulk.tensor, fence.proxy, red, wgmma.
+// Hopper's own instructions (sm_90a): transaction barriers, bulk and tensor copies to and
+// from shared memory, additions of vectors in memory, and matrix products of a warpgroup. Device
+// code that uses them stands inside #if HOPPER_CODE, for it is compiled for older GPUs as well,
+// which never run it. The emulation has a file of the same name. PTX ISA 8.1: mbarrier,
+// cp.async.bulk, cp.reduce.async.bulk, cp.async.bulk.tensor, fence.proxy, red, wgmma.
 #ifndef KERNELS_CUDA_HOPPER_CUH
 #define KERNELS_CUDA_HOPPER_CUH
 
@@ -142,6 +142,37 @@ __device__ __forceinline__ void tensor_copy(void *to_shared, const tensor_map *m
                  "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(to_shared)),
                  "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(done))
                  : "memory");
+}
+
+// ---- copies from shared to global memory. They are in groups of the thread that begins them,
+// which waits before it writes the shared memory again or ends. Addresses and bytes are multiples
+// of 16.
+
+__device__ __forceinline__ void bulk_store(void *to, const void *from_shared, int bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+                 "r"(shared_address(from_shared)), "r"(bytes)
+                 : "memory");
+}
+
+// Adds in memory instead, as add_in_memory does.
+__device__ __forceinline__ void bulk_add(float *to, const float *from_shared, int bytes)
+{
+    asm volatile(
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+        "r"(shared_address(from_shared)), "r"(bytes)
+        : "memory");
+}
+
+__device__ __forceinline__ void bulk_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Until all groups have read what they copy.
+__device__ __forceinline__ void bulk_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 // Makes this thread's ordinary writes to shared memory visible to wgmma and to copies.

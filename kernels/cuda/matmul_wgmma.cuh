@@ -19,16 +19,18 @@
 #include "kernels/cuda/matmul.cuh"
 
 constexpr int WGMMA_DEPTH = 64;
-constexpr int WGMMA_ROW = 128;                       // bytes of a row in shared memory
-constexpr int WGMMA_EIGHTS = 8 * WGMMA_ROW;          // bytes of eight of them
-constexpr int WGMMA_STRIP = WGMMA_DEPTH * WGMMA_ROW; // bytes of 64 rows
+constexpr int WGMMA_ROW = 128;              // bytes of a row in shared memory
+constexpr int WGMMA_EIGHTS = 8 * WGMMA_ROW; // bytes of eight of them
 static_assert(WGMMA_DEPTH == PACK, "a stage of B is a slice of packed blocks");
 
-// WARPGROUPS x 64 rows; BLOCKS of them fit on one multiprocessor.
-template <int WARPGROUPS, int COLS, int STAGES, int BLOCKS> struct wgmma_tile {
+// WARPGROUPS x 64 rows; BLOCKS of them fit on one multiprocessor. DEPTH: terms of a stage; less
+// than a row of shared memory only where a row is a term.
+template <int WARPGROUPS, int COLS, int STAGES, int BLOCKS, int DEPTH = WGMMA_DEPTH>
+struct wgmma_tile {
     static constexpr int rows = 64 * WARPGROUPS, cols = COLS, stages = STAGES, blocks = BLOCKS;
+    static constexpr int depth = DEPTH, strip = DEPTH * WGMMA_ROW; // of 64 rows or columns
     static constexpr int consumers = WARPGROUP * WARPGROUPS, threads = consumers + WARP;
-    static constexpr int bytes_a = rows * WGMMA_ROW, bytes_b = cols * WGMMA_ROW;
+    static constexpr int bytes_a = rows / 64 * strip, bytes_b = cols * strip / 64;
     static constexpr int stage = bytes_a + bytes_b;
     static constexpr int sums = COLS / 2; // registers of a thread
     static constexpr size_t shared_bytes =
@@ -93,6 +95,8 @@ __device__ __forceinline__ void wgmma_product(wgmma_ring<Tile> &ring, int steps,
 {
     const int warpgroup = static_cast<int>(threadIdx.x) / WARPGROUP;
     const bool signals = threadIdx.x % WARP == 0;
+    static_assert(STRIPS || Tile::depth == WGMMA_DEPTH,
+                  "a row of shared memory is a stage's terms");
     const int advance = STRIPS ? 2 * WGMMA_EIGHTS : 16 * static_cast<int>(sizeof(bf16));
     mbarrier *last = nullptr;
     wgmma_keep(sum);
@@ -100,11 +104,11 @@ __device__ __forceinline__ void wgmma_product(wgmma_ring<Tile> &ring, int steps,
         mbarrier_wait(ring.full(), ring.phase);
         arrange(ring, i);
         const uint64_t a =
-            wgmma_operand(ring.a() + warpgroup * WGMMA_STRIP, WGMMA_EIGHTS, WGMMA_STRIP);
-        const uint64_t b = wgmma_operand(ring.b(), WGMMA_EIGHTS, WGMMA_STRIP);
+            wgmma_operand(ring.a() + warpgroup * Tile::strip, WGMMA_EIGHTS, Tile::strip);
+        const uint64_t b = wgmma_operand(ring.b(), WGMMA_EIGHTS, Tile::strip);
         wgmma_fence();
 #pragma unroll
-        for (int j = 0; j < WGMMA_DEPTH / 16; j++)
+        for (int j = 0; j < Tile::depth / 16; j++)
             wgmma<STRIPS, STRIPS>(sum, wgmma_advance(a, j * advance),
                                   wgmma_advance(b, j * advance));
         wgmma_commit();

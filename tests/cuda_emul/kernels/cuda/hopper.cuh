@@ -216,6 +216,11 @@ namespace emul
 
 inline float normal_or_zero(float x) { return std::isnormal(x) || !std::isfinite(x) ? x : 0.0f; }
 
+inline float add_flushed(float x, float y)
+{
+    return normal_or_zero(normal_or_zero(x) + normal_or_zero(y));
+}
+
 } // namespace emul
 
 inline void add_in_memory(float *p, const float (&x)[4], EMUL_AT)
@@ -223,8 +228,63 @@ inline void add_in_memory(float *p, const float (&x)[4], EMUL_AT)
     if (reinterpret_cast<uintptr_t>(p) % 16 != 0)
         emul::fail(EMUL_SITE("add_in_memory"), "not aligned to 16 bytes");
     for (int i = 0; i < 4; i++)
-        p[i] = emul::normal_or_zero(emul::normal_or_zero(p[i]) + emul::normal_or_zero(x[i]));
+        p[i] = emul::add_flushed(p[i], x[i]);
 }
+
+namespace emul
+{
+
+struct bulk_lists {
+    work_list open, groups;
+};
+
+inline bulk_lists &my_bulk()
+{
+    static std::vector<bulk_lists> lists(1024);
+    return lists[threadIdx.x];
+}
+
+inline void begin_bulk(const void *to, const void *from, int bytes, std::function<void()> copy,
+                       const site &at)
+{
+    const uintptr_t all = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) |
+                          static_cast<uintptr_t>(bytes);
+    if (all % 16 != 0 || bytes <= 0)
+        fail(at, "not in whole pieces of 16 bytes");
+    if (at_once())
+        copy();
+    else
+        my_bulk().open.push_back(std::move(copy));
+}
+
+} // namespace emul
+
+// What is never waited for is never copied.
+inline void bulk_store(void *to, const void *from_shared, int bytes, EMUL_AT)
+{
+    emul::begin_bulk(
+        to, from_shared, bytes, [=] { memcpy(to, from_shared, static_cast<size_t>(bytes)); },
+        EMUL_SITE("bulk_store"));
+}
+
+inline void bulk_add(float *to, const float *from_shared, int bytes, EMUL_AT)
+{
+    const auto add = [=] {
+        for (int i = 0; i < bytes / static_cast<int>(sizeof *to); i++)
+            to[i] = emul::add_flushed(to[i], from_shared[i]);
+    };
+    emul::begin_bulk(to, from_shared, bytes, add, EMUL_SITE("bulk_add"));
+}
+
+inline void bulk_commit()
+{
+    emul::bulk_lists &mine = emul::my_bulk();
+    for (auto &copy : mine.open)
+        mine.groups.push_back(std::move(copy));
+    mine.open.clear();
+}
+
+inline void bulk_wait_read() { emul::work_off(emul::my_bulk().groups); }
 
 inline void fence_async_proxy() {}
 
