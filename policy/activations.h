@@ -83,6 +83,7 @@ struct policy_activations {
     int max_keys; // of a sequence
     bool train;   // a backward pass may follow
     bool values;  // the value head reads the hidden rows
+    bool first;   // of the backward pass: gradients of matrices were zero before it
     struct rope_table rope;
     struct device_block block, inputs;
     size_t inputs_bytes;

@@ -6,8 +6,8 @@
 
 #include <assert.h>
 
-// grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
-// there are several matrices.
+// grad of m += dy^T x, once in a pass. args gives dy, x and m; lddy and ldx (0: dense), strides or
+// segments where there are several matrices.
 static int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
 {
     args.dw = p->grad + m->offset;
@@ -17,6 +17,7 @@ static int weight_grad(const struct policy *p, const struct matrix *m, struct ma
     args.lddy = args.lddy ? args.lddy : (size_t)args.n;
     args.ldx = args.ldx ? args.ldx : (size_t)args.k;
     args.batch = m->count;
+    args.overwrite = p->acts->first;
     args.dy_type = args.x_type = m->type;
     return p->dev->k->matmul_grad(p->dev, &args);
 }
@@ -341,6 +342,7 @@ static int backward_layers(struct policy *p)
         TRY(hidden_norm_grad(p, w->norm1, l->x, l->rstd1, s->dn, true));
     }
     s->train = false; // activations were written over
+    s->first = false;
     return p->dev->k->embed_grad(p->dev,
                                  &(struct embed_grad_args){.dout = s->dx,
                                                            .ids = s->in.tokens,
@@ -356,10 +358,17 @@ static bool follows(const struct policy *p, const struct policy_batch *b)
            p->acts->num_targets == b->num_targets;
 }
 
+static void begin_gradients(struct policy *p)
+{
+    p->acts->first = p->grad_is_zero;
+    p->grad_is_zero = false;
+}
+
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy)
 {
     assert(follows(p, b));
+    begin_gradients(p);
     const struct policy_activations *s = p->acts;
     const struct matrix *head = &p->packed->head;
     const size_t bytes = (size_t)b->num_targets * sizeof *dlogprob;
@@ -401,6 +410,7 @@ static int bias_grad(const struct policy *p, const float *dscore, int n)
 int policy_backward_values(struct policy *p, const struct policy_batch *b, const float *dscore)
 {
     assert(follows(p, b) && p->arch.value_head);
+    begin_gradients(p);
     const struct policy_activations *s = p->acts;
     const struct matrix *score = &p->packed->score;
     TRY(bias_grad(p, dscore, b->num_targets));

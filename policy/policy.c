@@ -185,10 +185,13 @@ int policy_train_begin(struct policy *p)
         rc = p->dev->memory->alloc(p->dev, (void **)&p->grad_squares, sizeof *p->grad_squares);
     }
     rc = rc ? rc : device_alloc_floats(p->dev, &p->grad, p->params.size);
+    p->grad_is_zero = rc == 0;
     return rc ? rc : weights_pack(p->packed, p);
 }
 
 int policy_grad_zero(struct policy *p)
 {
-    return p->dev->memory->zero(p->dev, p->grad, p->params.size * sizeof *p->grad);
+    const int rc = p->dev->memory->zero(p->dev, p->grad, p->params.size * sizeof *p->grad);
+    p->grad_is_zero = rc == 0;
+    return rc;
 }

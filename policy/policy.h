@@ -28,6 +28,7 @@ struct policy {
     struct device *dev;   // borrowed
     struct params params; // names, shapes and the one block of weights, float32
     float *grad;          // mirrors params.data; NULL until policy_train_begin
+    bool grad_is_zero;    // since nothing was added to it: a backward pass need not read it
     double *grad_squares; // on the device: the sum of squares of grad, for its norm
     struct policy_activations *acts;
     struct policy_packed
@@ -75,7 +76,8 @@ struct policy_batch {
     const float *target_tau; // [num_targets] temperature, 0 counts as 1; unused for values
 };
 
-// Allocates gradients (zeroed), so that forward keeps what backward needs.
+// Allocates gradients (zeroed), so that forward keeps what backward needs. Whoever writes to grad
+// from outside clears grad_is_zero.
 int policy_train_begin(struct policy *p);
 int policy_grad_zero(struct policy *p);
 

@@ -104,11 +104,16 @@ static double loss(struct policy *p, const struct problem *q, bool backward)
         sum += weight(i) * (double)a[i] + (q->values ? 0 : weight(i + 3) * (double)b[i]);
     }
     if (backward) {
-        assert_ok(policy_grad_zero(p));
         assert_ok(q->values ? policy_backward_values(p, &q->batch, da)
                             : policy_backward(p, &q->batch, da, db));
     }
     return sum;
+}
+
+static void gradient(struct policy *p, const struct problem *q)
+{
+    assert_ok(policy_grad_zero(p));
+    loss(p, q, true);
 }
 
 // The slope of the loss along a step of unit length in a tensor.
@@ -137,7 +142,7 @@ static double slope_along(struct policy *p, const struct problem *q, const struc
 // rises less than it claims.
 static void check_directions(struct policy *p, const struct problem *q)
 {
-    loss(p, q, true);
+    gradient(p, q);
     float *grad = device_floats(p->dev, p->grad, p->params.size);
     int checked = 0;
     for (int i = 0; i < p->params.num_tensors; i++) {
@@ -267,6 +272,46 @@ static void tied_gradient_is_the_sum_of_both_uses(void **state)
     }
 }
 
+// A pass adds to what those before it left, but to the first after policy_grad_zero nothing is
+// left.
+static void check_passes_add(struct device *dev, bool values)
+{
+    struct problem q = problem_open(values);
+    struct arch arch = small_arch();
+    arch.value_head = values;
+    struct policy *p = small_model(dev, arch);
+    const size_t n = p->params.size;
+    loss(p, &q, true);
+    float *first = device_floats(dev, p->grad, n);
+    loss(p, &q, true);
+    float *second = device_floats(dev, p->grad, n);
+    gradient(p, &q);
+    float *again = device_floats(dev, p->grad, n);
+    assert_memory_equal(first, again, n * sizeof *first);
+    for (size_t i = 0; i < n; i++) {
+        first[i] *= 2;
+    }
+    assert_gradient("gradient of two passes", second, first, n);
+    free(first);
+    free(second);
+    free(again);
+    policy_free(&p);
+    pack_free(&q.pack);
+}
+
+static void passes_add(void **state)
+{
+    (void)state;
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
+    for (int d = 0; d < n; d++) {
+        struct device *dev = NULL;
+        assert_ok(test_device_open(&dev, NULL, devices[d]));
+        check_passes_add(dev, false);
+        check_passes_add(dev, true);
+        test_device_close(&dev);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -276,6 +321,7 @@ int main(void)
         cmocka_unit_test(mixture_without_shared_experts_and_rotation_by_halves),
         cmocka_unit_test(tied_head),
         cmocka_unit_test(tied_gradient_is_the_sum_of_both_uses),
+        cmocka_unit_test(passes_add),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

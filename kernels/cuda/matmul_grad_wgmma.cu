@@ -23,6 +23,22 @@ template <class Tile> __host__ __device__ int grad_tile_count(const grad_job &jo
     return grad_tiles<Tile>(job.args) * job.args.batch * job.splits;
 }
 
+// A warp's 16 rows of a tile on their way to dW, behind the ring. Of four neighbouring rows each
+// begins 32 bytes further in the banks, so that pairs of sums from their lanes meet in none.
+template <class Tile> struct grad_staging {
+    static constexpr int rows = 16, row_bytes = Tile::cols * static_cast<int>(sizeof(float));
+    static constexpr int fourth = rows / 4 * row_bytes + 32, bytes = 4 * fourth;
+    static constexpr size_t start = (Tile::shared_bytes + 127) / 128 * 128;
+    static constexpr size_t shared_bytes = start + Tile::consumers / WARP * bytes;
+    static_assert(row_bytes % 128 == 0, "else the banks differ");
+
+    static __device__ __forceinline__ float *row(unsigned char *shared, int row)
+    {
+        unsigned char *mine = shared + start + static_cast<int>(threadIdx.x) / WARP * bytes;
+        return reinterpret_cast<float *>(mine + row % 4 * fourth + row / 4 * row_bytes);
+    }
+};
+
 #if HOPPER_CODE
 
 template <class Tile> __device__ __forceinline__ grad_tile grad_tile_at(const grad_job &job, int i)
@@ -79,22 +95,6 @@ template <class Tile> struct grad_clear {
         fence_async_proxy();
         const int consumers_barrier = 1;
         named_barrier(consumers_barrier, Tile::consumers);
-    }
-};
-
-// A warp's 16 rows of a tile on their way to dW, behind the ring. Of four neighbouring rows each
-// begins 32 bytes further in the banks, so that pairs of sums from their lanes meet in none.
-template <class Tile> struct grad_staging {
-    static constexpr int rows = 16, row_bytes = Tile::cols * static_cast<int>(sizeof(float));
-    static constexpr int fourth = rows / 4 * row_bytes + 32, bytes = 4 * fourth;
-    static constexpr size_t start = (Tile::shared_bytes + 127) / 128 * 128;
-    static constexpr size_t shared_bytes = start + Tile::consumers / WARP * bytes;
-    static_assert(row_bytes % 128 == 0, "else the banks differ");
-
-    static __device__ __forceinline__ float *row(unsigned char *shared, int row)
-    {
-        unsigned char *mine = shared + start + static_cast<int>(threadIdx.x) / WARP * bytes;
-        return reinterpret_cast<float *>(mine + row % 4 * fourth + row / 4 * row_bytes);
     }
 };
 

@@ -5,12 +5,13 @@ products, attention, decoding, an update and a whole step of GRPO. No test needs
 
 usage: gpu_torch.py [--layers 8] [--tokens 4096] [--device cuda] [--only PART,...] [--tiny]
 
-The model is DeepSeek-V2-Lite's first layers (arXiv:2405.04434, appendix B) with random weights, by transformers' own
-DeepseekV2ForCausalLM in bfloat16, with the implementations of attention and experts that it chooses. As in gradus bench,
-an update has sequences of 512 tokens, of which 128 are prompt, and a step of GRPO 8 x 8 samples of 128 + 128 tokens.
-AdamW is measured twice: on the bfloat16 weights themselves, and on float32 copies of them with float32 moments
+The model is DeepSeek-V2-Lite's first layers (arXiv:2405.04434, appendix B) with random weights, by transformers'
+DeepseekV2ForCausalLM in bfloat16, with the implementations of attention and experts that it chooses. As in gradus
+bench, an update has sequences of 512 tokens, of which 128 are prompt, and a step of GRPO 8 x 8 samples of 128 + 128
+tokens. AdamW is measured twice: on the bfloat16 weights themselves, and on float32 copies of them with float32 moments
 ("float32 masters"), which is what gradus has. A part that fails says so, and the rest goes on. --tiny: sizes for a try
-on a CPU. Times are the best of three after a warm-up. Needs torch and transformers.
+on a CPU. Times are the best of three after a warm-up; of two for generation and steps of GRPO. Needs torch and
+transformers.
 """
 import argparse
 import time
