@@ -576,7 +576,7 @@ template <int ROWS> static int attend_tiles(struct device *dev, const struct att
 int attend_wide(struct device *dev, const struct attention_args *a)
 {
     const int few = 16; // rows: of one query as a rule
-    return a->T == a->num_seqs && a->H <= few ? attend_tiles<few>(dev, a)
+    return a->T <= a->num_seqs && a->H <= few ? attend_tiles<few>(dev, a)
                                               : attend_tiles<WIDE_ROWS>(dev, a);
 }
 
