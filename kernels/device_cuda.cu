@@ -116,8 +116,6 @@ int cuda_scratch_bytes(struct device *dev, enum cuda_scratch_use use, void **out
         const int rc = cuda_alloc(dev, &s->data, room);
         if (rc != 0)
             return rc;
-        if (use == SCRATCH_ZEROED && cuda_zero(dev, s->data, room) != 0)
-            return ERR_ENV;
         s->bytes = room;
     }
     *out = s->data;

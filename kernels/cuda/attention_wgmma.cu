@@ -2,87 +2,60 @@
 // Latent attention in bfloat16 on Hopper, R = 512 and Dr = 64: the algorithm of attention.cu by
 // wgmma.
 //
-// Theory of operation. A block of threads has a tile of rows, whose outputs [64,512] stand in the
-// registers of two warpgroups, 256 columns each, and walks over blocks of 64 keys counted from
-// position 0. Warpgroup w owns every other block. Of its own it
-//   1. computes the scores,
-//   2. and, with the largest score that the other left for the blocks before, the weights; leaves
-//      them as bfloat16 where the block had its Dr columns, and the new largest score,
-//   3. scales its sums and adds the block's weighted values to its columns;
-// of the other's it does step 3 alone, with the weights that were left. So one warpgroup's softmax
-// runs under the other's products.
-// A third warpgroup copies: blocks go round a ring of slots, each in two halves of the columns,
-// filled again when the warpgroup whose columns they are has added them. Blocks of threads go from
-// item to item, a tile or a split of one, and copies run ahead of the products.
+// Theory of operation. A block of threads has a tile of 64 rows, whose outputs [64,512] stand in
+// the registers of two warpgroups, 256 columns each, and walks over the keys in pairs of blocks
+// counted from position 0. In shared memory are the tile of queries and one pair. Warpgroup w
+//   1. computes the scores of block w of the pair, and the largest of each row,
+//   2. gets the largest of the other block, and computes weights relative to the largest so far,
+//   3. leaves them as bfloat16 where block w had its Dr columns,
+//   4. adds the weighted values of its own block, then those of the other, to its columns.
+// A third warpgroup copies: the values that warpgroup w reads first in step 4 are one unit of its
+// block, the rest is another, and a unit is filled again as soon as it has been read for the last
+// time. Blocks of threads go from item to item, a tile or a split of one, and copies run ahead of
+// the products.
 //
-// Products have 64 rows always, and a row goes through the same instructions whatever it is batched
-// with. Tiles of 16 rows, for decoding, have memory for 16 rows of queries and so for more keys:
-// the products read on, into the keys, and what comes of those rows is not used. Keys that a row
-// may not see have weight 0, which changes no sum.
-#include "kernels/cuda/attention_wide.cuh"
+// Every call has tiles of this one shape: a row goes through the same instructions whatever it is
+// batched with. Keys that a row may not see have weight 0, which changes no sum.
+#include "kernels/cuda/attention_wgmma.cuh"
 
 namespace attention
 {
 
 constexpr int PAIR = 2 * KEYS;
-constexpr int HALF_STRIPS = VALUE_STRIPS / 2, VALUE_BYTES = VALUE_STRIPS * STRIP_BYTES;
-static_assert(SPLIT_KEYS % PAIR == 0, "a split begins with a block of the first warpgroup");
+constexpr int WIDE_CONSUMERS = 2 * WARPGROUP, WIDE_THREADS = WIDE_CONSUMERS + WARPGROUP;
+static_assert(SPLIT_KEYS % PAIR == 0, "a split is whole pairs");
 
 struct wide_item {
     tile_rows t; // count 0: there are no more
     int begin, end;
 };
 
-template <int ROWS> struct wide_shared {
-    static constexpr int SLOTS = ROWS < WIDE_ROWS ? 3 : 2;
-    unsigned char q[STRIPS][ROWS * ROW_BYTES];
-    unsigned char values[SLOTS][VALUE_BYTES], rest[2][STRIP_BYTES]; // rest: of Dr, then weights
-    // Of a slot: the first half of its values; the second and the rest.
-    mbarrier full[SLOTS][2], empty[SLOTS][2], rest_empty[2];
-    mbarrier weights[2], q_full, q_empty;
-    // Of a warpgroup's latest block: the largest score up to it, and what it scales sums by.
-    float max[2][ROWS], keep[2][ROWS];
-    float sum[2][2][ROWS]; // of splits by turns, of a warpgroup
-    wide_item item;        // comes with q
-    int merge;
+struct wide_shared {
+    unsigned char q[TILE_BYTES], kv[2][TILE_BYTES];
+    // Of a block's units: 0 has the values that its own warpgroup reads first, 1 the rest.
+    mbarrier full[2][2], empty[2][2], q_full, q_empty;
+    float max[2][WIDE_ROWS], sum[2][WIDE_ROWS];
+    wide_item item; // comes with q
 };
-static_assert(sizeof(wide_shared<16>) <= 227 * 1024 && sizeof(wide_shared<WIDE_ROWS>) <= 227 * 1024,
-              "shared memory of a block on Hopper");
 
 #if HOPPER_CODE
 
-template <int ROWS> __device__ inline void init_barriers(wide_shared<ROWS> *s)
+constexpr int HALF_STRIPS = VALUE_STRIPS / 2;
+constexpr int HALF_SUMS = WIDE_R / 4; // registers of a thread: [64,256] over a warpgroup
+
+__device__ inline void init_barriers(wide_shared *s)
 {
     if (threadIdx.x > 0)
         return;
-    const int warps = WARPGROUP / WARP;
-    for (int b = 0; b < s->SLOTS; b++)
+    for (int b = 0; b < 2; b++)
         for (int u = 0; u < 2; u++) {
             mbarrier_init(&s->full[b][u], WARPGROUP);
-            mbarrier_init(&s->empty[b][u], warps);
+            mbarrier_init(&s->empty[b][u], WARPGROUP / WARP);
         }
-    for (int w = 0; w < 2; w++) {
-        mbarrier_init(&s->rest_empty[w], warps);
-        mbarrier_init(&s->weights[w], warps);
-    }
     mbarrier_init(&s->q_full, WARPGROUP + 1); // and the item's writer
-    mbarrier_init(&s->q_empty, 2 * warps);
+    mbarrier_init(&s->q_empty, WIDE_CONSUMERS / WARP);
     mbarrier_init_done();
 }
-
-// Where a block stands in the rings, and the parity of the phase in which it is filled.
-template <int SLOTS> struct ring_place {
-    int slot = 0, rest = 0;
-    uint32_t phase = 0, rest_phase = 0;
-
-    __device__ __forceinline__ void next()
-    {
-        slot = slot + 1 < SLOTS ? slot + 1 : 0;
-        phase ^= slot == 0;
-        rest ^= 1;
-        rest_phase ^= rest == 0;
-    }
-};
 
 // ---- items
 
@@ -92,8 +65,7 @@ struct item_finder {
     int group = 0, before = 0; // sequences passed, and their items
 
     // Item `want`, which is none before the last one found. False when there are fewer.
-    template <int ROWS>
-    __device__ __forceinline__ bool find(const wide_plan &plan, int want, wide_item *item)
+    __device__ __forceinline__ bool find(const forward_plan &plan, int want, wide_item *item)
     {
         const attention_args &a = plan.a;
         const int lane = static_cast<int>(threadIdx.x) % WARP;
@@ -102,7 +74,7 @@ struct item_finder {
             attention_seq seq = {0, 0, 0, 0};
             if (n >= 0)
                 seq = a.seqs[n];
-            const int tiles = (seq.len * a.H + ROWS - 1) / ROWS;
+            const int tiles = (seq.len * a.H + WIDE_ROWS - 1) / WIDE_ROWS;
             const int splits = plan.splits > 1 ? splits_of(seq.pos + seq.len) : 1;
             int upto = tiles * splits;
             for (int d = 1; d < WARP; d *= 2) {
@@ -122,7 +94,7 @@ struct item_finder {
             seq.len = __shfl_sync(ALL_LANES, seq.len, from);
             seq.pos = __shfl_sync(ALL_LANES, seq.pos, from);
             seq.block = __shfl_sync(ALL_LANES, seq.block, from);
-            item->t = rows_of_tile(seq, tile, ROWS, a.H);
+            item->t = rows_of_tile(seq, tile, WIDE_ROWS, a.H);
             item->begin = i % of_tile * SPLIT_KEYS;
             item->end = item->t.keys;
             if (plan.splits > 1 && item->begin + SPLIT_KEYS < item->end)
@@ -135,55 +107,62 @@ struct item_finder {
 
 // ---- copies
 
-// Starts copying a block of keys to its slot.
-template <int ROWS>
-__device__ __forceinline__ void produce_block(const strip_source<WIDE_D> &from,
-                                              wide_shared<ROWS> *s,
-                                              ring_place<wide_shared<ROWS>::SLOTS> *at)
-{
-    unsigned char *const values = s->values[at->slot];
-    mbarrier_wait(&s->empty[at->slot][0], at->phase ^ 1);
-    from.load_to<HALF_STRIPS>(values, 0);
-    arrive_strips(&s->full[at->slot][0], from.aligned());
-    mbarrier_wait(&s->empty[at->slot][1], at->phase ^ 1);
-    mbarrier_wait(&s->rest_empty[at->rest], at->rest_phase ^ 1);
-    from.load_to<HALF_STRIPS>(values + HALF_STRIPS * STRIP_BYTES, HALF_STRIPS);
-    from.load_to<STRIPS - VALUE_STRIPS>(s->rest[at->rest], VALUE_STRIPS);
-    arrive_strips(&s->full[at->slot][1], from.aligned());
-    at->next();
-}
+// The parity of the next phase of the barriers of either block, and of q.
+struct wide_phases {
+    uint32_t bits = 0, q = 0;
 
-template <int ROWS>
-__device__ __forceinline__ void produce_keys(const wide_plan &plan, const wide_item &item,
-                                             int begin, int end, wide_shared<ROWS> *s,
-                                             ring_place<wide_shared<ROWS>::SLOTS> *at)
+    __device__ __forceinline__ uint32_t kv(int b) const { return bits >> b & 1; }
+    __device__ __forceinline__ void next(bool both) { bits ^= both ? 3 : 1; }
+};
+
+// Unit u of block b of a pair.
+template <int b, int u>
+__device__ __forceinline__ void produce_unit(const strip_source<WIDE_D> &from, wide_shared *s,
+                                             uint32_t phase)
 {
-    const void *const *const blocks = plan.a.kv_blocks + item.t.blocks_at;
-    const void *block = begin < end ? blocks[begin / KEYS] : nullptr;
-    for (int key = begin; key < end; key += KEYS) {
-        const void *const next = key + KEYS < end ? blocks[key / KEYS + 1] : nullptr;
-        const strip_source<WIDE_D> from = {static_cast<const bf16 *>(block), item.end - key};
-        produce_block(from, s, at);
-        block = next;
-    }
+    mbarrier_wait(&s->empty[b][u], phase ^ 1);
+    from.load<HALF_STRIPS>(s->kv[b], (b + u) % 2 * HALF_STRIPS);
+    if (u == 1)
+        from.load<STRIPS - VALUE_STRIPS>(s->kv[b], VALUE_STRIPS);
+    arrive_strips(&s->full[b][u], from.aligned());
 }
 
 // Gives the consumers an item, and its queries when there are any.
-template <int ROWS>
-__device__ __forceinline__ void produce_queries(const wide_plan &plan, const wide_item &item,
-                                                wide_shared<ROWS> *s, uint32_t *phase)
+__device__ __forceinline__ void produce_queries(const forward_plan &plan, const wide_item &item,
+                                                wide_shared *s, wide_phases *phase)
 {
     const strip_source<WIDE_D> q = {static_cast<const bf16 *>(plan.a.q) + item.t.base * WIDE_D,
                                     item.t.count};
-    mbarrier_wait(&s->q_empty, *phase ^ 1);
-    *phase ^= 1;
+    mbarrier_wait(&s->q_empty, phase->q ^ 1);
+    phase->q ^= 1;
     if (threadIdx.x % WARPGROUP == 0) {
         s->item = item;
         mbarrier_arrive(&s->q_full);
     }
     if (item.t.count > 0)
-        q.load_to<STRIPS, ROWS>(s->q[0], 0);
+        q.load<STRIPS>(s->q, 0);
     arrive_strips(&s->q_full, q.aligned());
+}
+
+__device__ __forceinline__ void produce_keys(const forward_plan &plan, const wide_item &item,
+                                             wide_shared *s, wide_phases *phase)
+{
+    const void *const *const blocks = plan.a.kv_blocks + item.t.blocks_at;
+    for (int key = item.begin; key < item.end; key += PAIR) {
+        const bool both = key + KEYS < item.end;
+        const strip_source<WIDE_D> even = {static_cast<const bf16 *>(blocks[key / KEYS]),
+                                           item.end - key};
+        const strip_source<WIDE_D> odd = {both ? static_cast<const bf16 *>(blocks[key / KEYS + 1])
+                                               : nullptr,
+                                          item.end - key - KEYS};
+        produce_unit<0, 0>(even, s, phase->kv(0));
+        if (both)
+            produce_unit<1, 0>(odd, s, phase->kv(1));
+        produce_unit<0, 1>(even, s, phase->kv(0));
+        if (both)
+            produce_unit<1, 1>(odd, s, phase->kv(1));
+        phase->next(both);
+    }
 }
 
 // Item i of block b, of as many blocks as there are: to and fro, so that a block's items are large
@@ -194,21 +173,15 @@ __device__ __forceinline__ int wide_item_of(int i)
     return i * blocks + (i % 2 ? blocks - 1 - b : b);
 }
 
-template <int ROWS> __device__ inline void wide_produce(const wide_plan &plan, wide_shared<ROWS> *s)
+__device__ inline void wide_produce(const forward_plan &plan, wide_shared *s)
 {
-    constexpr int ahead = (wide_shared<ROWS>::SLOTS - 1) * KEYS;
     item_finder finder;
-    ring_place<wide_shared<ROWS>::SLOTS> at;
-    uint32_t phase = 0;
+    wide_phases phase;
     wide_item item;
-    for (int i = 0; finder.find<ROWS>(plan, wide_item_of(i), &item); i++)
+    for (int i = 0; finder.find(plan, wide_item_of(i), &item); i++)
         if (item.begin < item.end) {
-            // The queries take the place of the last item's: what need not wait for that goes
-            // first.
-            const int first = item.end - item.begin < ahead ? item.end : item.begin + ahead;
-            produce_keys(plan, item, item.begin, first, s, &at);
             produce_queries(plan, item, s, &phase);
-            produce_keys(plan, item, first, item.end, s, &at);
+            produce_keys(plan, item, s, &phase);
         }
     item.t = {};
     produce_queries(plan, item, s, &phase);
@@ -216,13 +189,34 @@ template <int ROWS> __device__ inline void wide_produce(const wide_plan &plan, w
 
 // ---- products
 
-// Scores [64,64] of a block: element 4 j + 2 h + e is row 8 h, column 8 j + 2 (lane % 4) + e of the
-// thread's.
+// What a thread knows of its two rows, 8 apart, of the 16 of its warp: keys they see, and of the
+// split so far the largest score (before the scale) and the sum of its own keys' weights.
+struct thread_rows {
+    int first; // the upper one
+    int keys[2];
+    float max[2], sum[2];
+    bool any; // of the warp's rows
+
+    __device__ __forceinline__ void start(const tile_rows &t, int H)
+    {
+        first = static_cast<int>(threadIdx.x) % WARPGROUP / WARP * 16;
+        any = first < t.count;
+        first += fragment_row(0);
+        for (int h = 0; h < 2; h++)
+            keys[h] = keys_of_row(t, first + 8 * h, H);
+    }
+    __device__ __forceinline__ void start_split()
+    {
+        for (int h = 0; h < 2; h++)
+            max[h] = -INFINITY, sum[h] = 0.0f;
+    }
+};
+
+// Scores [64,64] of block w for warpgroup w: element 4 j + 2 h + e is row 8 h, column 8 j + 2 (lane
+// % 4) + e of the thread's. Terms in the order of the units, then the Dr columns.
 using wide_scores = float[KEYS / 2];
 
-template <int ROWS>
-__device__ __forceinline__ void score_block(wide_scores &x, wide_shared<ROWS> *s,
-                                            const ring_place<wide_shared<ROWS>::SLOTS> &at)
+__device__ __forceinline__ void score_block(wide_scores &x, wide_shared *s, int w, uint32_t phase)
 {
 #pragma unroll
     for (int i = 0; i < KEYS / 2; i++)
@@ -230,11 +224,11 @@ __device__ __forceinline__ void score_block(wide_scores &x, wide_shared<ROWS> *s
     wgmma_keep(x);
 #pragma unroll 1
     for (int i = 0; i < STRIPS; i++) {
+        const int strip = i < VALUE_STRIPS ? (i + w * HALF_STRIPS) % VALUE_STRIPS : i;
         if (i % HALF_STRIPS == 0 && i < VALUE_STRIPS)
-            wait_strips(&s->full[at.slot][i / HALF_STRIPS], at.phase);
-        const unsigned char *const q = s->q[0] + i * (ROWS * ROW_BYTES);
-        const unsigned char *const kv =
-            i < VALUE_STRIPS ? s->values[at.slot] + i * STRIP_BYTES : s->rest[at.rest];
+            wait_strips(&s->full[w][i / HALF_STRIPS], phase);
+        const unsigned char *const q = s->q + strip * STRIP_BYTES;
+        const unsigned char *const kv = s->kv[w] + strip * STRIP_BYTES;
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < STRIP_COLUMNS; k += 16)
@@ -245,9 +239,9 @@ __device__ __forceinline__ void score_block(wide_scores &x, wide_shared<ROWS> *s
     wgmma_keep(x);
 }
 
-// Hides the keys that a row does not see; the largest score of each row, in all of its threads.
+// Hides the keys that a row does not see; the largest score of each row to shared memory.
 __device__ __forceinline__ void hide_and_max(wide_scores &x, const thread_rows &rows, int key,
-                                             float (&largest)[2])
+                                             float *largest)
 {
     if (!__all_sync(ALL_LANES, key + KEYS <= rows.keys[0])) // the upper row sees fewer
 #pragma unroll
@@ -263,37 +257,25 @@ __device__ __forceinline__ void hide_and_max(wide_scores &x, const thread_rows &
         for (int j = 0; j < KEYS / 8; j++)
             most = fmaxf(most, fmaxf(x[4 * j + 2 * h], x[4 * j + 2 * h + 1]));
         most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
-        largest[h] = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
+        most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
+        if (threadIdx.x % 4 == 0)
+            largest[rows.first + 8 * h] = most;
     }
 }
 
-// The largest score moves on with warpgroup w's own block; what the sums so far must be scaled by.
-template <int ROWS>
-__device__ __forceinline__ void move_on(thread_rows *rows, wide_shared<ROWS> *s, int w, float unit,
-                                        const float (&largest)[2], float (&keep)[2])
+// The largest score moves on; what the sums so far must be scaled by.
+__device__ __forceinline__ void move_on(thread_rows *rows, const wide_shared *s, bool both,
+                                        float unit, float (&keep)[2])
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = rows->first + 8 * h;
-        const float was = rows->max[h], now = fmaxf(was, largest[h]);
+        const float was = rows->max[h];
+        float now = fmaxf(was, s->max[0][row]);
+        if (both)
+            now = fmaxf(now, s->max[1][row]);
         keep[h] = was == -INFINITY ? 0.0f : exp2_approx((was - now) * unit);
         rows->max[h] = now;
-        rows->sum[h] *= keep[h];
-        if (threadIdx.x % 4 == 0)
-            s->max[w][row] = now, s->keep[w][row] = keep[h];
-    }
-}
-
-// The same with the other's block, which has been there.
-template <int ROWS>
-__device__ __forceinline__ void follow(thread_rows *rows, const wide_shared<ROWS> *s, int w,
-                                       float (&keep)[2])
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int row = rows->first + 8 * h;
-        keep[h] = s->keep[1 - w][row];
-        rows->max[h] = s->max[1 - w][row];
         rows->sum[h] *= keep[h];
     }
 }
@@ -322,7 +304,7 @@ __device__ __forceinline__ void scores_to_weights(const wide_scores &x, thread_r
     }
 }
 
-// To a strip, for the other warpgroup.
+// To the strip of Dr columns of the block, for the other warpgroup.
 __device__ __forceinline__ void leave_weights(const wide_weights &p, const thread_rows &rows,
                                               unsigned char *strip)
 {
@@ -335,6 +317,9 @@ __device__ __forceinline__ void leave_weights(const wide_weights &p, const threa
                 p[j / 2][j % 2 * 2 + h];
 }
 
+// Sums [64,256] of a warpgroup: element 4 j + 2 h + e as in wide_scores.
+using wide_sums = float[HALF_SUMS];
+
 __device__ __forceinline__ void scale_sums(wide_sums &c, const float (&keep)[2])
 {
     if (__all_sync(ALL_LANES, keep[0] == 1.0f && keep[1] == 1.0f))
@@ -346,11 +331,13 @@ __device__ __forceinline__ void scale_sums(wide_sums &c, const float (&keep)[2])
             c[4 * j + i] *= keep[i / 2];
 }
 
-// The sums grow by weighted values [64,256] of a block. Weights from registers, or
-// those of a strip.
-__device__ __forceinline__ void add_own(wide_sums &c, const wide_weights &p,
-                                        const unsigned char *values)
+constexpr int BOTH_MAX = 1, BOTH_WEIGHTS = 2, BOTH_SUMS = 3; // barriers of the two warpgroups
+
+// The sums grow by the values of the warpgroup's own block: weights p from registers.
+__device__ __forceinline__ void add_own(wide_sums &c, const wide_weights &p, const wide_shared *s,
+                                        int w)
 {
+    const unsigned char *const values = s->kv[w] + w * HALF_STRIPS * STRIP_BYTES;
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < KEYS / 16; i++)
@@ -358,186 +345,245 @@ __device__ __forceinline__ void add_own(wide_sums &c, const wide_weights &p,
     wgmma_commit();
 }
 
-__device__ __forceinline__ void add_other(wide_sums &c, const unsigned char *weights,
-                                          const unsigned char *values)
+// By those of the other's, which has left its weights.
+__device__ __forceinline__ void add_other(wide_sums &c, wide_shared *s, int w, uint32_t phase)
 {
+    const unsigned char *const tile = s->kv[1 - w];
+    const unsigned char *const values = tile + w * HALF_STRIPS * STRIP_BYTES;
+    wait_strips(&s->full[1 - w][1], phase);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < KEYS / 16; i++)
-        wgmma<false, true>(c, strip_rows(weights, 16 * i), strip_columns(values, 16 * i));
+        wgmma<false, true>(c, strip_rows(tile + VALUE_STRIPS * STRIP_BYTES, 16 * i),
+                           strip_columns(values, 16 * i));
     wgmma_commit();
 }
 
 __device__ __forceinline__ void arrive_warp(mbarrier *b)
 {
-    __syncwarp();
     if (threadIdx.x % WARP == 0)
         mbarrier_arrive(b);
 }
 
-// What a warpgroup knows and has.
-template <int ROWS> struct wide_state {
-    wide_shared<ROWS> *s;
-    int w;
-    ring_place<wide_shared<ROWS>::SLOTS> at; // the next block
-    uint32_t q_phase = 0, weights_phase = 0;
-    int turn = 0; // of splits
-    thread_rows rows;
-    wide_sums c;
-};
-
-// Its own next block, which begins with `key`. last: of the item.
-template <int ROWS>
-__device__ __forceinline__ void attend_own(wide_state<ROWS> &m, float unit, int key, bool last)
+// One pair of blocks, or (not BOTH) the even block alone. w: the warpgroup; last: of the item.
+template <bool BOTH>
+__device__ __forceinline__ void attend_pair(const attention_args &a, wide_shared *s, int w, int key,
+                                            bool last, thread_rows *rows, wide_sums &c,
+                                            wide_phases *phase)
 {
-    wide_shared<ROWS> *const s = m.s;
+    const float unit = a.scale * 1.44269504088896341f;
+    const bool mine = BOTH || w == 0;
     wide_scores x;
     wide_weights p = {}; // of rows that are not there
-    score_block(x, s, m.at);
-    // The weights replace what all of its warps must have read.
-    if (m.w == 0)
-        named_barrier(OWN_SCORES, WARPGROUP);
-    else
-        named_barrier(OWN_SCORES + 1, WARPGROUP);
+    float keep[2];
+    if (mine) {
+        score_block(x, s, w, phase->kv(w));
+        if (rows->any)
+            hide_and_max(x, *rows, key + w * KEYS, s->max[w]);
+    }
     if (last)
         arrive_warp(&s->q_empty);
-    float keep[2];
-    if (m.rows.any) {
-        float largest[2];
-        hide_and_max(x, m.rows, key, largest);
-        move_on(&m.rows, s, m.w, unit, largest, keep);
-        scores_to_weights(x, &m.rows, unit, p);
-        leave_weights(p, m.rows, s->rest[m.at.rest]);
-        fence_async_proxy();
+    named_barrier(BOTH_MAX, WIDE_CONSUMERS);
+    if (rows->any) {
+        move_on(rows, s, BOTH, unit, keep);
+        if (mine) {
+            scores_to_weights(x, rows, unit, p);
+            leave_weights(p, *rows, s->kv[w] + VALUE_STRIPS * STRIP_BYTES);
+        }
+        scale_sums(c, keep);
     }
-    arrive_warp(&s->weights[m.w]);
-    if (m.rows.any)
-        scale_sums(m.c, keep);
-    wgmma_keep(m.c);
-    add_own(m.c, p, s->values[m.at.slot] + m.w * HALF_STRIPS * STRIP_BYTES);
-    wgmma_wait<0>();
-    wgmma_keep(m.c);
-    arrive_warp(&s->empty[m.at.slot][m.w]);
-    m.at.next();
-}
-
-// The other's next block.
-template <int ROWS> __device__ __forceinline__ void attend_other(wide_state<ROWS> &m)
-{
-    wide_shared<ROWS> *const s = m.s;
-    mbarrier_wait(&s->weights[1 - m.w], m.weights_phase);
-    m.weights_phase ^= 1;
-    if (m.rows.any) {
-        float keep[2];
-        follow(&m.rows, s, m.w, keep);
-        scale_sums(m.c, keep);
-    }
-    wait_strips(&s->full[m.at.slot][m.w], m.at.phase);
-    wgmma_keep(m.c);
-    add_other(m.c, s->rest[m.at.rest], s->values[m.at.slot] + m.w * HALF_STRIPS * STRIP_BYTES);
-    wgmma_wait<0>();
-    wgmma_keep(m.c);
-    arrive_warp(&s->empty[m.at.slot][m.w]);
-    arrive_warp(&s->rest_empty[m.at.rest]);
-    m.at.next();
-}
-
-// The keys [begin, end) of one split.
-template <int ROWS>
-__device__ __forceinline__ void attend_split(wide_state<ROWS> &m, float unit, int begin, int end,
-                                             int item_end)
-{
-    m.rows.start_split();
-#pragma unroll
-    for (int i = 0; i < HALF_SUMS; i++)
-        m.c[i] = 0.0f;
-    for (int key = begin; key < end; key += KEYS)
-        if (key / KEYS % 2 == m.w)
-            attend_own(m, unit, key, key + PAIR >= item_end);
+    fence_async_proxy(); // the weights
+    wgmma_keep(c);
+    if (BOTH) {
+        add_own(c, p, s, w);
+        named_barrier(BOTH_WEIGHTS, WIDE_CONSUMERS);
+        add_other(c, s, w, phase->kv(1 - w));
+        wgmma_wait<1>();
+        arrive_warp(&s->empty[w][0]);
+        wgmma_wait<0>();
+        arrive_warp(&s->empty[1 - w][1]);
+    } else {
+        named_barrier(BOTH_WEIGHTS, WIDE_CONSUMERS);
+        if (w == 0)
+            add_own(c, p, s, w);
         else
-            attend_other(m);
+            add_other(c, s, w, phase->kv(0));
+        wgmma_wait<0>();
+        arrive_warp(&s->empty[0][w]);
+    }
+    wgmma_keep(c);
+    phase->next(BOTH);
 }
 
 // ---- ends of splits
 
 // The state of the thread's rows over the split. All of both warpgroups call it.
-template <int ROWS>
-__device__ __forceinline__ void split_states(wide_state<ROWS> &m, float scale,
-                                             softmax_state (&state)[2])
+__device__ __forceinline__ void split_states(wide_shared *s, const thread_rows &rows, int w,
+                                             float scale, softmax_state (&state)[2])
 {
-    float(*const sums)[ROWS] = m.s->sum[m.turn];
-    m.turn ^= 1;
-    if (m.rows.any)
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float sum = m.rows.sum[h];
-            sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-            sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-            if (threadIdx.x % 4 == 0)
-                sums[m.w][m.rows.first + 8 * h] = sum;
-        }
+    for (int h = 0; h < 2; h++) {
+        float sum = rows.sum[h];
+        sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+        sum += __shfl_xor_sync(ALL_LANES, sum, 2);
+        if (threadIdx.x % 4 == 0)
+            s->sum[w][rows.first + 8 * h] = sum;
+    }
     named_barrier(BOTH_SUMS, WIDE_CONSUMERS);
-    if (m.rows.any)
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int row = m.rows.first + 8 * h;
-            // The product is rounded, not fused with what follows: merge_tile reads it from memory.
-            state[h] = {__fmul_rn(m.rows.max[h], scale), sums[0][row] + sums[1][row]};
+    for (int h = 0; h < 2; h++) {
+        const int row = rows.first + 8 * h;
+        // The product is rounded, not fused with what follows: combine_splits reads it from memory.
+        state[h] = {__fmul_rn(rows.max[h], scale), s->sum[0][row] + s->sum[1][row]};
+    }
+}
+
+// A split that is an item of its own: to scratch memory.
+__device__ inline void leave_split(const forward_plan &plan, const tile_rows &t,
+                                   const thread_rows &rows, const softmax_state (&state)[2],
+                                   const wide_sums &c, int w, int split)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int row = rows.first + 8 * h;
+        if (row >= t.count)
+            continue;
+        const size_t at = (t.base + static_cast<size_t>(row)) * static_cast<size_t>(plan.splits) +
+                          static_cast<size_t>(split);
+        float *const sums = plan.sums + at * WIDE_R + w * (WIDE_R / 2) + fragment_column(0);
+#pragma unroll
+        for (int j = 0; j < HALF_SUMS / 4; j++)
+            *reinterpret_cast<float2 *>(sums + 8 * j) =
+                make_float2(c[4 * j + 2 * h], c[4 * j + 2 * h + 1]);
+        if (w == 0 && fragment_column(0) == 0)
+            plan.state[at] = state[h];
+    }
+}
+
+// A split of an item that has them all: into the total, which each thread keeps in its own part of
+// the block's scratch memory.
+__device__ inline void take_split(const forward_plan &plan, const softmax_state (&state)[2],
+                                  softmax_state (&total)[2], wide_sums &c, int split, bool last)
+{
+    float4 *const totals = reinterpret_cast<float4 *>(plan.sums) +
+                           static_cast<size_t>(blockIdx.x) * (HALF_SUMS / 4 * WIDE_CONSUMERS) +
+                           threadIdx.x;
+    if (split == 0) {
+        total[0] = state[0], total[1] = state[1];
+    } else {
+        const merge_factors f[2] = {merge_states(&total[0], state[0]),
+                                    merge_states(&total[1], state[1])};
+#pragma unroll
+        for (int j = 0; j < HALF_SUMS / 4; j++) {
+            const float4 x = totals[j * WIDE_CONSUMERS];
+            c[4 * j] = merge_values(f[0], x.x, c[4 * j]);
+            c[4 * j + 1] = merge_values(f[0], x.y, c[4 * j + 1]);
+            c[4 * j + 2] = merge_values(f[1], x.z, c[4 * j + 2]);
+            c[4 * j + 3] = merge_values(f[1], x.w, c[4 * j + 3]);
         }
+    }
+    if (last)
+        return;
+#pragma unroll
+    for (int j = 0; j < HALF_SUMS / 4; j++)
+        totals[j * WIDE_CONSUMERS] =
+            make_float4(c[4 * j], c[4 * j + 1], c[4 * j + 2], c[4 * j + 3]);
+}
+
+__device__ __forceinline__ void store_pairs(bf16 *to, bool vector, const uint32_t (&pair)[4])
+{
+    if (vector) {
+        *reinterpret_cast<uint4 *>(to) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        to[i] = __ushort_as_bfloat16(static_cast<unsigned short>(pair[i / 2] >> 16 * (i % 2)));
+}
+
+// Outputs of a thread's two rows; four neighbouring lanes exchange theirs, so that lane q has eight
+// columns together. All lanes of the warp call it.
+__device__ inline void store_outputs(const attention_args &a, const tile_rows &t,
+                                     const thread_rows &rows, const softmax_state (&total)[2],
+                                     const wide_sums &c, int w)
+{
+    bf16 *const out = static_cast<bf16 *>(a.out) + t.base * WIDE_R + w * (WIDE_R / 2);
+    const bool vectors = reinterpret_cast<uintptr_t>(out) % 16 == 0;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int row = rows.first + 8 * h;
+        const float inverse = 1.0f / total[h].sum;
+        bf16 *const to = out + row * WIDE_R;
+#pragma unroll
+        for (int j = 0; j < HALF_SUMS / 4; j += 4) {
+            uint32_t pair[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                pair[i] = bf16_pair(c[4 * (j + i) + 2 * h] * inverse,
+                                    c[4 * (j + i) + 2 * h + 1] * inverse);
+            quad_transpose(pair);
+            if (row < t.count)
+                store_pairs(to + 8 * (j + static_cast<int>(threadIdx.x) % 4), vectors, pair);
+        }
+        if (a.lse && row < t.count && w == 0 && threadIdx.x % 4 == 0)
+            a.lse[t.base + static_cast<size_t>(row)] = total[h].max + logf(total[h].sum);
+    }
 }
 
 // ---- the two warpgroups
 
-template <int ROWS>
-__device__ inline void attend_item(const wide_plan &plan, const wide_item &item,
-                                   wide_state<ROWS> &m)
+__device__ inline void attend_item(const forward_plan &plan, const wide_item &item, wide_shared *s,
+                                   int w, wide_phases *phase)
 {
-    const float unit = plan.a.scale * 1.44269504088896341f;
-    softmax_state total[2] = {};
-    m.rows.start(item.t, plan.a.H);
-    int begin = item.begin;
-    do { // there are keys, so that the compiler knows that no sums live on to the next item
-        const int end = begin + SPLIT_KEYS < item.end ? begin + SPLIT_KEYS : item.end;
-        attend_split(m, unit, begin, end, item.end);
+    const attention_args &a = plan.a;
+    thread_rows rows;
+    softmax_state total[2];
+    wide_sums c;
+    rows.start(item.t, a.H);
+    for (int key = item.begin; key < item.end;) {
+        const int end = key + SPLIT_KEYS < item.end ? key + SPLIT_KEYS : item.end;
+        const int split = key / SPLIT_KEYS;
+        rows.start_split();
+#pragma unroll
+        for (int i = 0; i < HALF_SUMS; i++)
+            c[i] = 0.0f;
+        for (; key + KEYS < end; key += PAIR)
+            attend_pair<true>(a, s, w, key, key + PAIR >= item.end, &rows, c, phase);
+        if (key < end)
+            attend_pair<false>(a, s, w, key, true, &rows, c, phase);
+        key = end;
         softmax_state state[2];
-        split_states(m, plan.a.scale, state);
-        if (m.rows.any && plan.splits > 1)
-            leave_split(plan, item.t, m.rows, state, m.c, m.w, begin / SPLIT_KEYS);
-        else if (m.rows.any)
-            take_split(plan, state, total, m.c, begin / SPLIT_KEYS, end == item.end);
-        begin = end;
-    } while (begin < item.end);
-    if (plan.splits > 1)
-        merge_tile(plan, item.t, &m.s->merge);
-    else if (m.rows.any)
-        store_outputs(plan.a, item.t, m.rows, total, m.c, m.w);
+        split_states(s, rows, w, a.scale, state);
+        if (!rows.any)
+            continue;
+        if (plan.splits > 1)
+            leave_split(plan, item.t, rows, state, c, w, split);
+        else
+            take_split(plan, state, total, c, split, key >= item.end);
+    }
+    if (rows.any && plan.splits == 1)
+        store_outputs(a, item.t, rows, total, c, w);
 }
 
-template <int ROWS>
-__device__ inline void wide_consume(const wide_plan &plan, wide_shared<ROWS> *s, int w)
+__device__ inline void wide_consume(const forward_plan &plan, wide_shared *s, int w)
 {
-    wide_state<ROWS> m;
-    m.s = s;
-    m.w = w;
+    wide_phases phase;
     for (;;) {
-        wait_strips(&s->q_full, m.q_phase);
-        m.q_phase ^= 1;
+        wait_strips(&s->q_full, phase.q);
+        phase.q ^= 1;
         const wide_item item = s->item;
         if (item.t.count == 0)
             return;
-        if (item.begin + w * KEYS >= item.end) // this warpgroup owns none
-            arrive_warp(&s->q_empty);
-        attend_item(plan, item, m);
+        attend_item(plan, item, s, w, &phase);
     }
 }
 
 #endif // HOPPER_CODE
 
-template <int ROWS>
-__global__ void __launch_bounds__(WIDE_THREADS, 1) attend_wgmma(const wide_plan plan)
+__global__ void __launch_bounds__(WIDE_THREADS, 1) attend_wgmma(const forward_plan plan)
 {
 #if HOPPER_CODE
-    wide_shared<ROWS> *const s = dynamic_shared<wide_shared<ROWS>>();
+    wide_shared *const s = dynamic_shared<wide_shared>();
     init_barriers(s);
     __syncthreads();
     // The same in all lanes, as far as the compiler can see.
@@ -554,30 +600,21 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) attend_wgmma(const wide_plan 
 
 // ---- host side
 
-template <int ROWS> static int attend_tiles(struct device *dev, const struct attention_args *a)
+int attend_wide(struct device *dev, const struct attention_args *a)
 {
-    struct wide_plan plan = {};
-    int rc = plan_forward(dev, a, ROWS, &plan);
+    struct forward_plan plan;
+    int rc = plan_forward(dev, a, WIDE_ROWS, &plan);
     if (rc)
         return rc;
     const size_t items = static_cast<size_t>(plan.tiles) * static_cast<size_t>(plan.splits);
     const size_t sms = static_cast<size_t>(dev->cuda->num_sms);
     const size_t blocks = items < sms ? items : sms;
-    if (plan.splits > 1)
-        rc = scratch(dev, SCRATCH_ZEROED, &plan.left,
-                     static_cast<size_t>(a->T) * static_cast<size_t>(a->H));
-    else if (splits_of(a->max_keys) > 1)
+    if (plan.splits == 1 && splits_of(a->max_keys) > 1)
         rc = scratch(dev, SCRATCH_OUTER, &plan.sums, blocks * WIDE_ROWS * WIDE_R);
-    return rc ? rc
-              : launch(dev, dim3(static_cast<unsigned int>(blocks)), dim3(WIDE_THREADS),
-                       sizeof(wide_shared<ROWS>), attend_wgmma<ROWS>, plan);
-}
-
-int attend_wide(struct device *dev, const struct attention_args *a)
-{
-    const int few = 16; // rows: of one query as a rule
-    return a->T <= a->num_seqs && a->H <= few ? attend_tiles<few>(dev, a)
-                                              : attend_tiles<WIDE_ROWS>(dev, a);
+    if (rc == 0)
+        rc = launch(dev, dim3(static_cast<unsigned int>(blocks)), dim3(WIDE_THREADS),
+                    sizeof(wide_shared), attend_wgmma, plan);
+    return rc ? rc : combine_splits<bf16>(dev, plan);
 }
 
 } // namespace attention

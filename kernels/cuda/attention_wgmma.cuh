@@ -59,36 +59,28 @@ template <int WIDTH> struct strip_source {
         return reinterpret_cast<uintptr_t>(p) % 16 == 0;
     }
 
-    // Starts copying strips [first, first + COUNT) to their places in a tile.
+    // Starts copying strips [first, first + COUNT) to a tile.
     template <int COUNT> __device__ __forceinline__ void load(unsigned char *tile, int first) const
-    {
-        load_to<COUNT>(tile + first * STRIP_BYTES, first);
-    }
-
-    // The same to strips of ROWS rows, the first of them at `strips`.
-    template <int COUNT, int ROWS = WIDE_ROWS>
-    __device__ __forceinline__ void load_to(unsigned char *strips, int first) const
     {
         const int thread = static_cast<int>(threadIdx.x) % WARPGROUP, v = thread % 8;
         constexpr int PASS = WARPGROUP / 8; // rows at a time
-        constexpr int EACH = ROWS * ROW_BYTES;
-        unsigned char *const to = strip_vector(strips, thread / 8, v);
+        unsigned char *const to = strip_vector(tile + first * STRIP_BYTES, thread / 8, v);
         const bf16 *const from = p + first * STRIP_COLUMNS + v * VECTOR;
         if (!aligned()) {
-            for (int i = thread / 8; i < ROWS; i += PASS)
+            for (int i = thread / 8; i < WIDE_ROWS; i += PASS)
                 for (int s = 0; s < COUNT; s++)
-                    copy_vector(strip_vector(strips + s * EACH, i, v),
+                    copy_vector(strip_vector(tile + (first + s) * STRIP_BYTES, i, v),
                                 from + (i < valid ? i : 0) * WIDTH + s * STRIP_COLUMNS, i < valid);
             return;
         }
 #pragma unroll
-        for (int i = 0; i < ROWS / PASS; i++) {
+        for (int i = 0; i < WIDE_ROWS / PASS; i++) {
             const int row = thread / 8 + i * PASS;
             const bf16 *const source = from + (row < valid ? row : 0) * WIDTH;
 #pragma unroll
             for (int s = 0; s < COUNT; s++)
-                cp_async_16_zero(to + i * PASS * ROW_BYTES + s * EACH, source + s * STRIP_COLUMNS,
-                                 row < valid ? 16 : 0);
+                cp_async_16_zero(to + i * PASS * ROW_BYTES + s * STRIP_BYTES,
+                                 source + s * STRIP_COLUMNS, row < valid ? 16 : 0);
         }
     }
 

@@ -16,10 +16,8 @@
 
 // Scratch buffers of a device. A slot that calls another slot, and is in the middle of using
 // scratch memory itself, must use another buffer than the callee: SCRATCH_INNER belongs to the
-// matrix products, SCRATCH_OUTER to whatever calls them. SCRATCH_ZEROED is zero when it is asked
-// for, and whoever uses it leaves it so: counters by which blocks of threads know that all have
-// come.
-enum cuda_scratch_use { SCRATCH_INNER, SCRATCH_OUTER, SCRATCH_ZEROED, SCRATCH_USES };
+// matrix products, SCRATCH_OUTER to whatever calls them.
+enum cuda_scratch_use { SCRATCH_INNER, SCRATCH_OUTER, SCRATCH_USES };
 
 struct cuda_scratch {
     void *data;
@@ -40,9 +38,8 @@ int cuda_fail(const struct device *dev, cudaError_t error, const char *what);
 // The same for the launch of a kernel, naming it.
 int cuda_fail_launch(const struct device *dev, cudaError_t error, const void *kernel);
 
-// Device memory, uninitialised unless the use says otherwise, 256-byte aligned, valid until the
-// same buffer is asked for again. It grows to the largest size asked for and stays: only a call
-// with a new largest size allocates.
+// Uninitialised device memory, 256-byte aligned, valid until the same buffer is asked for again.
+// It grows to the largest size asked for and stays: only a call with a new largest size allocates.
 int cuda_scratch_bytes(struct device *dev, enum cuda_scratch_use use, void **out, size_t bytes);
 
 template <typename T>
