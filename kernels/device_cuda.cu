@@ -149,6 +149,8 @@ static const struct device_memory cuda_memory = {cuda_alloc,    cuda_release,   
                                                  cuda_download, cuda_copy,      cuda_zero,
                                                  cuda_sync,     cuda_available, cuda_close};
 
+void *device_cuda_stream(const struct device *dev) { return dev->cuda->stream; }
+
 int device_cuda_count(void)
 {
     int count = 0;
