@@ -2,6 +2,7 @@
 #include "policy/forward.h"
 
 #include "base/error.h"
+#include "policy/parallel_state.h"
 
 #include <assert.h>
 #include <math.h>
@@ -239,9 +240,26 @@ int gather_experts(const struct policy *p, const struct layer_acts *l)
             .x = s->n, .pair = l->pair, .xs = s->xs, .T = s->T, .K = p->arch.K, .C = p->arch.C});
 }
 
-// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n).
-static int mixture(const struct policy *p, const struct layer_weights *w,
+// ys = FFN_i(xs) of each slot's expert.
+static int experts(const struct policy *p, const struct layer_weights *w,
                    const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
+                (struct matmul_args){
+                    .a = s->xs, .c = l->exp_gate_up, .segments = l->segments, .m = s->T * a->K}));
+    TRY(p->dev->k->swiglu(
+        p->dev,
+        &(struct swiglu_args){.gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
+    return product(
+        p, &w->m[W_EXP_DOWN], TO_OUT,
+        (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments, .m = s->T * a->K});
+}
+
+// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n).
+static int mixture(struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
+                   int layer)
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
@@ -252,15 +270,7 @@ static int mixture(const struct policy *p, const struct layer_weights *w,
     }
     TRY(route(p, w, l));
     TRY(gather_experts(p, l));
-    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
-                (struct matmul_args){
-                    .a = s->xs, .c = l->exp_gate_up, .segments = l->segments, .m = s->T * a->K}));
-    TRY(p->dev->k->swiglu(
-        p->dev,
-        &(struct swiglu_args){.gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
-    TRY(product(
-        p, &w->m[W_EXP_DOWN], TO_OUT,
-        (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments, .m = s->T * a->K}));
+    TRY(s->train && experts_are_spread(p) ? experts_forward(p, layer, l) : experts(p, w, l));
     return p->dev->k->moe_combine(p->dev, &(struct moe_combine_args){.ys = l->ys,
                                                                      .weights = l->weights,
                                                                      .slot = l->slot,
@@ -296,7 +306,7 @@ int forward_layers(struct policy *p, const struct kv_cache *cache)
         }
         TRY(attend(p, w, l, i));
         TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2));
-        TRY(i < a->dense_layers ? feed_forward(p, w, l) : mixture(p, w, l));
+        TRY(i < a->dense_layers ? feed_forward(p, w, l) : mixture(p, w, l, i));
     }
     TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last));
     return p->dev->k->embed(p->dev, &(struct embed_args){.table = s->n,

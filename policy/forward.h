@@ -25,6 +25,10 @@ enum way { TO_OUT, TO_IN }; // x W^T, or y W
 // where there are several matrices, accumulate; the rest is filled in.
 int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args);
 
+// grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
+// there are several matrices.
+int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args);
+
 // y = norm of x [T,C]; rstd may be NULL.
 int hidden_norm(const struct policy *p, size_t weight, const float *x, float *y, float *rstd);
 // The same of q_a, into q_n.
