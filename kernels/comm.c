@@ -311,7 +311,7 @@ int comm_any(struct comm *c, bool *flag)
 
 // ---- agreement
 
-// Names, in one message, the ranks whose text of claim i differs from rank 0's.
+// Names the ranks whose text differs from rank 0's; nothing when none does.
 static void list_differences(struct strbuf *out, const struct comm *c,
                              const struct comm_claim *claim, const char *all, const size_t *offset)
 {
@@ -320,7 +320,10 @@ static void list_differences(struct strbuf *out, const struct comm *c,
     for (int r = 1; r < c->size; r++) {
         if (offset[r + 1] - offset[r] == first && memcmp(all + offset[r], all, first) == 0)
             continue;
-        strbuf_printf(out, "%s%d", differ > 0 ? ", " : out->len > 0 ? "; rank " : "rank ", r);
+        if (differ == 0)
+            strbuf_printf(out, "%srank %d", out->len > 0 ? "; " : "", r);
+        else
+            strbuf_printf(out, ", %d", r);
         differ++;
         one = r;
     }
@@ -333,7 +336,7 @@ int comm_agree(struct comm *c, const struct comm_claim *claims, int n)
 {
     struct strbuf text = {0};
     size_t *offset = mem_array0((size_t)c->size + 1, sizeof *offset);
-    int rc = 0;
+    int rc = 0, code = 0;
     for (int i = 0; i < n && rc == 0 && c->size > 1; i++) {
         void *all;
         rc = comm_gather(c, COMM_CONTROL, claims[i].value, strlen(claims[i].value) + 1, &all,
@@ -342,9 +345,11 @@ int comm_agree(struct comm *c, const struct comm_claim *claims, int n)
             list_differences(&text, c, &claims[i], all, offset);
             free(all);
         }
+        if (text.len > 0 && code == 0)
+            code = claims[i].code;
     }
-    if (rc == 0 && text.len > 0)
-        rc = err_set(ERR_CONFIG, "the ranks disagree: %s", text.data);
+    if (rc == 0 && code != 0)
+        rc = err_set(code, "the ranks disagree: %s", text.data);
     strbuf_free(&text);
     free(offset);
     return rc;

@@ -122,10 +122,11 @@ int comm_any(struct comm *c, bool *flag);
 // added before in this order can stand for them. add(arg, i, j): value i += value j.
 void comm_pairwise(int n, void (*add)(void *arg, int i, int j), void *arg);
 
-// That all ranks hold the same text for each of n things. ERR_CONFIG naming the ranks that differ
-// from rank 0, and in what: `name` of the thing, in words.
+// That all ranks hold the same text for each of n things. If not: the code of the first that
+// differs, with a message that names the ranks that differ from rank 0, and in what.
 struct comm_claim {
-    const char *name, *value;
+    const char *name, *value; // "config", and what stands for it
+    int code;                 // ERR_*
 };
 int comm_agree(struct comm *c, const struct comm_claim *claims, int n);
 

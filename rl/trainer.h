@@ -6,6 +6,7 @@
 #ifndef RL_TRAINER_H
 #define RL_TRAINER_H
 
+#include "kernels/comm.h"
 #include "rl/checkpoint.h"
 #include "rl/config.h"
 #include "rl/generate.h"
@@ -16,6 +17,7 @@
 struct trainer {
     const struct config *config;
     const struct config_stage *stage; // the one in progress
+    struct comm *comm;                // the ranks of the run; of size 1 when it is one process
     struct team *team;
     struct device *dev;
     struct tokenizer *tokenizer;
@@ -26,8 +28,8 @@ struct trainer {
     struct policy *reference;    // NULL: the stage has no KL term
     struct optimizer *optimizer; // of the stage; NULL: it trains nothing
     struct policy *optimized;    // what it trains
-    struct rundir *run;
-    struct metrics metrics;
+    struct rundir *run;          // on rank 0; NULL elsewhere
+    struct metrics metrics;      // likewise
     struct checkpoint_state at;
     int steps;               // of the stage
     struct arena step_arena; // emptied after each step
@@ -55,6 +57,13 @@ struct generator trainer_generator(const struct trainer *t, struct rollout_engin
 struct generate_request trainer_request(const struct trainer *t, const struct task *tasks,
                                         int step);
 int trainer_open_engine(struct rollout_engine **out, const struct trainer *t, uint64_t seed);
+
+// Cuts items of a batch, in order, into shards of about the same cost: shard s is [begin[s],
+// begin[s + 1]), begin [shards + 1].
+void trainer_cut(int *begin, const int64_t *cost, int n, int shards);
+// What every shard of t->optimized's batches gave, in order, from the `size` bytes that each of
+// this rank's shards gave, own [its shards]: *all [shards], in the step's arena. Collective.
+int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t size);
 
 // Opens t->optimizer for `target` with the stage's settings.
 int trainer_open_optimizer(struct trainer *t, struct policy *target);
