@@ -79,7 +79,7 @@ int comm_open_device(struct comm *c, struct device *dev, const char **how)
     if (c->size == 1)
         return 0;
     *how = c->transport->name;
-    return dev->cuda != NULL ? comm_open_nccl(c, dev, how) : 0;
+    return dev->cuda != NULL ? comm_open_nccl(c, dev, how) : 0; // no other device has a library
 }
 
 int comm_close(struct comm *c, int rc)
@@ -176,7 +176,7 @@ int comm_exchange(struct comm *c, struct device *dev, enum comm_traffic traffic,
     const double start = comm_clock();
     if (c->watch != NULL)
         comm_watch_enter(c->watch);
-    if (dev == NULL || dev->cuda == NULL)
+    if (dev == NULL || dev->memory->of_host)
         rc = c->transport->exchange(c, parts);
     else if (c->on_device != NULL)
         rc = c->on_device->exchange(c, parts);

@@ -108,8 +108,9 @@ static void take_message(struct comm_watch *w, int rank, struct peer *p)
     p->in.text[sizeof p->in.text - 1] = '\0';
     switch ((enum kind)p->in.kind) {
     case SAYS_BEAT:
+        if (p->in.number != p->entered)
+            p->behind_since = 0.0;
         p->entered = p->in.number;
-        p->behind_since = 0.0;
         break;
     case SAYS_FAILED:
         if (w->rank == 0)
@@ -213,8 +214,8 @@ static void judge_ranks(struct comm_watch *w, double now, double timeout)
 static void judge_root(struct comm_watch *w, double now, double timeout)
 {
     const struct peer *root = &w->peers[0];
-    if (root->fd >= 0 && !root->bye && now - root->heard > timeout + 5.0) {
-        w->root_died = atomic_load(&w->failed) == 0;
+    if (atomic_load(&w->failed) == 0 && !root->bye && now - root->heard > timeout + 5.0) {
+        w->root_died = true;
         fail(w, ERR_ENV, "rank 0 (%s) has stalled: nothing was heard of it for %.0f s", root->who,
              timeout + 5.0);
         atomic_store(&w->root_gone, true);
