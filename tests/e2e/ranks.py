@@ -319,7 +319,8 @@ def check_rank_error(work):
     write_data(folders[0], 1)
     with open(config) as f:
         text = "".join(x for x in f if not x.startswith("//"))
-    text = text.replace("configs/data/", os.path.join(os.getcwd(), "configs/data/"))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(config))))
+    text = text.replace("configs/data/", os.path.join(root, "configs/data/"))
     text = text.replace('"data": {', '"data": { "rows": {"file": "rows.jsonl", "for": "eval"},')
     with open(own, "w") as f:
         f.write(text)
