@@ -82,6 +82,10 @@
     W(SCHEDULE_LINEAR, "linear")                                                                   \
     W(SCHEDULE_COSINE, "cosine")
 
+#define CONFIG_DTYPE(W)                                                                            \
+    W(DTYPE_F32, "float32")                                                                        \
+    W(DTYPE_BF16, "bfloat16")
+
 // Words that stay text.
 #define CONFIG_SCORER(W)                                                                           \
     W(0, "steps")                                                                                  \
@@ -177,6 +181,8 @@
     X(int64, seed, 1, 0, 9007199254740991, "of all that is drawn: problems, order, samples") \
     X(int, threads, 0, 0, 4096, "CPU threads; 0: as many as this process may use; results do not depend on it") \
     X(text, device, "cpu", 0, 0, "where the model is computed: cpu, cuda (the first GPU) or cuda:N") \
+    X(dtype, dtype, DTYPE_F32, 0, 0, \
+      "what matrix products read; sums, weights, gradients and moments are float32 either way") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
     X(int, micro_batch_tokens, 16384, 1, 100000000, "tokens that go through the model at once in an update") \

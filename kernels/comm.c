@@ -109,7 +109,7 @@ void comm_set_timeout(struct comm *c, double seconds)
 
 int comm_wait_turn(const struct comm *c, int turn)
 {
-    const int spins = 200, yields = 2000;
+    const int spins = 200, yields = 500;
     if (turn > yields)
         nanosleep(&(struct timespec){.tv_nsec = turn < 4 * yields ? 50 * 1000 : 500 * 1000}, NULL);
     else if (turn > spins)

@@ -203,6 +203,7 @@ int device_cuda_info(struct device_cuda_info *out, int index)
     out->num_sms = properties.multiProcessorCount;
     out->memory = total;
     out->memory_free = available;
+    out->cache = static_cast<size_t>(properties.l2CacheSize);
     out->driver = driver;
     out->runtime = runtime;
     return 0;

@@ -30,6 +30,8 @@ struct device;
 
 enum dtype { DTYPE_F32, DTYPE_BF16 };
 
+static inline size_t dtype_size(enum dtype type) { return type == DTYPE_BF16 ? 2 : 4; }
+
 // ---- matrix products. B is packed once (weights) by matmul_pack into panels whose layout belongs
 // to the device. Sums are float32 (or wider) whatever the types; `ld*` and strides count elements.
 
@@ -60,8 +62,8 @@ struct matmul_args {
     enum dtype a_type, b_type, c_type;
 };
 
-// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and
-// segments as above. dy_type and x_type are the same.
+// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], or = when overwrite, tokens ascending in a fixed
+// blocking; batches and segments as above. dy_type and x_type are the same.
 struct matmul_grad_args {
     const void *dy; // [m,n] each
     size_t lddy, stride_dy;
@@ -71,6 +73,7 @@ struct matmul_grad_args {
     size_t stride_dw;
     int m, n, k, batch;
     const int *segments;
+    bool overwrite; // dW need not hold anything; a group without tokens gets zeros
     enum dtype dy_type, x_type;
 };
 
@@ -147,6 +150,14 @@ struct add_args {
     size_t n;
 };
 
+// y = x in the other type: to the nearest, ties to even. y is not x.
+struct convert_args {
+    const void *x;
+    void *y;
+    size_t n;
+    enum dtype x_type, y_type;
+};
+
 // ---- latent attention (arXiv:2405.04434, section 2.1, absorbed form): queries of R + Dr against
 // cached rows of R + Dr, whose first R are the values.
 
@@ -193,10 +204,11 @@ struct attention_grad_args {
 // Rows of new tokens to their places in the pages of a cache: the row of token t goes to row
 // place[t]. Places differ.
 struct kv_store_args {
-    const float *rows;   // [T,D]
+    const void *rows;    // [T,D]
     const size_t *place; // [T]
-    float *pages;        // rows of D
+    void *pages;         // rows of D
     int T, D;
+    enum dtype type; // of rows and pages
 };
 
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
@@ -349,6 +361,7 @@ struct kernels {
     int (*swiglu)(struct device *, const struct swiglu_args *);
     int (*swiglu_grad)(struct device *, const struct swiglu_grad_args *);
     int (*add)(struct device *, const struct add_args *);
+    int (*convert)(struct device *, const struct convert_args *);
     int (*attention)(struct device *, const struct attention_args *);
     int (*attention_grad)(struct device *, const struct attention_grad_args *);
     int (*kv_store)(struct device *, const struct kv_store_args *);

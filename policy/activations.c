@@ -5,36 +5,34 @@
 
 #include <stdlib.h>
 
-// Carving: with the blocks NULL it only counts, so the same walk measures and assigns. Every piece
+// Carving: with the block NULL it only counts, so the same walk measures and assigns. Every piece
 // starts at 64 bytes.
 struct carver {
-    float *floats;
-    int *ints;
-    size_t num_floats, num_ints;
-    size_t T;
+    char *block;
+    size_t used;
+    enum dtype type; // of the policy
 };
 
-// T rows of n floats; NULL when n is 0.
+// NULL when a row has nothing.
+static void *take_rows(struct carver *c, size_t rows, size_t row_bytes)
+{
+    void *at = c->block && row_bytes > 0 ? c->block + c->used : NULL;
+    c->used += (rows * row_bytes + 63) / 64 * 64;
+    return at;
+}
+
+// Rows of n floats; of n elements of the policy's type; integers.
 static float *take(struct carver *c, size_t rows, size_t n)
 {
-    float *at = c->floats && n ? c->floats + c->num_floats : NULL;
-    c->num_floats += (rows * n + 15) / 16 * 16;
-    return at;
+    return take_rows(c, rows, n * sizeof(float));
 }
 
-static int *take_ints(struct carver *c, size_t n)
+static void *take_typed(struct carver *c, size_t rows, size_t n)
 {
-    int *at = c->ints && n ? c->ints + c->num_ints : NULL;
-    c->num_ints += (n + 15) / 16 * 16;
-    return at;
+    return take_rows(c, rows, n * dtype_size(c->type));
 }
 
-static void *take_bytes(char *block, size_t *used, size_t n)
-{
-    void *at = block && n ? block + *used : NULL;
-    *used += (n + 63) / 64 * 64;
-    return at;
-}
+static int *take_ints(struct carver *c, size_t n) { return take_rows(c, n, sizeof(int)); }
 
 static size_t ffn_width(const struct arch *a, int l)
 {
@@ -48,31 +46,31 @@ static size_t ffn_width_max(const struct arch *a)
 }
 
 // segments: of a mixture, [E+1].
-static void carve_layer(struct carver *c, struct layer_acts *l, const struct arch *a, size_t width,
-                        bool mixture, int *segments)
+static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const struct arch *a,
+                        size_t width, bool mixture, int *segments)
 {
-    size_t T = c->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
+    size_t H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
     l->x = take(c, T, (size_t)a->C);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
     l->rstd_q = take(c, T, a->Rq > 0);
-    l->q = take(c, T, H * (a->Dn + a->Dr));
-    l->q_lat = take(c, T, H * row);
+    l->q = take_typed(c, T, H * (a->Dn + a->Dr));
+    l->q_lat = take_typed(c, T, H * row);
     l->kv_a = take(c, T, row);
     l->rstd_kv = take(c, T, 1);
-    l->kv = take(c, T, row);
-    l->o_lat = take(c, T, H * a->R);
+    l->kv = take_typed(c, T, row);
+    l->o_lat = take_typed(c, T, H * a->R);
     l->lse = take(c, T, H);
-    l->o = take(c, T, H * a->Dv);
+    l->o = take_typed(c, T, H * a->Dv);
     l->h = take(c, T, (size_t)a->C);
     l->rstd2 = take(c, T, 1);
-    l->gate_up = take(c, T, 2 * width);
+    l->gate_up = take_typed(c, T, 2 * width);
     if (mixture) {
         size_t pairs = T * a->K;
         l->scores = take(c, T, (size_t)a->E);
         l->weights = take(c, T, (size_t)a->K);
-        l->exp_gate_up = take(c, pairs, 2 * (size_t)a->F);
-        l->ys = take(c, pairs, (size_t)a->C);
+        l->exp_gate_up = take_typed(c, pairs, 2 * (size_t)a->F);
+        l->ys = take_typed(c, pairs, (size_t)a->C);
         l->experts = take_ints(c, pairs);
         l->segments = segments;
         l->slot = take_ints(c, pairs);
@@ -83,10 +81,10 @@ static void carve_layer(struct carver *c, struct layer_acts *l, const struct arc
 static void carve_layers(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
     int kept = s->train ? a->L - a->dense_layers : a->dense_layers < a->L;
-    size_t row = (size_t)a->E + 1;
+    size_t T = (size_t)s->T, row = (size_t)a->E + 1;
     s->segments = take_ints(c, (size_t)kept * row);
     if (!s->train) { // one for all, the widest
-        carve_layer(c, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
+        carve_layer(c, T, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
         for (int l = 1; l < a->L; l++) {
             s->layer[l] = s->layer[0];
         }
@@ -96,43 +94,56 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
         bool mixture = l >= a->dense_layers;
         int *segments =
             mixture && s->segments ? s->segments + (size_t)(l - a->dense_layers) * row : NULL;
-        carve_layer(c, &s->layer[l], a, ffn_width(a, l), mixture, segments);
+        carve_layer(c, T, &s->layer[l], a, ffn_width(a, l), mixture, segments);
     }
+}
+
+// Elements of a row that is rounded for a product; 0 in a float32 policy, which reads it as it is.
+static size_t rounded_width(const struct carver *c, const struct arch *a)
+{
+    int widest = a->C > a->R + a->Dr ? a->C : a->R + a->Dr;
+    widest = a->Rq > widest ? a->Rq : widest;
+    return c->type == DTYPE_F32 ? 0 : (size_t)widest;
 }
 
 static void carve_gradients(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
-    size_t T = c->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr), pairs = T * a->K;
+    size_t T = (size_t)s->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr), pairs = T * a->K;
     s->dx = take(c, T, (size_t)a->C);
     s->dn = take(c, T, (size_t)a->C);
     s->dq_n = take(c, T, (size_t)a->Rq);
-    s->do_ = take(c, T, H * a->Dv);
-    s->do_lat = take(c, T, H * a->R);
-    s->dq_lat = take(c, T, H * row);
-    s->dq = take(c, T, H * (a->Dn + a->Dr));
+    s->do_ = take_typed(c, T, H * a->Dv);
+    s->do_lat = take_typed(c, T, H * a->R);
+    s->dq_lat = take_typed(c, T, H * row);
+    s->dq = take_typed(c, T, H * (a->Dn + a->Dr));
     s->dkv = take(c, T, row);
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
     s->dxs = take(c, pairs, (size_t)a->C);
     s->dhs = take(c, pairs, (size_t)a->F);
+    s->rounded = take_typed(c, T, rounded_width(c, a));
     s->dhidden = take(c, (size_t)s->num_targets, (size_t)a->C);
     s->dlogprob = take(c, (size_t)s->num_targets, 1);
     s->dentropy = take(c, (size_t)s->num_targets, 1);
     s->dbias = take(c, 1, a->value_head);
 }
 
-static void carve(struct carver *c, struct policy_activations *s, const struct arch *a)
+// Returns the bytes of the block; NULL only counts.
+static size_t carve(void *block, struct policy_activations *s, const struct policy *p)
 {
-    size_t T = c->T, pairs = T * a->K;
+    const struct arch *a = &p->arch;
+    struct carver carver = {.block = block, .type = p->dtype}, *c = &carver;
+    size_t T = (size_t)s->T, pairs = T * a->K;
     carve_layers(c, s, a);
-    s->n = take(c, T, (size_t)a->C);
-    s->q_n = take(c, T, (size_t)a->Rq);
+    s->n = take_typed(c, T, (size_t)a->C);
+    s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
+    s->q_n = take_typed(c, T, (size_t)a->Rq);
     s->y = take(c, T, (size_t)a->C);
-    s->ffn = take(c, T, ffn_width_max(a));
+    s->ffn = take_typed(c, T, ffn_width_max(a));
     s->logits = take(c, T, (size_t)a->E);
-    s->xs = take(c, pairs, (size_t)a->C);
-    s->hs = take(c, pairs, (size_t)a->F);
+    s->xs = take_typed(c, pairs, (size_t)a->C);
+    s->hs = take_typed(c, pairs, (size_t)a->F);
     s->x_last = take(c, T, (size_t)a->C);
     s->rstd_last = take(c, T, 1);
     s->hidden = take(c, (size_t)s->num_targets, (size_t)a->C);
@@ -141,23 +152,24 @@ static void carve(struct carver *c, struct policy_activations *s, const struct a
     if (s->train) {
         carve_gradients(c, s, a);
     }
+    return carver.used;
 }
 
-// Returns the bytes of the inputs.
-static size_t carve_inputs(struct pass_inputs *in, char *block, const struct policy_activations *s,
+// Likewise of the inputs.
+static size_t carve_inputs(struct pass_inputs *in, void *block, const struct policy_activations *s,
                            int L)
 {
-    size_t used = 0, T = (size_t)s->T, n = (size_t)s->num_targets;
-    in->tokens = take_bytes(block, &used, T * sizeof *in->tokens);
-    in->position = take_bytes(block, &used, T * sizeof *in->position);
-    in->place = take_bytes(block, &used, T * sizeof *in->place);
-    in->target_row = take_bytes(block, &used, n * sizeof *in->target_row);
-    in->target_token = take_bytes(block, &used, n * sizeof *in->target_token);
-    in->target_tau = take_bytes(block, &used, n * sizeof *in->target_tau);
-    in->seqs = take_bytes(block, &used, (size_t)s->num_seqs * sizeof *in->seqs);
-    in->kv_blocks =
-        take_bytes(block, &used, (size_t)L * (size_t)s->num_blocks * sizeof *in->kv_blocks);
-    return used;
+    struct carver carver = {.block = block}, *c = &carver;
+    size_t T = (size_t)s->T, n = (size_t)s->num_targets;
+    in->tokens = take_rows(c, T, sizeof *in->tokens);
+    in->position = take_rows(c, T, sizeof *in->position);
+    in->place = take_rows(c, T, sizeof *in->place);
+    in->target_row = take_rows(c, n, sizeof *in->target_row);
+    in->target_token = take_rows(c, n, sizeof *in->target_token);
+    in->target_tau = take_rows(c, n, sizeof *in->target_tau);
+    in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
+    in->kv_blocks = take_rows(c, (size_t)L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
+    return carver.used;
 }
 
 static int begin_inputs(struct policy *p)
@@ -190,17 +202,14 @@ int activations_begin(struct policy *p, const struct pass_shape *shape)
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;
     s->train = shape->train;
-    struct carver c = {.T = (size_t)s->T};
-    carve(&c, s, &p->arch);
-    int rc = device_block_reserve(&s->floats, p->dev, c.num_floats * sizeof *c.floats);
-    rc = rc ? rc : device_block_reserve(&s->ints, p->dev, c.num_ints * sizeof *c.ints);
+    s->values = shape->values;
+    int rc = device_block_reserve(&s->block, p->dev, carve(NULL, s, p));
     rc = rc ? rc : begin_inputs(p);
     if (rc) {
         s->train = false;
         return rc;
     }
-    c = (struct carver){.floats = s->floats.data, .ints = s->ints.data, .T = (size_t)s->T};
-    carve(&c, s, &p->arch);
+    carve(s->block.data, s, p);
     return 0;
 }
 
@@ -215,8 +224,7 @@ void activations_free(struct policy_activations **a)
     if (a && *a) {
         free((*a)->layer);
         free((*a)->host_inputs);
-        device_block_free(&(*a)->floats);
-        device_block_free(&(*a)->ints);
+        device_block_free(&(*a)->block);
         device_block_free(&(*a)->inputs);
         rope_table_free(&(*a)->rope);
         free(*a);

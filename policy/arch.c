@@ -333,7 +333,7 @@ int arch_from_json(struct arch *out, const struct json_doc *doc, const struct js
     return rc;
 }
 
-size_t arch_cache_floats(const struct arch *a) { return (size_t)(a->R + a->Dr) * a->L; }
+size_t arch_cache_width(const struct arch *a) { return (size_t)(a->R + a->Dr) * a->L; }
 
 int64_t arch_num_parameters(const struct arch *a, bool active)
 {

@@ -50,8 +50,8 @@ int arch_from_json(struct arch *out, const struct json_doc *doc, const struct js
 // Writes the config.json that transformers opens (published layout).
 void arch_to_json(struct json_writer *w, const struct arch *a);
 
-// Bytes of a cached token over all layers, and parameters: total and active per token.
-size_t arch_cache_floats(const struct arch *a); // (R + Dr) L
+// Elements of a cached token over all layers, and parameters: total and active per token.
+size_t arch_cache_width(const struct arch *a); // (R + Dr) L
 int64_t arch_num_parameters(const struct arch *a, bool active);
 
 #endif

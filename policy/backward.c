@@ -16,7 +16,22 @@ int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_gr
     args.lddy = args.lddy ? args.lddy : (size_t)args.n;
     args.ldx = args.ldx ? args.ldx : (size_t)args.k;
     args.batch = m->count;
+    args.dy_type = args.x_type = m->type;
     return p->dev->k->matmul_grad(p->dev, &args);
+}
+
+// x [T,width] as products read it: itself, or rounded into acts->rounded.
+static int operand(const struct policy *p, const float *x, int width, const void **out)
+{
+    const struct policy_activations *s = p->acts;
+    if (p->dtype == DTYPE_F32) {
+        *out = x;
+        return 0;
+    }
+    *out = s->rounded;
+    return p->dev->k->convert(
+        p->dev, &(struct convert_args){
+                    .x = x, .y = s->rounded, .n = (size_t)s->T * width, .y_type = p->dtype});
 }
 
 // dx (+)= backward of a norm over the hidden size.
@@ -38,24 +53,30 @@ static int hidden_norm_grad(const struct policy *p, size_t weight, const float *
                                                                        .accumulate = accumulate});
 }
 
+int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, int rows, int width)
+{
+    return p->dev->k->swiglu_grad(p->dev, &(struct swiglu_grad_args){.gate_up = gate_up,
+                                                                     .dh = dh,
+                                                                     .dgate_up = gate_up,
+                                                                     .T = rows,
+                                                                     .F = width,
+                                                                     .gate_up_type = p->dtype,
+                                                                     .dgate_up_type = p->dtype});
+}
+
 // ---- FFN and mixture: from dx, the gradient of their output, to dn
 
 static int feed_forward_grad(const struct policy *p, const struct layer_weights *w,
                              const struct layer_acts *l)
 {
     const struct policy_activations *s = p->acts;
-    const struct kernels *k = p->dev->k;
+    const void *dy;
     int width = w->m[W_DOWN].in;
-    TRY(k->swiglu(
-        p->dev, &(struct swiglu_args){.gate_up = l->gate_up, .h = s->ffn, .T = s->T, .F = width}));
-    TRY(weight_grad(p, &w->m[W_DOWN],
-                    (struct matmul_grad_args){.dy = s->dx, .x = s->ffn, .m = s->T}));
-    TRY(product(p, &w->m[W_DOWN], TO_IN,
-                (struct matmul_args){.a = s->dx, .c = s->dffn, .m = s->T}));
-    TRY(k->swiglu_grad(
-        p->dev,
-        &(struct swiglu_grad_args){
-            .gate_up = l->gate_up, .dh = s->dffn, .dgate_up = l->gate_up, .T = s->T, .F = width}));
+    TRY(gated_linear(p, l->gate_up, s->ffn, s->T, width));
+    TRY(operand(p, s->dx, p->arch.C, &dy));
+    TRY(weight_grad(p, &w->m[W_DOWN], (struct matmul_grad_args){.dy = dy, .x = s->ffn, .m = s->T}));
+    TRY(product(p, &w->m[W_DOWN], TO_IN, (struct matmul_args){.a = dy, .c = s->dffn, .m = s->T}));
+    TRY(gated_linear_grad(p, l->gate_up, s->dffn, s->T, width));
     TRY(weight_grad(p, &w->m[W_GATE_UP],
                     (struct matmul_grad_args){.dy = l->gate_up, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_GATE_UP], TO_IN,
@@ -68,22 +89,16 @@ static int slots_grad(const struct policy *p, const struct layer_weights *w,
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
-    const struct kernels *k = p->dev->k;
     const int *segments = l->segments;
     TRY(gather_experts(p, l));
-    TRY(k->swiglu(p->dev, &(struct swiglu_args){
-                              .gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
+    TRY(gated_linear(p, l->exp_gate_up, s->hs, s->T * a->K, a->F));
     TRY(weight_grad(p, &w->m[W_EXP_DOWN],
                     (struct matmul_grad_args){
                         .dy = l->ys, .x = s->hs, .segments = segments, .m = s->T * a->K}));
     TRY(product(
         p, &w->m[W_EXP_DOWN], TO_IN,
         (struct matmul_args){.a = l->ys, .c = s->dhs, .segments = segments, .m = s->T * a->K}));
-    TRY(k->swiglu_grad(p->dev, &(struct swiglu_grad_args){.gate_up = l->exp_gate_up,
-                                                          .dh = s->dhs,
-                                                          .dgate_up = l->exp_gate_up,
-                                                          .T = s->T * a->K,
-                                                          .F = a->F}));
+    TRY(gated_linear_grad(p, l->exp_gate_up, s->dhs, s->T * a->K, a->F));
     TRY(weight_grad(p, &w->m[W_EXP_GATE_UP],
                     (struct matmul_grad_args){
                         .dy = l->exp_gate_up, .x = s->xs, .segments = segments, .m = s->T * a->K}));
@@ -104,6 +119,8 @@ static int experts_grad(struct policy *p, const struct layer_weights *w, const s
                                                                             .dy = s->dx,
                                                                             .slot = l->slot,
                                                                             .dys = l->ys,
+                                                                            .ys_type = p->dtype,
+                                                                            .dys_type = p->dtype,
                                                                             .dweights = s->dweights,
                                                                             .T = s->T,
                                                                             .K = a->K,
@@ -120,6 +137,7 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     if (a->S > 0) {
+        TRY(round_norm(p));
         TRY(feed_forward_grad(p, w, l));
     } else {
         TRY(p->dev->memory->zero(p->dev, s->dn, (size_t)s->T * a->C * sizeof *s->dn));
@@ -138,7 +156,7 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
                                                                 .normalise = a->route_normalise,
                                                                 .scale = (float)a->route_scale}));
     TRY(weight_grad(p, &w->m[W_GATE],
-                    (struct matmul_grad_args){.dy = s->dlogits, .x = s->n, .m = s->T}));
+                    (struct matmul_grad_args){.dy = s->dlogits, .x = s->n_f32, .m = s->T}));
     return product(
         p, &w->m[W_GATE], TO_IN,
         (struct matmul_args){.a = s->dlogits, .c = s->dn, .m = s->T, .accumulate = true});
@@ -152,9 +170,12 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
+    const void *dy;
     size_t H = (size_t)a->H, R = (size_t)a->R, Dv = (size_t)a->Dv;
-    TRY(weight_grad(p, &w->m[W_O], (struct matmul_grad_args){.dy = s->dx, .x = l->o, .m = s->T}));
-    TRY(product(p, &w->m[W_O], TO_IN, (struct matmul_args){.a = s->dx, .c = s->do_, .m = s->T}));
+    TRY(operand(p, s->dx, a->C, &dy));
+    TRY(weight_grad(p, &w->m[W_O], (struct matmul_grad_args){.dy = dy, .x = l->o, .m = s->T}));
+    TRY(product(p, &w->m[W_O], TO_IN,
+                (struct matmul_args){.a = dy, .c = s->do_, .c_type = p->dtype, .m = s->T}));
     TRY(weight_grad(p, &w->m[W_UV],
                     (struct matmul_grad_args){.dy = s->do_,
                                               .lddy = H * Dv,
@@ -168,6 +189,7 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
                                      .lda = H * Dv,
                                      .stride_a = Dv,
                                      .c = s->do_lat,
+                                     .c_type = p->dtype,
                                      .ldc = H * R,
                                      .stride_c = R,
                                      .m = s->T}));
@@ -179,6 +201,8 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
                                               .dout = s->do_lat,
                                               .dq = s->dq_lat,
                                               .dkv = s->dkv,
+                                              .type = p->dtype,
+                                              .dq_type = p->dtype,
                                               .seqs = s->in.seqs,
                                               .num_seqs = s->num_seqs,
                                               .T = s->T,
@@ -222,11 +246,14 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
                                      .lda = H * row,
                                      .stride_a = row,
                                      .c = s->dq,
+                                     .c_type = p->dtype,
                                      .ldc = H * part,
                                      .stride_c = part,
                                      .m = s->T}));
-    TRY(unrotate(p, (struct rope_args){.x = s->dq_lat + a->R,
-                                       .y = s->dq + a->Dn,
+    TRY(unrotate(p, (struct rope_args){.x = element(p, s->dq_lat, (size_t)a->R),
+                                       .y = element(p, s->dq, (size_t)a->Dn),
+                                       .x_type = p->dtype,
+                                       .y_type = p->dtype,
                                        .ldx = H * row,
                                        .stride_x = row,
                                        .ldy = H * part,
@@ -252,10 +279,10 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
                                                                     .lddx = (size_t)a->Rq,
                                                                     .T = s->T,
                                                                     .C = a->Rq}));
-    TRY(weight_grad(p, &w->m[W_Q_A],
-                    (struct matmul_grad_args){.dy = s->dq_n, .x = s->n, .m = s->T}));
-    return product(p, &w->m[W_Q_A], TO_IN,
-                   (struct matmul_args){.a = s->dq_n, .c = s->dn, .m = s->T});
+    const void *dy;
+    TRY(operand(p, s->dq_n, a->Rq, &dy));
+    TRY(weight_grad(p, &w->m[W_Q_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
+    return product(p, &w->m[W_Q_A], TO_IN, (struct matmul_args){.a = dy, .c = s->dn, .m = s->T});
 }
 
 // From dkv, in place through its norm and rotation, to dn (added).
@@ -284,10 +311,11 @@ static int latents_grad(const struct policy *p, const struct layer_weights *w,
                                        .ldy = row,
                                        .stride_y = (size_t)a->Dr,
                                        .heads = 1}));
-    TRY(weight_grad(p, &w->m[W_KV_A],
-                    (struct matmul_grad_args){.dy = s->dkv, .x = s->n, .m = s->T}));
+    const void *dy;
+    TRY(operand(p, s->dkv, a->R + a->Dr, &dy));
+    TRY(weight_grad(p, &w->m[W_KV_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_KV_A], TO_IN,
-                   (struct matmul_args){.a = s->dkv, .c = s->dn, .m = s->T, .accumulate = true});
+                   (struct matmul_args){.a = dy, .c = s->dn, .m = s->T, .accumulate = true});
 }
 
 // ---- the stack
@@ -307,11 +335,12 @@ static int backward_layers(struct policy *p)
     for (int i = a->L - 1; i >= 0; i--) {
         const struct layer_weights *w = &p->packed->layers[i];
         const struct layer_acts *l = &s->layer[i];
-        TRY(hidden_norm(p, w->norm2, l->h, s->n, l->rstd2));
-        TRY(i < a->dense_layers ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l, i));
+        const bool mixed = i >= a->dense_layers;
+        TRY(hidden_norm(p, w->norm2, l->h, l->rstd2, mixed));
+        TRY(!mixed ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l, i));
         TRY(hidden_norm_grad(p, w->norm2, l->h, l->rstd2, s->dn, true));
         TRY(attend_grad(p, w, l));
-        TRY(hidden_norm(p, w->norm1, l->x, s->n, l->rstd1));
+        TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));
         TRY(queries_grad(p, w, l));
         TRY(latents_grad(p, w, l));
         TRY(hidden_norm_grad(p, w->norm1, l->x, l->rstd1, s->dn, true));
@@ -355,7 +384,8 @@ int policy_backward(struct policy *p, const struct policy_batch *b, const float 
                                                    .dw = p->grad + head->offset,
                                                    .T = b->num_targets,
                                                    .C = p->arch.C,
-                                                   .V = p->arch.V}));
+                                                   .V = p->arch.V,
+                                                   .type = p->dtype}));
     return backward_layers(p);
 }
 

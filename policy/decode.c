@@ -31,6 +31,7 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
                   float *logits)
 {
     assert(cache->L == p->arch.L && cache->width == p->arch.R + p->arch.Dr);
+    assert(cache->dtype == p->dtype);
     int num_blocks = 0, longest = 0, covered = 0;
     for (int i = 0; i < num_chunks; i++) {
         int end = chunks[i].pos + chunks[i].len;

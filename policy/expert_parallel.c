@@ -22,7 +22,7 @@ struct plan { // of a layer, on this rank
     int *sent;      // [group + 1] slots of this rank that go to each rank begin here
     int *come;      // [group + 1] rows that come from each rank begin here
     // On the device.
-    const int *segments; // [own + 1] by expert
+    const int *segments; // [E + 1] by expert, of all; those of others have no rows here
     const int *pairs;    // [own * group + 1] by expert and rank
     const int *order;    // [M] which row, as they come, stands at a place by expert
     const int *back;     // [M] its inverse
@@ -79,16 +79,16 @@ static int exchange_counts(struct policy *p, struct plan *plan, const int *segme
 }
 
 // Rows [.,C] from slots, in `slots`, to experts, in `come`, or back.
-static int exchange_rows(struct policy *p, const struct plan *plan, float *slots, float *come,
-                         bool back)
+static int exchange_rows(struct policy *p, const struct plan *plan, void *slots, void *come,
+                         enum dtype type, bool back)
 {
-    const size_t row = (size_t)p->arch.C;
+    const size_t row = (size_t)p->arch.C * dtype_size(type); // bytes
     struct comm_part *parts = parts_of(p);
     for (int q = 0; q < plan->group; q++) {
-        float *at_slots = slots ? slots + (size_t)plan->sent[q] * row : NULL;
-        float *at_come = come ? come + (size_t)plan->come[q] * row : NULL;
-        const size_t of_slots = (size_t)(plan->sent[q + 1] - plan->sent[q]) * row * sizeof *slots;
-        const size_t of_come = (size_t)(plan->come[q + 1] - plan->come[q]) * row * sizeof *slots;
+        char *at_slots = slots ? (char *)slots + (size_t)plan->sent[q] * row : NULL;
+        char *at_come = come ? (char *)come + (size_t)plan->come[q] * row : NULL;
+        const size_t of_slots = (size_t)(plan->sent[q + 1] - plan->sent[q]) * row;
+        const size_t of_come = (size_t)(plan->come[q + 1] - plan->come[q]) * row;
         parts[plan->first_rank + q] =
             back ? (struct comm_part){at_come, at_slots, of_come, of_slots}
                  : (struct comm_part){at_slots, at_come, of_slots, of_come};
@@ -113,9 +113,10 @@ static int make_orders(struct policy *p, struct plan *plan)
     }
     const int M = plan->come[group];
     plan->x->M = M;
-    const size_t n = (size_t)(own + 1 + own * group + 1 + 2 * M);
+    const int E = own * group;
+    const size_t n = (size_t)(E + 1 + E + 1 + 2 * M);
     int *host = mem_array0(n, sizeof *host);
-    int *segments = host, *pairs = segments + own + 1, *order = pairs + own * group + 1;
+    int *segments = host, *pairs = segments + E + 1, *order = pairs + E + 1;
     int *back = order + M, at = 0;
     for (int e = 0; e < own; e++) {
         for (int r = 0; r < group; r++) {
@@ -129,6 +130,9 @@ static int make_orders(struct policy *p, struct plan *plan)
             }
             pairs[e * group + r + 1] = at;
         }
+        segments[plan->first + e + 1] = at;
+    }
+    for (int e = plan->first + own; e < E; e++) {
         segments[e + 1] = at;
     }
     struct device_block *index = &p->ranks->index;
@@ -178,28 +182,21 @@ static int plan_open(struct plan *plan, struct policy *p, int layer, const struc
 
 static void plan_close(struct plan *plan) { free(plan->sent); }
 
-// The matrices of this rank's experts.
-static struct matrix own_experts(const struct policy *p, const struct plan *plan,
-                                 const struct matrix *m)
-{
-    const size_t first = (size_t)plan->first;
-    struct matrix own = *m;
-    own.count = plan->own;
-    own.offset += first * m->stride;
-    own.to_out += first * matmul_packed_size(p->dev, m->in, m->out);
-    own.to_in += first * matmul_packed_size(p->dev, m->out, m->in);
-    return own;
-}
-
 // to[i] = from[order[i]], rows of C.
-static int reorder(const struct policy *p, const struct plan *plan, float *to, const float *from,
-                   const int *order)
+static int reorder(const struct policy *p, const struct plan *plan, void *to, const void *from,
+                   const int *order, enum dtype type)
 {
-    return p->dev->k->moe_gather(
-        p->dev, &(struct moe_gather_args){
-                    .x = from, .pair = order, .xs = to, .T = plan->x->M, .K = 1, .C = p->arch.C});
+    return p->dev->k->moe_gather(p->dev, &(struct moe_gather_args){.x = from,
+                                                                   .x_type = type,
+                                                                   .pair = order,
+                                                                   .xs = to,
+                                                                   .xs_type = type,
+                                                                   .T = plan->x->M,
+                                                                   .K = 1,
+                                                                   .C = p->arch.C});
 }
 
+// Room for M rows of any type.
 static int reserve_rows(const struct policy *p, struct device_block *b, int M, int width)
 {
     return device_block_reserve(b, p->dev, (size_t)M * (size_t)width * sizeof(float));
@@ -207,73 +204,60 @@ static int reserve_rows(const struct policy *p, struct device_block *b, int M, i
 
 // ---- passes
 
-static int hidden_rows(const struct policy *p, const struct plan *plan)
+// A product with each of this rank's experts.
+static int expert_product(const struct policy *p, const struct plan *plan, int which, int layer,
+                          enum way way, const void *a, void *c, enum dtype c_type)
 {
-    return p->dev->k->swiglu(p->dev, &(struct swiglu_args){.gate_up = plan->x->gate_up.data,
-                                                           .h = p->ranks->hidden.data,
-                                                           .T = plan->x->M,
-                                                           .F = p->arch.F});
+    return product(
+        p, &p->packed->layers[layer].m[which], way,
+        (struct matmul_args){
+            .a = a, .c = c, .c_type = c_type, .segments = plan->segments, .m = plan->x->M});
 }
 
-static int forward_plan(struct policy *p, const struct plan *plan, int layer, float *xs, float *ys)
+static int expert_weight_grad(const struct policy *p, const struct plan *plan, int which, int layer,
+                              const void *dy, const void *x)
+{
+    return weight_grad(
+        p, &p->packed->layers[layer].m[which],
+        (struct matmul_grad_args){.dy = dy, .x = x, .segments = plan->pairs, .m = plan->x->M});
+}
+
+static int forward_plan(struct policy *p, const struct plan *plan, int layer, void *xs, void *ys)
 {
     struct policy_ranks *k = p->ranks;
     struct expert_rows *x = plan->x;
-    const struct layer_weights *w = &p->packed->layers[layer];
-    const struct matrix gate_up = own_experts(p, plan, &w->m[W_EXP_GATE_UP]);
-    const struct matrix down = own_experts(p, plan, &w->m[W_EXP_DOWN]);
+    const enum dtype type = p->dtype;
     TRY(reserve_rows(p, &k->in, x->M, p->arch.C));
     TRY(reserve_rows(p, &k->out, x->M, p->arch.C));
     TRY(reserve_rows(p, &k->hidden, x->M, p->arch.F));
     TRY(reserve_rows(p, &x->rows, x->M, p->arch.C));
     TRY(reserve_rows(p, &x->gate_up, x->M, 2 * p->arch.F));
-    TRY(exchange_rows(p, plan, xs, k->in.data, false));
-    TRY(reorder(p, plan, x->rows.data, k->in.data, plan->order));
-    TRY(product(
-        p, &gate_up, TO_OUT,
-        (struct matmul_args){
-            .a = x->rows.data, .c = x->gate_up.data, .segments = plan->segments, .m = x->M}));
-    TRY(hidden_rows(p, plan));
-    TRY(product(p, &down, TO_OUT,
-                (struct matmul_args){
-                    .a = k->hidden.data, .c = k->out.data, .segments = plan->segments, .m = x->M}));
-    TRY(reorder(p, plan, k->in.data, k->out.data, plan->back));
-    return exchange_rows(p, plan, ys, k->in.data, true);
+    void *in = k->in.data, *out = k->out.data, *h = k->hidden.data, *gate_up = x->gate_up.data;
+    TRY(exchange_rows(p, plan, xs, in, type, false));
+    TRY(reorder(p, plan, x->rows.data, in, plan->order, type));
+    TRY(expert_product(p, plan, W_EXP_GATE_UP, layer, TO_OUT, x->rows.data, gate_up, type));
+    TRY(gated_linear(p, gate_up, h, x->M, p->arch.F));
+    TRY(expert_product(p, plan, W_EXP_DOWN, layer, TO_OUT, h, out, type));
+    TRY(reorder(p, plan, in, out, plan->back, type));
+    return exchange_rows(p, plan, ys, in, type, true);
 }
 
-static int backward_plan(struct policy *p, const struct plan *plan, int layer, float *dys,
+static int backward_plan(struct policy *p, const struct plan *plan, int layer, void *dys,
                          float *dxs)
 {
     const struct policy_ranks *k = p->ranks;
     const struct expert_rows *x = plan->x;
-    const struct layer_weights *w = &p->packed->layers[layer];
-    const struct matrix gate_up = own_experts(p, plan, &w->m[W_EXP_GATE_UP]);
-    const struct matrix down = own_experts(p, plan, &w->m[W_EXP_DOWN]);
-    TRY(exchange_rows(p, plan, dys, k->in.data, false));
-    TRY(reorder(p, plan, k->out.data, k->in.data, plan->order));
-    TRY(hidden_rows(p, plan));
-    TRY(weight_grad(
-        p, &w->m[W_EXP_DOWN],
-        (struct matmul_grad_args){
-            .dy = k->out.data, .x = k->hidden.data, .segments = plan->pairs, .m = x->M}));
-    TRY(product(p, &down, TO_IN,
-                (struct matmul_args){
-                    .a = k->out.data, .c = k->hidden.data, .segments = plan->segments, .m = x->M}));
-    TRY(p->dev->k->swiglu_grad(p->dev, &(struct swiglu_grad_args){.gate_up = x->gate_up.data,
-                                                                  .dh = k->hidden.data,
-                                                                  .dgate_up = x->gate_up.data,
-                                                                  .T = x->M,
-                                                                  .F = p->arch.F}));
-    TRY(weight_grad(
-        p, &w->m[W_EXP_GATE_UP],
-        (struct matmul_grad_args){
-            .dy = x->gate_up.data, .x = x->rows.data, .segments = plan->pairs, .m = x->M}));
-    TRY(product(
-        p, &gate_up, TO_IN,
-        (struct matmul_args){
-            .a = x->gate_up.data, .c = k->out.data, .segments = plan->segments, .m = x->M}));
-    TRY(reorder(p, plan, k->in.data, k->out.data, plan->back));
-    return exchange_rows(p, plan, dxs, k->in.data, true);
+    void *in = k->in.data, *out = k->out.data, *h = k->hidden.data, *gate_up = x->gate_up.data;
+    TRY(exchange_rows(p, plan, dys, in, p->dtype, false));
+    TRY(reorder(p, plan, out, in, plan->order, p->dtype));
+    TRY(gated_linear(p, gate_up, h, x->M, p->arch.F));
+    TRY(expert_weight_grad(p, plan, W_EXP_DOWN, layer, out, h));
+    TRY(expert_product(p, plan, W_EXP_DOWN, layer, TO_IN, out, h, DTYPE_F32));
+    TRY(gated_linear_grad(p, gate_up, h, x->M, p->arch.F));
+    TRY(expert_weight_grad(p, plan, W_EXP_GATE_UP, layer, gate_up, x->rows.data));
+    TRY(expert_product(p, plan, W_EXP_GATE_UP, layer, TO_IN, gate_up, out, DTYPE_F32));
+    TRY(reorder(p, plan, in, out, plan->back, DTYPE_F32));
+    return exchange_rows(p, plan, dxs, in, DTYPE_F32, true);
 }
 
 int experts_forward(struct policy *p, int layer, const struct layer_acts *l)

@@ -15,40 +15,53 @@ int product(const struct policy *p, const struct matrix *m, enum way way, struct
     args.lda = args.lda ? args.lda : (size_t)args.k;
     args.ldc = args.ldc ? args.ldc : (size_t)args.n;
     args.batch = m->count;
+    args.a_type = args.b_type = m->type;
     assert(args.b);
     return p->dev->k->matmul(p->dev, &args);
 }
 
-int hidden_norm(const struct policy *p, size_t weight, const float *x, float *y, float *rstd)
+void *element(const struct policy *p, void *array, size_t i)
 {
-    const struct arch *a = &p->arch;
-    return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = x,
-                                                             .w = p->params.data + weight,
-                                                             .y = y,
-                                                             .rstd = rstd,
-                                                             .ldx = (size_t)a->C,
-                                                             .ldy = (size_t)a->C,
-                                                             .eps = (float)a->norm_eps,
-                                                             .T = p->acts->T,
-                                                             .C = a->C});
+    return (char *)array + i * dtype_size(p->dtype);
 }
 
-// sum = x + acts->y, acts->n = its norm.
-static int residual_norm(const struct policy *p, size_t weight, const float *x, float *sum,
-                         float *rstd)
+// A norm over the hidden size. args gives x, rstd, and add and sum where something is added.
+static int norm_of_rows(const struct policy *p, size_t weight, struct rmsnorm_args args, bool exact)
 {
     const struct arch *a = &p->arch;
-    return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = x,
-                                                             .add = p->acts->y,
-                                                             .sum = sum,
-                                                             .w = p->params.data + weight,
-                                                             .y = p->acts->n,
-                                                             .rstd = rstd,
-                                                             .ldx = (size_t)a->C,
-                                                             .ldy = (size_t)a->C,
-                                                             .eps = (float)a->norm_eps,
-                                                             .T = p->acts->T,
-                                                             .C = a->C});
+    args.w = p->params.data + weight;
+    args.y = exact ? p->acts->n_f32 : p->acts->n;
+    args.y_type = exact ? DTYPE_F32 : p->dtype;
+    args.ldx = args.ldy = (size_t)a->C;
+    args.eps = (float)a->norm_eps;
+    args.T = p->acts->T;
+    args.C = a->C;
+    return p->dev->k->rmsnorm(p->dev, &args);
+}
+
+int hidden_norm(const struct policy *p, size_t weight, const float *x, float *rstd, bool exact)
+{
+    return norm_of_rows(p, weight, (struct rmsnorm_args){.x = x, .rstd = rstd}, exact);
+}
+
+// sum = x + acts->y, then as above.
+static int residual_norm(const struct policy *p, size_t weight, const float *x, float *sum,
+                         float *rstd, bool exact)
+{
+    return norm_of_rows(p, weight,
+                        (struct rmsnorm_args){.x = x, .add = p->acts->y, .sum = sum, .rstd = rstd},
+                        exact);
+}
+
+int round_norm(const struct policy *p)
+{
+    const struct policy_activations *s = p->acts;
+    if (p->dtype == DTYPE_F32) {
+        return 0;
+    }
+    return p->dev->k->convert(
+        p->dev, &(struct convert_args){
+                    .x = s->n_f32, .y = s->n, .n = (size_t)s->T * p->arch.C, .y_type = p->dtype});
 }
 
 int query_norm(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l)
@@ -57,6 +70,7 @@ int query_norm(const struct policy *p, const struct layer_weights *w, const stru
     return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->q_a,
                                                              .w = p->params.data + w->q_norm,
                                                              .y = p->acts->q_n,
+                                                             .y_type = p->dtype,
                                                              .rstd = l->rstd_q,
                                                              .ldx = (size_t)a->Rq,
                                                              .ldy = (size_t)a->Rq,
@@ -74,24 +88,28 @@ static int project_queries(const struct policy *p, const struct layer_weights *w
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t part = (size_t)(a->Dn + a->Dr), row = (size_t)(a->R + a->Dr), H = (size_t)a->H;
-    const float *x = s->n;
+    const void *x = s->n;
     if (a->Rq > 0) {
         TRY(product(p, &w->m[W_Q_A], TO_OUT,
                     (struct matmul_args){.a = s->n, .c = l->q_a, .m = s->T}));
         TRY(query_norm(p, w, l));
         x = s->q_n;
     }
-    TRY(product(p, &w->m[W_Q], TO_OUT, (struct matmul_args){.a = x, .c = l->q, .m = s->T}));
+    TRY(product(p, &w->m[W_Q], TO_OUT,
+                (struct matmul_args){.a = x, .c = l->q, .c_type = p->dtype, .m = s->T}));
     TRY(product(p, &w->m[W_UK], TO_IN,
                 (struct matmul_args){.a = l->q,
                                      .lda = H * part,
                                      .stride_a = part,
                                      .c = l->q_lat,
+                                     .c_type = p->dtype,
                                      .ldc = H * row,
                                      .stride_c = row,
                                      .m = s->T}));
-    return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->q + a->Dn,
-                                                       .y = l->q_lat + a->R,
+    return p->dev->k->rope(p->dev, &(struct rope_args){.x = element(p, l->q, (size_t)a->Dn),
+                                                       .y = element(p, l->q_lat, (size_t)a->R),
+                                                       .x_type = p->dtype,
+                                                       .y_type = p->dtype,
                                                        .ldx = H * part,
                                                        .stride_x = part,
                                                        .ldy = H * row,
@@ -118,6 +136,7 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
     TRY(p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->kv_a,
                                                           .w = p->params.data + w->kv_norm,
                                                           .y = l->kv,
+                                                          .y_type = p->dtype,
                                                           .rstd = l->rstd_kv,
                                                           .ldx = row,
                                                           .ldy = row,
@@ -125,7 +144,8 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
                                                           .T = s->T,
                                                           .C = a->R}));
     return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->kv_a + a->R,
-                                                       .y = l->kv + a->R,
+                                                       .y = element(p, l->kv, (size_t)a->R),
+                                                       .y_type = p->dtype,
                                                        .ldx = row,
                                                        .stride_x = (size_t)a->Dr,
                                                        .ldy = row,
@@ -149,7 +169,8 @@ static int store_latents(const struct policy *p, const struct layer_acts *l,
                                                        .place = s->in.place,
                                                        .pages = kv_cache_block(cache, 0, layer),
                                                        .T = s->T,
-                                                       .D = cache->width});
+                                                       .D = cache->width,
+                                                       .type = p->dtype});
 }
 
 // y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that the layer's kv_blocks point to.
@@ -171,6 +192,7 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
                                                               .T = s->T,
                                                               .max_keys = s->max_keys,
                                                               .scale = (float)rope_softmax_scale(a),
+                                                              .type = p->dtype,
                                                               .out = l->o_lat,
                                                               .lse = l->lse}));
     TRY(product(p, &w->m[W_UV], TO_OUT,
@@ -178,6 +200,7 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
                                      .lda = H * a->R,
                                      .stride_a = (size_t)a->R,
                                      .c = l->o,
+                                     .c_type = p->dtype,
                                      .ldc = H * a->Dv,
                                      .stride_c = (size_t)a->Dv,
                                      .m = s->T}));
@@ -186,16 +209,24 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
 
 // ---- FFN and mixture
 
+int gated_linear(const struct policy *p, const void *gate_up, void *h, int rows, int width)
+{
+    return p->dev->k->swiglu(p->dev, &(struct swiglu_args){.gate_up = gate_up,
+                                                           .h = h,
+                                                           .T = rows,
+                                                           .F = width,
+                                                           .gate_up_type = p->dtype,
+                                                           .h_type = p->dtype});
+}
+
 // y = FFN(n): the dense one, or the shared experts.
 static int feed_forward(const struct policy *p, const struct layer_weights *w,
                         const struct layer_acts *l)
 {
     const struct policy_activations *s = p->acts;
     TRY(product(p, &w->m[W_GATE_UP], TO_OUT,
-                (struct matmul_args){.a = s->n, .c = l->gate_up, .m = s->T}));
-    TRY(p->dev->k->swiglu(
-        p->dev, &(struct swiglu_args){
-                    .gate_up = l->gate_up, .h = s->ffn, .T = s->T, .F = w->m[W_DOWN].in}));
+                (struct matmul_args){.a = s->n, .c = l->gate_up, .c_type = p->dtype, .m = s->T}));
+    TRY(gated_linear(p, l->gate_up, s->ffn, s->T, w->m[W_DOWN].in));
     return product(p, &w->m[W_DOWN], TO_OUT,
                    (struct matmul_args){.a = s->ffn, .c = s->y, .m = s->T});
 }
@@ -207,7 +238,7 @@ static int route(const struct policy *p, const struct layer_weights *w, const st
     const struct policy_activations *s = p->acts;
     const float *bias = a->route_bias ? p->params.data + w->route_bias : NULL;
     TRY(product(p, &w->m[W_GATE], TO_OUT,
-                (struct matmul_args){.a = s->n, .c = s->logits, .m = s->T}));
+                (struct matmul_args){.a = s->n_f32, .c = s->logits, .m = s->T}));
     TRY(p->dev->k->moe_route(p->dev, &(struct moe_route_args){.logits = s->logits,
                                                               .bias = bias,
                                                               .T = s->T,
@@ -234,10 +265,13 @@ static int route(const struct policy *p, const struct layer_weights *w, const st
 int gather_experts(const struct policy *p, const struct layer_acts *l)
 {
     const struct policy_activations *s = p->acts;
-    return p->dev->k->moe_gather(
-        p->dev,
-        &(struct moe_gather_args){
-            .x = s->n, .pair = l->pair, .xs = s->xs, .T = s->T, .K = p->arch.K, .C = p->arch.C});
+    return p->dev->k->moe_gather(p->dev, &(struct moe_gather_args){.x = s->n_f32,
+                                                                   .pair = l->pair,
+                                                                   .xs = s->xs,
+                                                                   .xs_type = p->dtype,
+                                                                   .T = s->T,
+                                                                   .K = p->arch.K,
+                                                                   .C = p->arch.C});
 }
 
 // ys = FFN_i(xs) of each slot's expert.
@@ -247,23 +281,26 @@ static int experts(const struct policy *p, const struct layer_weights *w,
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
-                (struct matmul_args){
-                    .a = s->xs, .c = l->exp_gate_up, .segments = l->segments, .m = s->T * a->K}));
-    TRY(p->dev->k->swiglu(
-        p->dev,
-        &(struct swiglu_args){.gate_up = l->exp_gate_up, .h = s->hs, .T = s->T * a->K, .F = a->F}));
+                (struct matmul_args){.a = s->xs,
+                                     .c = l->exp_gate_up,
+                                     .c_type = p->dtype,
+                                     .segments = l->segments,
+                                     .m = s->T * a->K}));
+    TRY(gated_linear(p, l->exp_gate_up, s->hs, s->T * a->K, a->F));
     return product(
         p, &w->m[W_EXP_DOWN], TO_OUT,
-        (struct matmul_args){.a = s->hs, .c = l->ys, .segments = l->segments, .m = s->T * a->K});
+        (struct matmul_args){
+            .a = s->hs, .c = l->ys, .c_type = p->dtype, .segments = l->segments, .m = s->T * a->K});
 }
 
-// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n).
+// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n), from n_f32.
 static int mixture(struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
                    int layer)
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     if (a->S > 0) {
+        TRY(round_norm(p));
         TRY(feed_forward(p, w, l));
     } else {
         TRY(p->dev->memory->zero(p->dev, s->y, (size_t)s->T * a->C * sizeof *s->y));
@@ -272,6 +309,7 @@ static int mixture(struct policy *p, const struct layer_weights *w, const struct
     TRY(gather_experts(p, l));
     TRY(s->train && experts_are_spread(p) ? experts_forward(p, layer, l) : experts(p, w, l));
     return p->dev->k->moe_combine(p->dev, &(struct moe_combine_args){.ys = l->ys,
+                                                                     .ys_type = p->dtype,
                                                                      .weights = l->weights,
                                                                      .slot = l->slot,
                                                                      .y = s->y,
@@ -295,9 +333,9 @@ int forward_layers(struct policy *p, const struct kv_cache *cache)
         const struct layer_weights *w = &p->packed->layers[i];
         const struct layer_acts *l = &s->layer[i];
         if (i == 0) {
-            TRY(hidden_norm(p, w->norm1, l->x, s->n, l->rstd1));
+            TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));
         } else {
-            TRY(residual_norm(p, w->norm1, s->layer[i - 1].h, l->x, l->rstd1));
+            TRY(residual_norm(p, w->norm1, s->layer[i - 1].h, l->x, l->rstd1, false));
         }
         TRY(project_queries(p, w, l));
         TRY(project_latents(p, w, l));
@@ -305,15 +343,18 @@ int forward_layers(struct policy *p, const struct kv_cache *cache)
             TRY(store_latents(p, l, cache, i));
         }
         TRY(attend(p, w, l, i));
-        TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2));
-        TRY(i < a->dense_layers ? feed_forward(p, w, l) : mixture(p, w, l, i));
+        const bool mixed = i >= a->dense_layers;
+        TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2, mixed));
+        TRY(!mixed ? feed_forward(p, w, l) : mixture(p, w, l, i));
     }
-    TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last));
-    return p->dev->k->embed(p->dev, &(struct embed_args){.table = s->n,
-                                                         .ids = s->in.target_row,
-                                                         .out = s->hidden,
-                                                         .T = s->num_targets,
-                                                         .C = a->C});
+    TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last, true));
+    return p->dev->k->embed(p->dev,
+                            &(struct embed_args){.table = s->n_f32,
+                                                 .ids = s->in.target_row,
+                                                 .out = s->hidden,
+                                                 .out_type = s->values ? DTYPE_F32 : p->dtype,
+                                                 .T = s->num_targets,
+                                                 .C = a->C});
 }
 
 // ---- checks

@@ -22,23 +22,32 @@
 enum way { TO_OUT, TO_IN }; // x W^T, or y W
 
 // The product with a matrix. args gives a, c and m; lda and ldc (0: dense), strides or segments
-// where there are several matrices, accumulate; the rest is filled in.
+// where there are several matrices, accumulate, c_type; the rest is filled in.
 int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args);
 
 // grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
 // there are several matrices.
 int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args);
 
-// y = norm of x [T,C]; rstd may be NULL.
-int hidden_norm(const struct policy *p, size_t weight, const float *x, float *y, float *rstd);
-// The same of q_a, into q_n.
+// Element i of an array of the policy's type.
+void *element(const struct policy *p, void *array, size_t i);
+
+// n = norm of x [T,C] or, exact, n_f32.
+int hidden_norm(const struct policy *p, size_t weight, const float *x, float *rstd, bool exact);
+// n from n_f32, unless they are one.
+int round_norm(const struct policy *p);
+// q_n = norm of q_a.
 int query_norm(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l);
-// Copies the input of the experts into their slots: n to xs.
+// h [rows,width] = SwiGLU of gate_up [rows,2 width].
+int gated_linear(const struct policy *p, const void *gate_up, void *h, int rows, int width);
+// gate_up becomes its gradient, from that of h.
+int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, int rows, int width);
+// Copies the input of the experts into their slots: n_f32 to xs.
 int gather_experts(const struct policy *p, const struct layer_acts *l);
 
 // Layers over the T tokens of the activations, whose inputs are uploaded, from the tokens up to
-// x_last and its norm in n; then hidden = n[target_row]. cache: where new rows go; NULL: packed
-// sequences.
+// x_last and its norm in n_f32; then hidden = n_f32[target_row]. cache: where new rows go; NULL:
+// packed sequences.
 int forward_layers(struct policy *p, const struct kv_cache *cache);
 
 // ERR_DATA unless all n ids lie in the vocabulary.

@@ -9,10 +9,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-int kv_cache_open(struct kv_cache **out, struct device *dev, const struct arch *arch, int num_pages)
+size_t kv_page_bytes(const struct arch *arch, enum dtype dtype)
+{
+    return arch_cache_width(arch) * KV_PAGE * dtype_size(dtype);
+}
+
+int kv_cache_open(struct kv_cache **out, struct device *dev, const struct arch *arch,
+                  enum dtype dtype, int num_pages)
 {
     assert(num_pages >= 0);
-    size_t page = arch_cache_floats(arch) * KV_PAGE * sizeof(float), bytes;
+    size_t page = kv_page_bytes(arch, dtype), bytes;
     void *data = NULL;
     if (__builtin_mul_overflow(page, (size_t)num_pages, &bytes)) {
         return err_set(ERR_ENV, "there is no memory for a cache of %d pages of %zu bytes",
@@ -28,6 +34,7 @@ int kv_cache_open(struct kv_cache **out, struct device *dev, const struct arch *
     c->dev = dev;
     c->L = arch->L;
     c->width = arch->R + arch->Dr;
+    c->dtype = dtype;
     c->num_pages = num_pages;
     c->data = data;
     *out = c;
@@ -43,10 +50,11 @@ void kv_cache_free(struct kv_cache **c)
     }
 }
 
-float *kv_cache_block(const struct kv_cache *c, int page, int layer)
+void *kv_cache_block(const struct kv_cache *c, int page, int layer)
 {
     assert(page >= 0 && page < c->num_pages && layer >= 0 && layer < c->L);
-    return c->data + ((size_t)page * c->L + layer) * KV_PAGE * c->width;
+    const size_t row = ((size_t)page * c->L + layer) * KV_PAGE;
+    return (char *)c->data + row * c->width * dtype_size(c->dtype);
 }
 
 size_t kv_cache_place(const struct kv_cache *c, int page, int at)
@@ -61,7 +69,7 @@ int kv_cache_copy_page(struct kv_cache *c, int to, int from, int rows)
     int rc = 0;
     for (int l = 0; l < c->L && rc == 0; l++) {
         rc = c->dev->memory->copy(c->dev, kv_cache_block(c, to, l), kv_cache_block(c, from, l),
-                                  (size_t)rows * c->width * sizeof(float));
+                                  (size_t)rows * c->width * dtype_size(c->dtype));
     }
     return rc;
 }

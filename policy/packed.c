@@ -14,10 +14,11 @@
 enum asked { LOGPROBS, VALUES, LOGITS };
 
 // What the batch tells the kernels. Blocks are stretches of the rows of kv beside the queries.
-static void fill_inputs(struct policy_activations *s, const struct policy_batch *b,
-                        const struct arch *a, enum asked asked)
+static void fill_inputs(const struct policy *p, const struct policy_batch *b, enum asked asked)
 {
-    const size_t row = (size_t)(a->R + a->Dr), n = (size_t)b->num_targets;
+    const struct arch *a = &p->arch;
+    struct policy_activations *s = p->acts;
+    const size_t n = (size_t)b->num_targets;
     for (int i = 0, block = 0; i < b->num_seqs; i++) {
         int start = b->seq_offsets[i], len = b->seq_offsets[i + 1] - start;
         s->host.seqs[i] = (struct attention_seq){.query = start, .len = len, .block = block};
@@ -27,7 +28,7 @@ static void fill_inputs(struct policy_activations *s, const struct policy_batch 
         for (int t = 0; t < len; t += ATTENTION_BLOCK, block++) {
             for (int l = 0; l < a->L; l++) {
                 s->host.kv_blocks[(size_t)l * s->num_blocks + block] =
-                    s->layer[l].kv + (size_t)(start + t) * row;
+                    element(p, s->layer[l].kv, (size_t)(start + t) * (size_t)(a->R + a->Dr));
             }
         }
     }
@@ -62,10 +63,11 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
                                                   .num_targets = b->num_targets,
                                                   .num_seqs = b->num_seqs,
                                                   .num_blocks = num_blocks,
-                                                  .train = train}));
+                                                  .train = train,
+                                                  .values = asked == VALUES}));
     p->acts->max_keys = longest;
     TRY(rope_table_grow(&p->acts->rope, p->dev, &p->arch, longest));
-    fill_inputs(p->acts, b, &p->arch, asked);
+    fill_inputs(p, b, asked);
     TRY(activations_upload(p));
     TRY(train && experts_are_spread(p) ? experts_begin(p) : 0);
     return forward_layers(p, NULL);
@@ -115,7 +117,8 @@ int policy_forward(struct policy *p, const struct policy_batch *b, bool train, f
                                               .entropy = entropy ? s->entropy : NULL,
                                               .T = b->num_targets,
                                               .C = p->arch.C,
-                                              .V = p->arch.V}));
+                                              .V = p->arch.V,
+                                              .type = p->dtype}));
     if (train) {
         TRY(count_load(p));
     }

@@ -13,10 +13,11 @@
 #include <stdlib.h>
 
 // A policy without parameters.
-static struct policy *policy_new(struct device *dev, const struct arch *arch)
+static struct policy *policy_new(struct device *dev, const struct arch *arch, enum dtype dtype)
 {
     struct policy *p = mem_alloc0(sizeof *p);
     p->arch = *arch;
+    p->dtype = dtype;
     p->dev = dev;
     p->expert_load = mem_array0((size_t)arch->L * arch->E, sizeof *p->expert_load);
     params_layout(&p->params, arch);
@@ -46,7 +47,8 @@ static int read_arch(struct arch *out, const char *dir)
     return rc;
 }
 
-int policy_open(struct policy **out, struct device *dev, const char *dir, bool value_head)
+int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
+                bool value_head)
 {
     struct arch arch;
     struct model_files *files = NULL;
@@ -57,7 +59,7 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, bool v
     }
     arch.value_head = value_head || model_files_have(files, "score.weight") ||
                       model_files_have(files, "score.bias");
-    struct policy *p = policy_new(dev, &arch);
+    struct policy *p = policy_new(dev, &arch, dtype);
     rc = model_files_load(&p->params, dev, &arch, files);
     model_files_free(&files);
     if (rc) {
@@ -67,9 +69,10 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, bool v
     return finish(out, p);
 }
 
-int policy_create(struct policy **out, struct device *dev, const struct arch *arch, uint64_t seed)
+int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
+                  enum dtype dtype, uint64_t seed)
 {
-    struct policy *p = policy_new(dev, arch);
+    struct policy *p = policy_new(dev, arch, dtype);
     int rc = params_alloc(&p->params, dev);
     rc = rc ? rc : params_init(&p->params, arch->init_range, seed);
     if (rc) {
@@ -83,7 +86,7 @@ int policy_clone(struct policy **out, const struct policy *p, bool value_head)
 {
     struct arch arch = p->arch;
     arch.value_head = value_head;
-    struct policy *q = policy_new(p->dev, &arch);
+    struct policy *q = policy_new(p->dev, &arch, p->dtype);
     int rc = params_alloc(&q->params, p->dev);
     for (int i = 0; i < q->params.count && rc == 0; i++) {
         const struct param *to = &q->params.list[i];

@@ -26,8 +26,9 @@ struct policy_ranks; // of training by several ranks (policy/parallel.h)
 
 struct policy {
     struct arch arch;
+    enum dtype dtype;     // of what the products read: see policy_open
     struct device *dev;   // borrowed
-    struct params params; // names, shapes and the one block of weights
+    struct params params; // names, shapes and the one block of weights, float32
     float *grad;          // mirrors params.data; NULL until policy_train_begin
     double *grad_squares; // on the device: sums of squares of blocks of grad, for its norm
     struct policy_activations *acts;
@@ -39,15 +40,20 @@ struct policy {
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
+// dtype DTYPE_BF16: products read weights, activations and cached rows rounded to bfloat16 and sum
+// in float32; weights themselves, gradients, the residual stream, gates, norms and softmax are
+// float32, and the value head is. DTYPE_F32: everything is float32.
 // value_head: adds score.weight and score.bias, zero when the files lack them (a head that the
 // files have is kept either way). Refuses missing, misshapen or unexpected tensors in one list, and
 // weights that hold NaN or Inf. Layers for multi-token prediction are passed over:
 // arch.num_mtp_layers says.
-int policy_open(struct policy **out, struct device *dev, const char *dir, bool value_head);
+int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
+                bool value_head);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
-int policy_create(struct policy **out, struct device *dev, const struct arch *arch, uint64_t seed);
-// A copy with the same weights; value_head as above. Gradients are not copied.
+int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
+                  enum dtype dtype, uint64_t seed);
+// A copy with the same weights and type; value_head as above. Gradients are not copied.
 int policy_clone(struct policy **out, const struct policy *p, bool value_head);
 void policy_free(struct policy **p);
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 // The matrices of a param of rank 2 or 3.
-static struct matrix whole(const struct param *q)
+static struct matrix whole(const struct param *q, enum dtype type)
 {
     if (!q) {
         return (struct matrix){0};
@@ -18,7 +18,8 @@ static struct matrix whole(const struct param *q)
                            .stride = q->size / (size_t)(d ? q->shape[0] : 1),
                            .count = d ? q->shape[0] : 1,
                            .out = q->shape[d],
-                           .in = q->shape[d + 1]};
+                           .in = q->shape[d + 1],
+                           .type = type};
 }
 
 static size_t offset_of(const struct param *q) { return q ? q->offset : 0; }
@@ -32,6 +33,7 @@ static const struct param *find(const struct policy *p, int l, const char *name)
 static void find_layer(struct layer_weights *w, const struct policy *p, int l)
 {
     const struct arch *a = &p->arch;
+    const enum dtype type = p->dtype;
     const char *ffn = l < a->dense_layers ? "mlp" : "mlp.shared_experts";
     w->norm1 = offset_of(find(p, l, "input_layernorm"));
     w->norm2 = offset_of(find(p, l, "post_attention_layernorm"));
@@ -39,37 +41,45 @@ static void find_layer(struct layer_weights *w, const struct policy *p, int l)
     w->kv_norm = offset_of(find(p, l, "self_attn.kv_a_layernorm"));
     w->route_bias =
         offset_of(params_find(&p->params, "model.layers.%d.mlp.gate.e_score_correction_bias", l));
-    w->m[W_Q_A] = whole(find(p, l, "self_attn.q_a_proj"));
-    w->m[W_Q] = whole(find(p, l, a->Rq > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj"));
-    w->m[W_KV_A] = whole(find(p, l, "self_attn.kv_a_proj_with_mqa"));
-    w->m[W_O] = whole(find(p, l, "self_attn.o_proj"));
-    w->m[W_GATE] = whole(find(p, l, "mlp.gate"));
+    w->m[W_Q_A] = whole(find(p, l, "self_attn.q_a_proj"), type);
+    w->m[W_Q] = whole(find(p, l, a->Rq > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj"), type);
+    w->m[W_KV_A] = whole(find(p, l, "self_attn.kv_a_proj_with_mqa"), type);
+    w->m[W_O] = whole(find(p, l, "self_attn.o_proj"), type);
+    w->m[W_GATE] = whole(find(p, l, "mlp.gate"), DTYPE_F32);
     w->m[W_GATE_UP] =
-        whole(params_find(&p->params, "model.layers.%d.%s.gate_up_proj.weight", l, ffn));
-    w->m[W_DOWN] = whole(params_find(&p->params, "model.layers.%d.%s.down_proj.weight", l, ffn));
+        whole(params_find(&p->params, "model.layers.%d.%s.gate_up_proj.weight", l, ffn), type);
+    w->m[W_DOWN] =
+        whole(params_find(&p->params, "model.layers.%d.%s.down_proj.weight", l, ffn), type);
     if (l >= a->dense_layers) {
-        w->m[W_EXP_GATE_UP] = whole(find(p, l, "mlp.experts.gate_up_proj"));
-        w->m[W_EXP_DOWN] = whole(find(p, l, "mlp.experts.down_proj"));
+        w->m[W_EXP_GATE_UP] = whole(find(p, l, "mlp.experts.gate_up_proj"), type);
+        w->m[W_EXP_DOWN] = whole(find(p, l, "mlp.experts.down_proj"), type);
     }
     // kv_b_proj is, a head, Dn rows of W_UK and then Dv of W_UV.
     size_t at = offset_of(find(p, l, "self_attn.kv_b_proj"));
     size_t stride = (size_t)(a->Dn + a->Dv) * a->R;
-    w->m[W_UK] = (struct matrix){at, stride, a->H, a->Dn, a->R, NULL, NULL};
-    w->m[W_UV] = (struct matrix){at + (size_t)a->Dn * a->R, stride, a->H, a->Dv, a->R, NULL, NULL};
+    w->m[W_UK] = (struct matrix){at, stride, a->H, a->Dn, a->R, type, NULL, NULL};
+    at += (size_t)a->Dn * a->R;
+    w->m[W_UV] = (struct matrix){at, stride, a->H, a->Dv, a->R, type, NULL, NULL};
 }
 
-// Gives m its place in the block (NULL: only counts), and returns the floats it takes.
-static size_t place(struct matrix *m, const struct device *dev, bool to_out, bool to_in,
-                    float *block)
+// Bytes of `count` packed matrices [k,n], in whole lines of 64.
+static size_t packed_bytes(const struct matrix *m, const struct device *dev, int k, int n)
 {
-    size_t out = to_out ? matmul_packed_size(dev, m->in, m->out) * m->count : 0;
-    size_t in = to_in ? matmul_packed_size(dev, m->out, m->in) * m->count : 0;
+    return (matmul_packed_size(dev, k, n) * m->count * dtype_size(m->type) + 63) / 64 * 64;
+}
+
+// Gives m its place in the block (NULL: only counts), and returns the bytes it takes.
+static size_t place(struct matrix *m, const struct device *dev, bool to_out, bool to_in,
+                    char *block)
+{
+    size_t out = to_out ? packed_bytes(m, dev, m->in, m->out) : 0;
+    size_t in = to_in ? packed_bytes(m, dev, m->out, m->in) : 0;
     m->to_out = block && to_out ? block : NULL;
     m->to_in = block && to_in ? block + out : NULL;
     return out + in;
 }
 
-static size_t place_all(struct policy_packed *w, const struct policy *p, float *block)
+static size_t place_all(struct policy_packed *w, const struct policy *p, char *block)
 {
     size_t used = 0;
     for (int l = 0; l < p->arch.L; l++) {
@@ -95,7 +105,8 @@ static int pack(const struct matrix *m, const struct policy *p)
                                                                 .n = m->out,
                                                                 .count = m->count,
                                                                 .transposed = true,
-                                                                .out = m->to_out});
+                                                                .out = m->to_out,
+                                                                .out_type = m->type});
     }
     if (m->to_in && rc == 0) {
         rc = p->dev->k->matmul_pack(p->dev, &(struct pack_args){.b = b,
@@ -104,7 +115,8 @@ static int pack(const struct matrix *m, const struct policy *p)
                                                                 .k = m->out,
                                                                 .n = m->in,
                                                                 .count = m->count,
-                                                                .out = m->to_in});
+                                                                .out = m->to_in,
+                                                                .out_type = m->type});
     }
     return rc;
 }
@@ -113,10 +125,9 @@ static int pack(const struct matrix *m, const struct policy *p)
 static int make_block(struct policy_packed *w, const struct policy *p)
 {
     w->both = p->grad != NULL;
-    w->size = place_all(w, p, NULL);
     device_release(w->dev, w->block);
     w->block = NULL;
-    int rc = device_alloc_floats(w->dev, &w->block, w->size);
+    int rc = device_alloc_zero(w->dev, &w->block, place_all(w, p, NULL));
     place_all(w, p, w->block);
     return rc;
 }
@@ -147,8 +158,8 @@ int weights_open(struct policy_packed **out, const struct policy *p)
     const struct param *embed = params_find(&p->params, "model.embed_tokens.weight");
     w->embed = embed->offset;
     w->norm = params_find(&p->params, "model.norm.weight")->offset;
-    w->head = whole(p->arch.tied ? embed : params_find(&p->params, "lm_head.weight"));
-    w->score = whole(params_find(&p->params, "score.weight"));
+    w->head = whole(p->arch.tied ? embed : params_find(&p->params, "lm_head.weight"), p->dtype);
+    w->score = whole(params_find(&p->params, "score.weight"), DTYPE_F32);
     w->score_bias = offset_of(params_find(&p->params, "score.bias"));
     int rc = weights_pack(w, p);
     if (rc) {

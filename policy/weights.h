@@ -10,8 +10,9 @@
 struct matrix {
     size_t offset, stride; // in floats
     int count, out, in;    // count 0: the model has no such weight
-    float *to_out;         // packed [in,out]: x W^T, the way of the forward pass
-    float *to_in;          // packed [out,in]: y W, its backward, and W_UK's forward
+    enum dtype type;       // of the packed forms, and so of the products' operands
+    void *to_out;          // packed [in,out]: x W^T, the way of the forward pass
+    void *to_in;           // packed [out,in]: y W, its backward, and W_UK's forward
 };
 
 enum layer_matrix {
@@ -21,7 +22,7 @@ enum layer_matrix {
     W_UK,          // H of [Dn,R], inside kv_b_proj
     W_UV,          // H of [Dv,R], inside kv_b_proj
     W_O,           // [C,H Dv]
-    W_GATE,        // [E,C]
+    W_GATE,        // [E,C], float32 whatever the policy's type
     W_GATE_UP,     // [2 width,C]: the dense FFN, or the shared experts
     W_DOWN,        // [C,width]
     W_EXP_GATE_UP, // E of [2F,C]
@@ -38,12 +39,11 @@ struct layer_weights {
 struct policy_packed {
     struct layer_weights *layers; // [L]
     struct matrix head;           // [V,C]; the embedding's when tied
-    struct matrix score;          // [1,C]
+    struct matrix score;          // [1,C], float32 as well
     size_t embed, norm, score_bias;
     bool both;          // packed both ways, for training
-    float *block;       // all packed forms, in the memory of dev
+    void *block;        // all packed forms, in the memory of dev
     struct device *dev; // borrowed
-    size_t size;
 };
 
 // Finds the weights of p and packs them.

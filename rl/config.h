@@ -65,6 +65,7 @@ struct config_model {
 #define CONFIG_TYPE_kl_estimator  enum grpo_kl
 #define CONFIG_TYPE_aggregate     enum prm_aggregate
 #define CONFIG_TYPE_schedule      enum schedule
+#define CONFIG_TYPE_dtype         enum dtype
 #define CONFIG_TYPE_advantage     struct grpo_advantage_config
 #define CONFIG_TYPE_rollout       struct config_rollout
 #define CONFIG_TYPE_optimizer     struct optimizer_settings

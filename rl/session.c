@@ -38,15 +38,26 @@ int session_open_device(struct device **out, const char *name, struct team *team
     return err_set(ERR_CONFIG, "unknown device \"%s\"; there are cpu, cuda and cuda:N", name);
 }
 
-int session_open(struct session *out, const char *model_dir, const char *device, int threads,
-                 bool need_tokenizer)
+int session_dtype(enum dtype *out, const char *name)
+{
+    if (name != NULL && strcmp(name, "float32") != 0 && strcmp(name, "bfloat16") != 0)
+        return err_set(ERR_CONFIG, "unknown dtype \"%s\"; there are float32 and bfloat16", name);
+    *out = name != NULL && strcmp(name, "bfloat16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    return 0;
+}
+
+int session_open(struct session *out, const char *model_dir, const char *device, const char *dtype,
+                 int threads, bool need_tokenizer)
 {
     struct session s = {0};
-    int rc = team_open(&s.team, threads);
+    enum dtype type = DTYPE_F32;
+    int rc = session_dtype(&type, dtype);
+    if (rc == 0)
+        rc = team_open(&s.team, threads);
     if (rc == 0)
         rc = session_open_device(&s.dev, device, s.team);
     if (rc == 0)
-        rc = policy_open(&s.policy, s.dev, model_dir, /* value_head= */ false);
+        rc = policy_open(&s.policy, s.dev, model_dir, type, /* value_head= */ false);
     if (rc == 0)
         rc = open_tokenizer(&s, model_dir, need_tokenizer);
     if (rc != 0) {

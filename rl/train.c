@@ -135,8 +135,9 @@ static int open_policy(struct trainer *t)
 {
     const struct config_model *m = &t->config->model;
     const struct arch arch = new_arch(t);
-    int rc = m->dir != NULL ? policy_open(&t->policy, t->dev, m->dir, false)
-                            : policy_create(&t->policy, t->dev, &arch, m->init_seed);
+    const enum dtype dtype = t->config->run.dtype;
+    int rc = m->dir != NULL ? policy_open(&t->policy, t->dev, m->dir, dtype, false)
+                            : policy_create(&t->policy, t->dev, &arch, dtype, m->init_seed);
     const int vocabulary = tokenizer_vocab_size(t->tokenizer);
     if (rc == 0 && vocabulary > t->policy->arch.V)
         rc = err_set(ERR_MODEL, "the tokenizer has %d tokens, the model's vocabulary only %d",
@@ -148,7 +149,8 @@ static int open_folder_model(struct policy **out, struct trainer *t, const char 
                              const char *folder, bool value_head)
 {
     char *path = path_join(checkpoint, folder);
-    const int rc = dir_exists(path) ? policy_open(out, t->dev, path, value_head) : 0;
+    const int rc =
+        dir_exists(path) ? policy_open(out, t->dev, path, t->config->run.dtype, value_head) : 0;
     free(path);
     return rc;
 }
@@ -194,7 +196,7 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     state.config = r->config_text.data;
     t->at = state;
     if (rc == 0)
-        rc = policy_open(&t->policy, t->dev, *checkpoint, false);
+        rc = policy_open(&t->policy, t->dev, *checkpoint, t->config->run.dtype, false);
     if (rc == 0)
         rc = open_folder_model(&t->prm, t, *checkpoint, "prm", true);
     if (rc == 0)
@@ -625,7 +627,8 @@ static int open_models(struct train *r, bool resume, char **checkpoint)
     if (rc == 0 && t->policy == NULL)
         rc = open_policy(t);
     if (rc == 0 && t->prm == NULL && t->config->prm != NULL)
-        rc = policy_open(&t->prm, t->dev, t->config->prm, /* value_head= */ true);
+        rc = policy_open(&t->prm, t->dev, t->config->prm, t->config->run.dtype,
+                         /* value_head= */ true);
     return rc != 0 ? rc : agree_start(t, r->version, r->config_text.data);
 }
 

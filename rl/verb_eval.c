@@ -18,7 +18,7 @@
 #include <string.h>
 
 struct eval {
-    const char *model, *data, *reward, *prm, *out, *baseline, *device;
+    const char *model, *data, *reward, *prm, *out, *baseline, *device, *dtype;
     int samples, max_tokens, limit, seed;
     double temperature, top_p;
     struct session session;
@@ -37,9 +37,11 @@ static int open_all(struct eval *e)
     if (rc == 0 && scoring_needs(e->config, &e->config->reward, "code"))
         rc = sandbox_open(&e->sandbox, NULL);
     if (rc == 0)
-        rc = session_open(&e->session, e->model, e->device, 0, /* need_tokenizer= */ true);
+        rc =
+            session_open(&e->session, e->model, e->device, e->dtype, 0, /* need_tokenizer= */ true);
     if (rc == 0 && e->prm != NULL)
-        rc = policy_open(&e->prm_model, e->session.dev, e->prm, /* value_head= */ true);
+        rc = policy_open(&e->prm_model, e->session.dev, e->prm, e->session.policy->dtype,
+                         /* value_head= */ true);
     if (rc == 0)
         rc = sources_open(&e->sources, e->config, e->session.tokenizer);
     if (rc == 0)
@@ -207,6 +209,8 @@ int verb_eval(int argc, char **argv)
         {"--seed", "S", OPTION_INT, &e.seed, 0, 2147483647, false, "default 1"},
         {"--device", "NAME", OPTION_STRING, &e.device, 0, 0, false,
          "cpu, cuda (the first GPU) or cuda:N; default: cpu"},
+        {"--dtype", "TYPE", OPTION_STRING, &e.dtype, 0, 0, false,
+         "what matrix products read: float32 or bfloat16; default: float32"},
         {"--out", "FILE", OPTION_STRING, &e.out, 0, 0, false,
          "where the result goes as JSON; default: standard output"},
         {"--baseline", "EVAL.json", OPTION_STRING, &e.baseline, 0, 0, false,

@@ -17,7 +17,7 @@
 enum { MAX_STOP_TOKENS = 64 };
 
 struct sample_options {
-    const char *model, *prompt, *data, *out, *device;
+    const char *model, *prompt, *data, *out, *device, *dtype;
     int n, max_tokens, top_k, seed, threads;
     double temperature, top_p, min_p;
 };
@@ -44,6 +44,8 @@ static int parse(struct sample_options *o, int argc, char **argv, bool *done)
         {"--seed", "S", OPTION_INT, &o->seed, 0, INT_MAX, false, "of the randomness (0)"},
         {"--device", "NAME", OPTION_STRING, &o->device, 0, 0, false,
          "cpu, cuda (the first GPU) or cuda:N (cpu)"},
+        {"--dtype", "TYPE", OPTION_STRING, &o->dtype, 0, 0, false,
+         "what matrix products read: float32 or bfloat16 (float32)"},
         {"--threads", "N", OPTION_INT, &o->threads, 0, 4096, false, "0: every CPU (0)"},
         {"--out", "FILE", OPTION_STRING, &o->out, 0, 0, false, "write there, not to the terminal"},
         {0}};
@@ -231,7 +233,8 @@ int verb_sample(int argc, char **argv)
     struct rollout_request *requests = NULL;
     rc = texts_open(&texts, "sample", "--prompt", o.prompt, o.data);
     if (rc == 0)
-        rc = session_open(&session, o.model, o.device, o.threads, /* need_tokenizer= */ false);
+        rc = session_open(&session, o.model, o.device, o.dtype, o.threads,
+                          /* need_tokenizer= */ false);
     if (rc == 0)
         rc = read_stops(&stops, &session, o.model);
     if (rc == 0) {

@@ -29,7 +29,8 @@ static int open_cache(struct rollout_engine *e, int num_pages)
 {
     kv_cache_free(&e->cache);
     pages_close(&e->pages);
-    const int rc = kv_cache_open(&e->cache, e->policy->dev, &e->policy->arch, num_pages);
+    const int rc =
+        kv_cache_open(&e->cache, e->policy->dev, &e->policy->arch, e->policy->dtype, num_pages);
     if (rc == 0)
         pages_open(&e->pages, num_pages);
     return rc;
@@ -113,11 +114,6 @@ static int check_request(const struct arch *a, int r, const struct rollout_reque
 
 // ---- the size of the cache
 
-static size_t page_bytes(const struct arch *a)
-{
-    return arch_cache_floats(a) * KV_PAGE * sizeof(float);
-}
-
 // Half of the device's memory; on a CPU only the pages that a run touches become resident.
 static int pages_in_memory(int64_t *out, const struct policy *p)
 {
@@ -128,7 +124,7 @@ static int pages_in_memory(int64_t *out, const struct policy *p)
     const int rc = p->dev->memory->available(p->dev, &bytes);
     if (rc != 0)
         return rc;
-    const size_t pages = bytes / 2 / page_bytes(&p->arch);
+    const size_t pages = bytes / 2 / kv_page_bytes(&p->arch, p->dtype);
     *out = pages < INT_MAX ? (int64_t)pages : INT_MAX;
     return 0;
 }
@@ -166,8 +162,8 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
                            "request %d: %d prompt tokens and max_tokens %d need %d cache pages of "
                            "%d tokens (%zu bytes each), and %s %lld",
                            r, q[r].prompt_len, q[r].sampling.max_tokens, need, KV_PAGE,
-                           page_bytes(a), fixed ? "the cache has" : "half of the memory holds",
-                           (long long)limit);
+                           kv_page_bytes(a, e->policy->dtype),
+                           fixed ? "the cache has" : "half of the memory holds", (long long)limit);
     }
     int64_t want = pages_wanted(q, num_requests, batch);
     if (want > limit)

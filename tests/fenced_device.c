@@ -179,6 +179,7 @@ FENCED(rope, rope_args, &a.x, &a.y, &a.cos, &a.sin, &a.position)
 FENCED(swiglu, swiglu_args, &a.gate_up, &a.h)
 FENCED(swiglu_grad, swiglu_grad_args, &a.gate_up, &a.dh, &a.dgate_up)
 FENCED(add, add_args, &a.x, &a.y)
+FENCED(convert, convert_args, &a.x, &a.y)
 FENCED(attention_grad, attention_grad_args,
        &a.q, &a.kv, &a.out, &a.lse, &a.dout, &a.dq, &a.dkv, &a.seqs)
 FENCED(kv_store, kv_store_args, &a.rows, &a.place, &a.pages)
@@ -240,6 +241,7 @@ static const struct kernels fenced_kernels = {
     .swiglu = fenced_swiglu,
     .swiglu_grad = fenced_swiglu_grad,
     .add = fenced_add,
+    .convert = fenced_convert,
     .attention = fenced_attention,
     .attention_grad = fenced_attention_grad,
     .kv_store = fenced_kv_store,

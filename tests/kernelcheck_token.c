@@ -4,7 +4,7 @@
 #include <math.h>
 
 struct token_shape {
-    int T, C; // RoPE: C is D; SwiGLU: F; add: n
+    int T, C; // RoPE: C is D; SwiGLU: F; add and convert: n
     int pad_in, pad_out;
     int heads; // RoPE
     int add;   // rmsnorm: 1 to another array, 2 over x, 3 over the addend
@@ -113,10 +113,10 @@ static void build_kv_store(struct call *c, const void *shape, const struct rows 
     const struct token_shape *s = shape;
     struct kv_store_args *a = call_args(c, sizeof *a);
     const int n = rows->n, num_places = 2 * n + 3;
-    call_text(c, "T %d D %d", n, s->C);
-    *a = (struct kv_store_args){.T = n, .D = s->C};
+    call_text(c, "T %d D %d%s", n, s->C, types_text(s));
+    *a = (struct kv_store_args){.T = n, .D = s->C, .type = type_of(s->out16)};
     c->special = s->special;
-    call_in(c, &a->rows, "rows", dense(n, s->C), rows->id, 1.0);
+    call_in_as(c, &a->rows, "rows", element_of(s->out16), dense(n, s->C), rows->id, 1.0);
     c->special = 0;
     struct array *place =
         call_data(c, &a->place, "place", ELEMENT_BYTES, sizeof(size_t), (size_t)n);
@@ -128,8 +128,9 @@ static void build_kv_store(struct call *c, const void *shape, const struct rows 
         ((size_t *)place->before)[t] = (size_t)at;
         id[at] = rows->id[t];
     }
-    call_inout(c, &a->pages, "pages", dense(num_places, s->C), id)->exact = true;
-    c->bytes = 8.0 * n * s->C;
+    call_inout_as(c, &a->pages, "pages", element_of(s->out16), dense(num_places, s->C), id)->exact =
+        true;
+    c->bytes = 2.0 * size_of(s->out16) * n * s->C;
 }
 
 // ---- RMSNorm
@@ -463,6 +464,36 @@ static const struct token_shape add_shapes[] = {
 static const struct token_shape add_cpu[] = {{0, 1 << 24}};
 static const struct token_shape add_gpu[] = {{0, 1 << 26}};
 
+// ---- conversion
+
+static void build_convert(struct call *c, const void *shape, const struct rows *unused)
+{
+    const struct token_shape *s = shape;
+    (void)unused;
+    struct convert_args *a = call_args(c, sizeof *a);
+    call_text(c, "n %d%s", s->C, types_text(s));
+    *a = (struct convert_args){
+        .n = (size_t)s->C, .x_type = type_of(s->in16), .y_type = type_of(s->out16)};
+    c->special = s->special;
+    call_in_as(c, &a->x, "x", element_of(s->in16), span_flat(a->n), NULL, 1.0);
+    call_out(c, &a->y, "y", element_of(s->out16), span_flat(a->n), NULL)->exact = true;
+    c->bytes = (size_of(s->in16) + size_of(s->out16)) * s->C;
+}
+
+static const struct token_shape convert_shapes[] = {
+    {0, 0, .out16 = true},
+    {0, 1, .out16 = true},
+    {0, 3, .in16 = true},
+    {0, 17, .out16 = true},
+    {0, 33, .in16 = true},
+    {0, 999, .out16 = true},
+    {0, 4097, .out16 = true, .special = 50},
+    {0, 4099, .in16 = true, .special = 50},
+    {0, 300007, .out16 = true},
+};
+static const struct token_shape convert_cpu[] = {{0, 1 << 24, .out16 = true}};
+static const struct token_shape convert_gpu[] = {{0, 1 << 26, .out16 = true}};
+
 SLOT_CALL(embed, embed_args)
 SLOT_CALL(embed_grad, embed_grad_args)
 SLOT_CALL(kv_store, kv_store_args)
@@ -472,6 +503,7 @@ SLOT_CALL(rope, rope_args)
 SLOT_CALL(swiglu, swiglu_args)
 SLOT_CALL(swiglu_grad, swiglu_grad_args)
 SLOT_CALL(add, add_args)
+SLOT_CALL(convert, convert_args)
 
 static const struct slot list[] = {
     {.name = "embed",
@@ -534,6 +566,12 @@ static const struct slot list[] = {
      .build = build_add,
      .run = run_add,
      SLOT_SHAPES(add_shapes, add_cpu, add_gpu),
+     .tolerance = 0,
+     .reason = "one rounding"},
+    {.name = "convert",
+     .build = build_convert,
+     .run = run_convert,
+     SLOT_SHAPES(convert_shapes, convert_cpu, convert_gpu),
      .tolerance = 0,
      .reason = "one rounding"},
 };

@@ -76,14 +76,15 @@ static inline const int *golden_ints(const struct fixture *f, const char *name)
 }
 
 // device: of tests/devices.h.
-static inline struct fixture fixture_open(const char *name, int device, int threads)
+static inline struct fixture fixture_open_as(enum dtype dtype, const char *name, int device,
+                                             int threads)
 {
     struct fixture f = {.name = name};
     char *dir = golden_path(name, "."), *tensors = golden_path(name, "golden.safetensors");
     char *meta = golden_path(name, "golden.json");
     assert_ok(team_open(&f.team, threads));
     assert_ok(test_device_open(&f.dev, f.team, device));
-    assert_ok(policy_open(&f.p, f.dev, dir, false));
+    assert_ok(policy_open(&f.p, f.dev, dir, dtype, false));
     assert_ok(safetensors_open(&f.golden, tensors, ERR_DATA));
     assert_ok(json_parse_file(&f.meta, meta, 0, ERR_DATA));
     free(dir);
@@ -104,6 +105,11 @@ static inline struct fixture fixture_open(const char *name, int device, int thre
     }
     f.offsets[f.num_seqs] = f.T;
     return f;
+}
+
+static inline struct fixture fixture_open(const char *name, int device, int threads)
+{
+    return fixture_open_as(DTYPE_F32, name, device, threads);
 }
 
 static inline void fixture_close(struct fixture *f)
@@ -155,16 +161,21 @@ static inline void assert_gradient(const char *what, const float *a, const float
 }
 
 // Runs a test on every golden model and device, two threads.
-static inline void on_every_model(void (*test)(struct fixture *f))
+static inline void on_every_model_as(enum dtype dtype, void (*test)(struct fixture *f))
 {
     int devices[TEST_DEVICES_MAX], n = test_devices(devices);
     for (int d = 0; d < n; d++) {
         for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-            struct fixture f = fixture_open(golden_models[i], devices[d], 2);
+            struct fixture f = fixture_open_as(dtype, golden_models[i], devices[d], 2);
             test(&f);
             fixture_close(&f);
         }
     }
+}
+
+static inline void on_every_model(void (*test)(struct fixture *f))
+{
+    on_every_model_as(DTYPE_F32, test);
 }
 
 // A directory that is removed by the caller with dir_remove_all and free.

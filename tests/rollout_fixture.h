@@ -81,14 +81,20 @@ struct model {
 };
 
 // device: of tests/devices.h.
-static inline struct model open_model(enum arch_kind kind, int device, int threads)
+static inline struct model open_model_as(enum dtype dtype, enum arch_kind kind, int device,
+                                         int threads)
 {
     struct model m = {0};
     const struct arch a = tiny_arch(kind);
     assert_int_equal(team_open(&m.team, threads), 0);
     assert_int_equal(test_device_open(&m.dev, m.team, device), 0);
-    assert_int_equal(policy_create(&m.policy, m.dev, &a, 7), 0);
+    assert_int_equal(policy_create(&m.policy, m.dev, &a, dtype, 7), 0);
     return m;
+}
+
+static inline struct model open_model(enum arch_kind kind, int device, int threads)
+{
+    return open_model_as(DTYPE_F32, kind, device, threads);
 }
 
 static inline void close_model(struct model *m)

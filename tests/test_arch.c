@@ -77,7 +77,7 @@ static void fields_become_the_letters(void **state)
     assert_false(a.route_bias);
     assert_true(a.route_scale == 16);
     assert_true(a.yarn.factor == 4 && a.yarn.truncate);
-    assert_int_equal(arch_cache_floats(&a), (32 + 8) * 3);
+    assert_int_equal(arch_cache_width(&a), (32 + 8) * 3);
     a = read_file("deepseek_v3_nogroup_tiny", "config.v5.json");
     assert_int_equal(a.kind, ARCH_DEEPSEEK_V3);
     assert_int_equal(a.Rq, 0);

@@ -57,19 +57,26 @@ static void crowd_close(struct crowd *c)
     free(c->tokens);
 }
 
-// Runs a test on every model and device.
-static void on_every_crowd(void (*test)(struct fixture *f, const struct crowd *c))
+// Runs a test on every model and device, in either type.
+static void on_every_crowd_as(enum dtype dtype,
+                              void (*test)(struct fixture *f, const struct crowd *c))
 {
     int devices[TEST_DEVICES_MAX], n = test_devices(devices);
     for (int d = 0; d < n; d++) {
         for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-            struct fixture f = fixture_open(golden_models[i], devices[d], 2);
+            struct fixture f = fixture_open_as(dtype, golden_models[i], devices[d], 2);
             struct crowd c = crowd_open(&f);
             test(&f, &c);
             crowd_close(&c);
             fixture_close(&f);
         }
     }
+}
+
+static void on_every_crowd(void (*test)(struct fixture *f, const struct crowd *c))
+{
+    on_every_crowd_as(DTYPE_F32, test);
+    on_every_crowd_as(DTYPE_BF16, test);
 }
 
 static void check_packed(struct fixture *f, const struct crowd *c)
@@ -122,7 +129,7 @@ static void check_cached(struct fixture *f, const struct crowd *c, int step, int
     int *rows = mem_alloc((size_t)num_seqs * step * sizeof *rows);
     float *logits = mem_floats((size_t)num_seqs * step * V);
     struct kv_cache *cache = NULL;
-    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, CROWD * PAGES));
+    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, f->p->dtype, CROWD * PAGES));
     for (int i = 0; i < num_seqs; i++) {
         for (int j = 0; j < PAGES; j++) {
             pages[i][j] = (j * CROWD + i * 7) % (CROWD * PAGES); // scattered
@@ -192,7 +199,7 @@ static void check_shared(struct fixture *f, const struct crowd *c)
     const int *sequence = c->tokens + c->start[0];
     float *logits = mem_floats((size_t)PROMPT * V);
     struct kv_cache *cache = NULL;
-    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, 5));
+    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, f->p->dtype, 5));
     struct policy_chunk prompt = {.len = PROMPT, .pages = pages[0]};
     int last = PROMPT - 1;
     decode(f, cache, PROMPT, sequence, 1, &prompt, 1, &last, logits);
@@ -283,10 +290,10 @@ struct outcome { // of a forward and a backward pass
     float *logprob, *entropy, *grad;
 };
 
-static struct outcome forward_backward(const char *model, int device, int threads,
+static struct outcome forward_backward(enum dtype dtype, const char *model, int device, int threads,
                                        size_t *num_grads, size_t *num_targets)
 {
-    struct fixture f = fixture_open(model, device, threads);
+    struct fixture f = fixture_open_as(dtype, model, device, threads);
     struct policy_batch b = pack_batch(&f.next);
     size_t n = (size_t)b.num_targets;
     struct outcome o = {mem_floats(n), mem_floats(n), NULL};
@@ -314,24 +321,28 @@ static void outcome_free(struct outcome *o)
     free(o->grad);
 }
 
+static void check_threads(enum dtype dtype, const char *model, int device)
+{
+    size_t grads, targets;
+    struct outcome one = forward_backward(dtype, model, device, 1, &grads, &targets);
+    for (int threads = 2; threads <= 3; threads++) {
+        struct outcome many = forward_backward(dtype, model, device, threads, &grads, &targets);
+        assert_same_bits("log-probability", many.logprob, one.logprob, targets);
+        assert_same_bits("entropy", many.entropy, one.entropy, targets);
+        assert_same_bits("gradient", many.grad, one.grad, grads);
+        outcome_free(&many);
+    }
+    outcome_free(&one);
+}
+
 static void results_and_gradients_do_not_depend_on_threads(void **state)
 {
     (void)state;
     int devices[TEST_DEVICES_MAX], n = test_devices(devices);
     for (int d = 0; d < n; d++) {
         for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-            size_t grads, targets;
-            const char *model = golden_models[i];
-            struct outcome one = forward_backward(model, devices[d], 1, &grads, &targets);
-            for (int threads = 2; threads <= 3; threads++) {
-                struct outcome many =
-                    forward_backward(model, devices[d], threads, &grads, &targets);
-                assert_same_bits("log-probability", many.logprob, one.logprob, targets);
-                assert_same_bits("entropy", many.entropy, one.entropy, targets);
-                assert_same_bits("gradient", many.grad, one.grad, grads);
-                outcome_free(&many);
-            }
-            outcome_free(&one);
+            check_threads(DTYPE_F32, golden_models[i], devices[d]);
+            check_threads(DTYPE_BF16, golden_models[i], devices[d]);
         }
     }
 }

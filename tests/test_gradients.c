@@ -12,7 +12,7 @@ enum { T = 40, NUM_TARGETS = 25 };
 static struct policy *small_model(struct device *dev, struct arch arch)
 {
     struct policy *p = NULL;
-    assert_ok(policy_create(&p, dev, &arch, 5));
+    assert_ok(policy_create(&p, dev, &arch, DTYPE_F32, 5));
     float *weights = device_floats(dev, p->params.data, p->params.size);
     for (int i = 0; i < p->params.num_tensors; i++) {
         const struct param_tensor *t = &p->params.tensors[i];

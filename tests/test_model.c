@@ -31,7 +31,7 @@ static void check_hidden(struct fixture *f)
     assert_ok(policy_forward(f->p, &b, true, logprob, NULL));
     for (int l = 0; l <= f->p->arch.L; l++) {
         const struct policy_activations *acts = f->p->acts;
-        float *x = device_floats(f->dev, l < f->p->arch.L ? acts->layer[l].x : acts->n, n);
+        float *x = device_floats(f->dev, l < f->p->arch.L ? acts->layer[l].x : acts->n_f32, n);
         assert_close("hidden state", x, golden + (size_t)l * n, n, 1e-4);
         free(x);
     }
@@ -167,7 +167,7 @@ static void continue_greedily(struct fixture *f, const struct json *expected, in
     }
     struct kv_cache *cache = NULL;
     float *logits = device_new(f->dev, NULL, (size_t)V * sizeof *logits);
-    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, 2));
+    assert_ok(kv_cache_open(&cache, f->dev, &f->p->arch, f->p->dtype, 2));
     for (int pos = 0, len = prompt; pos < n - 1; pos += len, len = 1) {
         struct policy_chunk chunk = {.len = len, .pos = pos, .pages = pages};
         int last = len - 1;

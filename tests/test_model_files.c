@@ -44,7 +44,7 @@ static void copy_close(struct copy *c)
 static void refused(struct copy *c, const char *text)
 {
     struct policy *p = NULL;
-    assert_int_equal(policy_open(&p, c->dev, c->dir, false), ERR_MODEL);
+    assert_int_equal(policy_open(&p, c->dev, c->dir, DTYPE_F32, false), ERR_MODEL);
     assert_null(p);
     if (!strstr(err_message(), text)) {
         fail_msg("expected \"%s\" in: %s", text, err_message());
@@ -98,7 +98,7 @@ static void every_byte_of_the_weights_survives_load_and_save(void **state)
         assert_int_equal(after.len, before.len);
         assert_memory_equal(after.data, before.data, before.len); // header and order as well
         struct policy *again = NULL;
-        assert_ok(policy_open(&again, f.dev, dir, false));
+        assert_ok(policy_open(&again, f.dev, dir, DTYPE_F32, false));
         assert_same_weights(again, f.p);
         policy_free(&again);
         assert_ok(dir_remove_all(dir));
@@ -129,7 +129,7 @@ static void a_value_head_is_added_as_zero_and_kept(void **state)
     free(head);
     assert_ok(policy_weights_changed(prm));
     assert_ok(policy_save(prm, dir));
-    assert_ok(policy_open(&again, f.dev, dir, false)); // found in the files
+    assert_ok(policy_open(&again, f.dev, dir, DTYPE_F32, false)); // found in the files
     assert_true(again->arch.value_head);
     assert_same_weights(again, prm);
     policy_free(&again);
@@ -149,9 +149,9 @@ static void new_weights_depend_on_seed_name_and_index_alone(void **state)
     struct policy *a = NULL, *b = NULL, *other = NULL;
     struct arch deeper = f.p->arch;
     deeper.L += 2;
-    assert_ok(policy_create(&a, f.dev, &f.p->arch, 7));
-    assert_ok(policy_create(&b, f.dev, &deeper, 7));
-    assert_ok(policy_create(&other, f.dev, &f.p->arch, 8));
+    assert_ok(policy_create(&a, f.dev, &f.p->arch, DTYPE_F32, 7));
+    assert_ok(policy_create(&b, f.dev, &deeper, DTYPE_F32, 7));
+    assert_ok(policy_create(&other, f.dev, &f.p->arch, DTYPE_F32, 8));
     double sum = 0, squares = 0;
     float *of_a = device_floats(f.dev, a->params.data, a->params.size);
     float *of_b = device_floats(f.dev, b->params.data, b->params.size);
@@ -213,7 +213,7 @@ static void shards_hold_the_same_model(void **state)
     struct copy c = copy_open(golden_models[3]);
     struct policy *p = NULL;
     write_shards(&c, "model-00002-of-00002.safetensors", -1);
-    assert_ok(policy_open(&p, c.dev, c.dir, false));
+    assert_ok(policy_open(&p, c.dev, c.dir, DTYPE_F32, false));
     assert_same_weights(p, f.p);
     policy_free(&p);
     copy_close(&c);
@@ -303,7 +303,7 @@ static void prediction_layers_are_passed_over_when_config_counts_them(void **sta
     assert_non_null(at);
     at[strlen("\"num_nextn_predict_layers\": ")] = '1';
     write_text(c.dir, "config.json", text.data);
-    assert_ok(policy_open(&p, c.dev, c.dir, false));
+    assert_ok(policy_open(&p, c.dev, c.dir, DTYPE_F32, false));
     assert_int_equal(p->arch.num_mtp_layers, 1);
     policy_free(&p);
     strbuf_free(&text);

@@ -32,12 +32,13 @@ struct outcome {
     float logprob[UPDATES];       // of the first target of the first sequence, of rank 0
     int64_t remote;               // rows that went to another rank's experts, once
     int64_t bytes[COMM_TRAFFICS]; // sent by all ranks
-    int row_bytes;
+    int C;
     float block[3][1 << 20]; // weights, moments
 };
 
 struct job {
     const char *model;
+    enum dtype dtype;
     int device, shards, group;
     struct outcome *out;
 };
@@ -107,7 +108,7 @@ static int rank_trains(struct comm *c, void *arg)
 {
     const struct job *job = arg;
     struct outcome *out = job->out;
-    struct fixture f = fixture_open(job->model, job->device, 1);
+    struct fixture f = fixture_open_as(job->dtype, job->model, job->device, 1);
     struct optimizer *o = NULL, *whole = NULL;
     const struct parallel_settings parallel = {c, job->shards, job->group};
     int faults = 0;
@@ -134,7 +135,7 @@ static int rank_trains(struct comm *c, void *arg)
         out->size = f.p->params.size;
         out->steps = full->step;
         out->remote = sums[COMM_TRAFFICS];
-        out->row_bytes = f.p->arch.C * (int)sizeof(float);
+        out->C = f.p->arch.C;
         memcpy(out->bytes, sums, sizeof out->bytes);
         for (int i = 0; i < 3; i++)
             device_get(f.dev, out->block[i], blocks[i], out->size * sizeof(float));
@@ -154,10 +155,10 @@ static struct outcome *new_outcome(void)
     return out;
 }
 
-static void train(struct outcome *out, const char *model, int device, int ranks, int shards,
-                  int group)
+static void train(struct outcome *out, const char *model, enum dtype dtype, int device, int ranks,
+                  int shards, int group)
 {
-    struct job job = {model, device, shards, group, out};
+    struct job job = {model, dtype, device, shards, group, out};
     *out = (struct outcome){0};
     if (ranks == 1) { // no others to exchange with
         struct comm c = comm_single();
@@ -186,12 +187,24 @@ static void ranks_and_groups_have_the_bits_of_one_rank(void **state)
     } cases[] = {{2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}};
     struct outcome *one = new_outcome(), *several = new_outcome();
     for (int m = 0; m < NUM_GOLDEN_MODELS; m++) {
-        train(one, golden_models[m], DEVICE_BEST, 1, SHARDS, 1);
+        train(one, golden_models[m], DTYPE_F32, DEVICE_BEST, 1, SHARDS, 1);
         for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-            train(several, golden_models[m], DEVICE_BEST, cases[i].ranks, SHARDS, cases[i].group);
+            train(several, golden_models[m], DTYPE_F32, DEVICE_BEST, cases[i].ranks, SHARDS,
+                  cases[i].group);
             assert_same_outcome(several, one);
         }
     }
+    munmap(one, sizeof *one);
+    munmap(several, sizeof *several);
+}
+
+static void bfloat16_has_the_same_bits(void **state)
+{
+    (void)state;
+    struct outcome *one = new_outcome(), *several = new_outcome();
+    train(one, "deepseek_v2_tiny", DTYPE_BF16, DEVICE_BEST, 1, SHARDS, 1);
+    train(several, "deepseek_v2_tiny", DTYPE_BF16, DEVICE_BEST, 4, SHARDS, 2);
+    assert_same_outcome(several, one);
     munmap(one, sizeof *one);
     munmap(several, sizeof *several);
 }
@@ -201,8 +214,8 @@ static void memory_that_is_not_the_hosts_has_the_same_bits(void **state)
 {
     (void)state;
     struct outcome *one = new_outcome(), *several = new_outcome();
-    train(one, "deepseek_v3_tiny", DEVICE_FENCED, 1, SHARDS, 1);
-    train(several, "deepseek_v3_tiny", DEVICE_FENCED, 2, SHARDS, 2);
+    train(one, "deepseek_v3_tiny", DTYPE_F32, DEVICE_FENCED, 1, SHARDS, 1);
+    train(several, "deepseek_v3_tiny", DTYPE_F32, DEVICE_FENCED, 2, SHARDS, 2);
     assert_same_outcome(several, one);
     munmap(one, sizeof *one);
     munmap(several, sizeof *several);
@@ -215,8 +228,8 @@ static void another_number_of_shards_differs_by_rounding(void **state)
 {
     (void)state;
     struct outcome *one = new_outcome(), *four = new_outcome();
-    train(one, "deepseek_v3_tiny", DEVICE_BEST, 1, 1, 1);
-    train(four, "deepseek_v3_tiny", DEVICE_BEST, 1, SHARDS, 1);
+    train(one, "deepseek_v3_tiny", DTYPE_F32, DEVICE_BEST, 1, 1, 1);
+    train(four, "deepseek_v3_tiny", DTYPE_F32, DEVICE_BEST, 1, SHARDS, 1);
     double difference = 0, length = 0;
     for (size_t i = 0; i < one->size; i++) {
         difference += pow((double)one->block[0][i] - (double)four->block[0][i], 2);
@@ -232,23 +245,26 @@ static void another_number_of_shards_differs_by_rounding(void **state)
 }
 
 // With N ranks and P weights of b bytes an update sends (N - 1) P b of gradients and as many of
-// weights; with experts in parallel each row that is computed elsewhere goes there and back, in the
-// forward and in the backward pass.
+// weights; with experts in parallel each row that is computed elsewhere goes there and back in the
+// forward pass, and its gradient in the backward pass: three times in the type of the policy, and
+// back in float32.
 static void ranks_send_what_the_formulas_say(void **state)
 {
     (void)state;
     struct outcome *out = new_outcome();
     for (int ranks = 2; ranks <= 4; ranks *= 2) {
-        train(out, "deepseek_v3_tiny", DEVICE_BEST, ranks, SHARDS, 1);
+        train(out, "deepseek_v3_tiny", DTYPE_F32, DEVICE_BEST, ranks, SHARDS, 1);
         const int64_t block = (int64_t)out->size * 4 * UPDATES * (ranks - 1);
         assert_int_equal(out->bytes[COMM_GRADIENTS], block);
         assert_int_equal(out->bytes[COMM_WEIGHTS], block);
         assert_int_equal(out->bytes[COMM_EXPERTS], 0);
-        train(out, "deepseek_v3_tiny", DEVICE_BEST, ranks, SHARDS, 2);
+        train(out, "deepseek_v3_tiny", DTYPE_F32, DEVICE_BEST, ranks, SHARDS, 2);
         assert_true(out->remote > 0 && out->bytes[COMM_GRADIENTS] < block);
         assert_int_equal(out->bytes[COMM_WEIGHTS], block);
-        assert_int_equal(out->bytes[COMM_EXPERTS], 4 * out->remote * out->row_bytes);
+        assert_int_equal(out->bytes[COMM_EXPERTS], out->remote * out->C * (3 * 4 + 4));
     }
+    train(out, "deepseek_v3_tiny", DTYPE_BF16, DEVICE_BEST, 2, SHARDS, 2);
+    assert_int_equal(out->bytes[COMM_EXPERTS], out->remote * out->C * (3 * 2 + 4));
     munmap(out, sizeof *out);
 }
 
@@ -299,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_and_groups_have_the_bits_of_one_rank),
+        cmocka_unit_test(bfloat16_has_the_same_bits),
         cmocka_unit_test(memory_that_is_not_the_hosts_has_the_same_bits),
         cmocka_unit_test(another_number_of_shards_differs_by_rounding),
         cmocka_unit_test(ranks_send_what_the_formulas_say),

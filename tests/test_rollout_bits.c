@@ -83,14 +83,14 @@ static int check_forward(const struct model *m, const struct mixture *mix,
     return tokens;
 }
 
-static void check_promise(enum arch_kind kind, int device)
+static void check_promise(enum dtype dtype, enum arch_kind kind, int device)
 {
     struct mixture *mix = mem_alloc0(sizeof *mix);
     struct record alone = {0};
     int tokens = 0;
     make_mixture(mix);
     for (int threads = 1; threads <= 2; threads++) {
-        struct model m = open_model(kind, device, threads);
+        struct model m = open_model_as(dtype, kind, device, threads);
         if (threads == 1)
             run_alone(&alone, &m, mix); // what the other runs and threads are held to
         check_mixtures(&m, mix, &alone);
@@ -101,9 +101,10 @@ static void check_promise(enum arch_kind kind, int device)
     int stopped = 0;
     for (int i = 0; i < alone.count; i++)
         stopped += alone.samples[i].finish == ROLLOUT_STOP;
-    print_message("# %s, %s: %d samples, %d of them stopped, %d tokens\n",
+    print_message("# %s, %s, %s: %d samples, %d of them stopped, %d tokens\n",
                   kind == ARCH_DEEPSEEK_V2 ? "DeepSeek-V2" : "DeepSeek-V3",
-                  test_device_name(device), alone.count, stopped, tokens);
+                  dtype == DTYPE_F32 ? "float32" : "bfloat16", test_device_name(device),
+                  alone.count, stopped, tokens);
     assert_true(tokens > 1000);
     assert_in_range(stopped, 5, alone.count - 5);
     record_free(&alone);
@@ -113,8 +114,10 @@ static void check_promise(enum arch_kind kind, int device)
 static void check_promises(enum arch_kind kind)
 {
     int devices[TEST_DEVICES_MAX], n = test_devices(devices);
-    for (int d = 0; d < n; d++)
-        check_promise(kind, devices[d]);
+    for (int d = 0; d < n; d++) {
+        check_promise(DTYPE_F32, kind, devices[d]);
+        check_promise(DTYPE_BF16, kind, devices[d]);
+    }
 }
 
 static void samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v2(void **state)
@@ -170,7 +173,7 @@ static void check_greedy(const char *dir)
 
     struct model m = {0};
     assert_int_equal(test_device_open(&m.dev, NULL, DEVICE_FENCED), 0);
-    assert_int_equal(policy_open(&m.policy, m.dev, dir, false), 0);
+    assert_int_equal(policy_open(&m.policy, m.dev, dir, DTYPE_F32, false), 0);
     struct rollout_request q[3];
     for (r = 0; r < 3; r++) {
         q[r] = (struct rollout_request){.prompt = texts[r], .prompt_len = prompts[r], .n = 2};

@@ -78,7 +78,7 @@ static int open_fixture(void **state)
     assert_ok(json_parse(&doc, arch_text, strlen(arch_text), 0, "arch", 1, ERR_MODEL));
     assert_ok(arch_from_json(&arch, doc, json_root(doc), "arch", ERR_MODEL));
     json_free(&doc);
-    assert_ok(policy_create(&f->policy, f->dev, &arch, 1));
+    assert_ok(policy_create(&f->policy, f->dev, &arch, DTYPE_F32, 1));
     assert_ok(optimizer_open(&f->optimizer, f->policy, &settings));
     assert_ok(
         tokenizer_open(&f->tokenizer, TEST_GOLDEN "/../../configs/data/quickstart.tokenizer.json"));

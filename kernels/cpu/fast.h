@@ -20,6 +20,7 @@ int FAST(rope)(struct device *dev, const struct rope_args *a);
 int FAST(swiglu)(struct device *dev, const struct swiglu_args *a);
 int FAST(swiglu_grad)(struct device *dev, const struct swiglu_grad_args *a);
 int FAST(add)(struct device *dev, const struct add_args *a);
+int FAST(convert)(struct device *dev, const struct convert_args *a);
 int FAST(attention)(struct device *dev, const struct attention_args *a);
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a);
 int FAST(kv_store)(struct device *dev, const struct kv_store_args *a);

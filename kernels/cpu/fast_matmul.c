@@ -6,6 +6,7 @@
 #include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct pack_job {
     const struct pack_args *a;
@@ -149,9 +150,21 @@ static void weight_grad(const struct matmul_grad_args *a, int g, int row, int ro
             .b_panel = GEMM_COLS,
             .c = a->dw + (size_t)g * a->stride_dw + (size_t)row * (size_t)a->k,
             .ldc = (size_t)a->k,
-            .mode = GEMM_ADD,
+            .mode = t == 0 && a->overwrite ? GEMM_SET : GEMM_ADD,
         };
         FAST(gemm)(&product);
+    }
+}
+
+// Groups without tokens are not in the jobs.
+static void zero_empty_groups(const struct matmul_grad_args *a)
+{
+    const size_t bytes = (size_t)a->n * (size_t)a->k * sizeof *a->dw;
+    for (int g = 0; g < a->batch; g++) {
+        int begin, end;
+        group_rows(a->segments, a->m, g, &begin, &end);
+        if (begin == end && bytes > 0)
+            memset(a->dw + (size_t)g * a->stride_dw, 0, bytes);
     }
 }
 
@@ -196,6 +209,8 @@ int FAST(matmul_grad)(struct device *dev, const struct matmul_grad_args *a)
         group_rows(a->segments, a->m, g, &begin, &end);
         cost[g + 1] = cost[g] + (double)(end - begin);
     }
+    if (a->overwrite)
+        zero_empty_groups(a);
     struct weight_grad_job job = {a, cost};
     if (a->n > 0)
         cpu_run(dev, 2.0 * cost[a->batch] * a->n * a->k, weight_grad_share, &job);

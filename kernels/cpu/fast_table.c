@@ -14,6 +14,7 @@ const struct kernels FAST(kernels) = {
     .swiglu = FAST(swiglu),
     .swiglu_grad = FAST(swiglu_grad),
     .add = FAST(add),
+    .convert = FAST(convert),
     .attention = FAST(attention),
     .attention_grad = FAST(attention_grad),
     .kv_store = FAST(kv_store),

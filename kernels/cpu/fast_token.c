@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition. Cut by tokens; the
-// embedding's gradient by columns, since tokens share rows.
+// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition, conversion. Cut by
+// tokens; the embedding's gradient by columns, since tokens share rows.
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/fast.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
@@ -50,11 +51,11 @@ int FAST(embed_grad)(struct device *dev, const struct embed_grad_args *a)
 static void kv_store_share(void *arg, int rank, int size)
 {
     const struct kv_store_args *a = arg;
-    const size_t D = (size_t)a->D;
+    const size_t row = (size_t)a->D * dtype_size(a->type);
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (int t = begin; t < end; t++)
-        memcpy(a->pages + a->place[t] * D, a->rows + (size_t)t * D, D * sizeof(float));
+        memcpy((char *)a->pages + a->place[t] * row, (const char *)a->rows + (size_t)t * row, row);
 }
 
 int FAST(kv_store)(struct device *dev, const struct kv_store_args *a)
@@ -176,5 +177,21 @@ int FAST(add)(struct device *dev, const struct add_args *a)
 {
     struct add_args job = *a;
     cpu_run(dev, 3.0 * (double)a->n, add_share, &job);
+    return 0;
+}
+
+static void convert_share(void *arg, int rank, int size)
+{
+    const struct convert_args *a = arg;
+    const size_t begin = a->n * (size_t)rank / (size_t)size;
+    const size_t end = a->n * ((size_t)rank + 1) / (size_t)size;
+    for (size_t i = begin; i < end; i++)
+        element_write(a->y, a->y_type, i, element_read(a->x, a->x_type, i));
+}
+
+int FAST(convert)(struct device *dev, const struct convert_args *a)
+{
+    struct convert_args job = *a;
+    cpu_run(dev, 3.0 * (double)a->n, convert_share, &job);
     return 0;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition.
+// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition, conversion.
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
 #include <assert.h>
@@ -30,9 +30,9 @@ int ref_embed_grad(struct device *dev, const struct embed_grad_args *a)
 int ref_kv_store(struct device *dev, const struct kv_store_args *a)
 {
     (void)dev;
-    const size_t D = (size_t)a->D;
+    const size_t row = (size_t)a->D * dtype_size(a->type);
     for (size_t t = 0; t < (size_t)a->T; t++)
-        memcpy(a->pages + a->place[t] * D, a->rows + t * D, D * sizeof(float));
+        memcpy((char *)a->pages + a->place[t] * row, (const char *)a->rows + t * row, row);
     return 0;
 }
 
@@ -99,5 +99,13 @@ int ref_add(struct device *dev, const struct add_args *a)
     (void)dev;
     for (size_t i = 0; i < a->n; i++)
         a->y[i] += a->x[i];
+    return 0;
+}
+
+int ref_convert(struct device *dev, const struct convert_args *a)
+{
+    (void)dev;
+    for (size_t i = 0; i < a->n; i++)
+        element_write(a->y, a->y_type, i, element_read(a->x, a->x_type, i));
     return 0;
 }

@@ -14,6 +14,7 @@ const struct kernels reference_kernels = {
     .swiglu = ref_swiglu,
     .swiglu_grad = ref_swiglu_grad,
     .add = ref_add,
+    .convert = ref_convert,
     .attention = ref_attention,
     .attention_grad = ref_attention_grad,
     .kv_store = ref_kv_store,

@@ -21,6 +21,7 @@ int ref_rope(struct device *dev, const struct rope_args *a);
 int ref_swiglu(struct device *dev, const struct swiglu_args *a);
 int ref_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a);
 int ref_add(struct device *dev, const struct add_args *a);
+int ref_convert(struct device *dev, const struct convert_args *a);
 int ref_attention(struct device *dev, const struct attention_args *a);
 int ref_attention_grad(struct device *dev, const struct attention_grad_args *a);
 int ref_kv_store(struct device *dev, const struct kv_store_args *a);

@@ -14,6 +14,7 @@ const struct kernels kernels_cuda = {
     .swiglu = cuda_swiglu,
     .swiglu_grad = cuda_swiglu_grad,
     .add = cuda_add,
+    .convert = cuda_convert,
     .attention = cuda_attention,
     .attention_grad = cuda_attention_grad,
     .kv_store = cuda_kv_store,

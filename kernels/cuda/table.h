@@ -26,6 +26,7 @@ int cuda_rope(struct device *dev, const struct rope_args *a);
 int cuda_swiglu(struct device *dev, const struct swiglu_args *a);
 int cuda_swiglu_grad(struct device *dev, const struct swiglu_grad_args *a);
 int cuda_add(struct device *dev, const struct add_args *a);
+int cuda_convert(struct device *dev, const struct convert_args *a);
 int cuda_attention(struct device *dev, const struct attention_args *a);
 int cuda_attention_grad(struct device *dev, const struct attention_grad_args *a);
 int cuda_kv_store(struct device *dev, const struct kv_store_args *a);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition.
+// Operations on single tokens: embedding, cache rows, RoPE, SwiGLU, addition, conversion.
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/sort.cuh"
@@ -28,19 +28,21 @@ extern "C" int cuda_embed(struct device *dev, const struct embed_args *a)
                   a->out_type == DTYPE_BF16 ? embed_kernel<bf16> : embed_kernel<float>, *a);
 }
 
-static __global__ void kv_store_kernel(struct kv_store_args a)
+template <typename T> static __global__ void kv_store_kernel(struct kv_store_args a)
 {
     const size_t t = grid_row(), D = static_cast<size_t>(a.D);
     const int d = 4 * grid_item();
     if (t >= static_cast<size_t>(a.T) || d >= a.D)
         return;
-    store_four(a.pages + a.place[t] * D + d, a.D - d, load_four(a.rows + t * D + d, a.D - d));
+    store_four(static_cast<T *>(a.pages) + a.place[t] * D + d, a.D - d,
+               load_four(static_cast<const T *>(a.rows) + t * D + d, a.D - d));
 }
 
 extern "C" int cuda_kv_store(struct device *dev, const struct kv_store_args *a)
 {
     const row_grid g = row_grid_for(a->T, fours(a->D));
-    return launch(dev, g.grid, g.block, 0, kv_store_kernel, *a);
+    return launch(dev, g.grid, g.block, 0,
+                  a->type == DTYPE_BF16 ? kv_store_kernel<bf16> : kv_store_kernel<float>, *a);
 }
 
 // order: the tokens by id, those of one id ascending. The block of a token that is the first with
@@ -226,4 +228,26 @@ static __global__ void __launch_bounds__(TOKEN_THREADS) add_kernel(struct add_ar
 extern "C" int cuda_add(struct device *dev, const struct add_args *a)
 {
     return launch(dev, blocks_for(a->n, 4 * TOKEN_THREADS), TOKEN_THREADS, 0, add_kernel, *a);
+}
+
+// ---- conversion
+
+template <typename X, typename Y>
+static __global__ void __launch_bounds__(TOKEN_THREADS) convert_kernel(struct convert_args a)
+{
+    const size_t at = 4 * (static_cast<size_t>(blockIdx.x) * TOKEN_THREADS + threadIdx.x);
+    if (at >= a.n)
+        return;
+    const int left = a.n - at < 4 ? static_cast<int>(a.n - at) : 4;
+    store_four(static_cast<Y *>(a.y) + at, left, load_four(static_cast<const X *>(a.x) + at, left));
+}
+
+extern "C" int cuda_convert(struct device *dev, const struct convert_args *a)
+{
+    const auto kernel =
+        a->x_type == DTYPE_BF16
+            ? (a->y_type == DTYPE_BF16 ? convert_kernel<bf16, bf16> : convert_kernel<bf16, float>)
+            : (a->y_type == DTYPE_BF16 ? convert_kernel<float, bf16>
+                                       : convert_kernel<float, float>);
+    return launch(dev, blocks_for(a->n, 4 * TOKEN_THREADS), TOKEN_THREADS, 0, kernel, *a);
 }

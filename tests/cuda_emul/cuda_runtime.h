@@ -109,7 +109,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
 
 struct cudaDeviceProp {
     char name[256];
-    int major, minor, multiProcessorCount;
+    int major, minor, multiProcessorCount, l2CacheSize;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
 enum cudaDeviceAttr {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is interrupted in every stage, or killed, and resumed ends with the bytes of one that was not.
 
-usage: resume.py GRADUS CONFIG     (TAP on standard output)
+usage: resume.py GRADUS CONFIG [--set KEY=VALUE]...     (TAP on standard output)
 
 Files of the last checkpoints and traces are compared byte by byte, lines of metrics.jsonl without their times.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-gradus, config = sys.argv[1:3]
+gradus, config, *settings = sys.argv[1:]
 TIMES = ("time", "step_time", "eval/seconds", "time/rollout", "time/reward", "time/update")
 count = 0
 
@@ -27,7 +27,7 @@ def report(good, name, detail=""):
 
 
 def command(run, *more):
-    return [gradus, "train", config, "--run", run, *more]
+    return [gradus, "train", config, "--run", run, *settings, *more]
 
 
 def lines(run):
