@@ -189,13 +189,19 @@ int comm_exchange(struct comm *c, struct device *dev, enum comm_traffic traffic,
 
 // ---- of host memory
 
-// The same bytes to everybody; recv [size] places of as many as each rank gives.
-static int spread(struct comm *c, enum comm_traffic traffic, const void *mine, size_t bytes,
-                  char *recv, const size_t *offset)
+// The same bytes to everybody, or (root >= 0) to one rank; recv: places of as many as each gives.
+static int spread(struct comm *c, int root, enum comm_traffic traffic, const void *mine,
+                  size_t bytes, char *recv, const size_t *offset)
 {
     struct comm_part *parts = mem_array0((size_t)c->size, sizeof *parts);
-    for (int r = 0; r < c->size; r++)
-        parts[r] = (struct comm_part){mine, recv + offset[r], bytes, offset[r + 1] - offset[r]};
+    for (int r = 0; r < c->size; r++) {
+        if (root < 0 || root == r)
+            parts[r] = (struct comm_part){.send = mine, .send_bytes = bytes};
+        if (root < 0 || root == c->rank) {
+            parts[r].recv = recv + offset[r];
+            parts[r].recv_bytes = offset[r + 1] - offset[r];
+        }
+    }
     const int rc = comm_exchange(c, NULL, traffic, parts);
     free(parts);
     return rc;
@@ -209,7 +215,7 @@ static int gather_equal(struct comm *c, enum comm_traffic traffic, const void *x
     for (int r = 0; r < c->size; r++)
         offset[r + 1] = offset[r] + bytes;
     *all = mem_alloc((size_t)c->size * bytes);
-    const int rc = spread(c, traffic, x, bytes, *all, offset);
+    const int rc = spread(c, -1, traffic, x, bytes, *all, offset);
     free(offset);
     if (rc != 0)
         free(*all);
@@ -218,6 +224,12 @@ static int gather_equal(struct comm *c, enum comm_traffic traffic, const void *x
 
 int comm_gather(struct comm *c, enum comm_traffic traffic, const void *mine, size_t bytes,
                 void **out, size_t *offset)
+{
+    return comm_gather_to(c, -1, traffic, mine, bytes, out, offset);
+}
+
+int comm_gather_to(struct comm *c, int root, enum comm_traffic traffic, const void *mine,
+                   size_t bytes, void **out, size_t *offset)
 {
     const uint64_t size = bytes;
     void *sizes;
@@ -228,8 +240,8 @@ int comm_gather(struct comm *c, enum comm_traffic traffic, const void *mine, siz
     for (int r = 0; r < c->size; r++)
         offset[r + 1] = offset[r] + ((const uint64_t *)sizes)[r];
     free(sizes);
-    void *all = mem_alloc(offset[c->size]);
-    rc = spread(c, traffic, mine, bytes, all, offset);
+    void *all = root < 0 || root == c->rank ? mem_alloc(offset[c->size]) : NULL;
+    rc = spread(c, root, traffic, mine, bytes, all, offset);
     if (rc != 0) {
         free(all);
         return rc;

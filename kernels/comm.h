@@ -82,8 +82,10 @@ struct comm_launch {
 // Joins the ranks; not ready for GPUs' memory yet. ERR_ENV when they do not all come in time, or
 // this build has no MPI; ERR_CONFIG for a launch that makes no sense.
 int comm_open(struct comm *out, const struct comm_launch *launch);
-// Whether this build can be started by MPI's launcher.
+// Whether this build can be started by MPI's launcher; whether it has NCCL, and its library is
+// there.
 bool comm_have_mpi(void);
+bool comm_have_nccl(void);
 
 // From now on the memory of a GPU is exchanged by NCCL, when there is one and it can be loaded;
 // otherwise by way of the host. A CPU's is the host's anyway. *how (borrowed) says what it will be.
@@ -109,6 +111,9 @@ int comm_exchange(struct comm *c, struct device *dev, enum comm_traffic traffic,
 // What every rank has, in the order of ranks: *all [offset[size]], offset [size + 1]; free().
 int comm_gather(struct comm *c, enum comm_traffic traffic, const void *mine, size_t bytes,
                 void **all, size_t *offset);
+// The same for rank `root` alone; elsewhere *all is NULL.
+int comm_gather_to(struct comm *c, int root, enum comm_traffic traffic, const void *mine,
+                   size_t bytes, void **all, size_t *offset);
 // The bytes of rank `root` on every rank.
 int comm_broadcast(struct comm *c, void *x, size_t bytes, int root);
 // x[i] becomes the sum over ranks; doubles are added in the order of comm_pairwise.

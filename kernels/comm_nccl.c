@@ -65,6 +65,14 @@ static void unload(struct nccl_state *s)
     free(s);
 }
 
+bool comm_have_nccl(void)
+{
+    struct nccl_state *s = mem_alloc0(sizeof *s);
+    const bool there = load(s);
+    unload(s);
+    return there;
+}
+
 // Waits for the stream, unless a rank fails.
 static int wait_stream(struct comm *c)
 {

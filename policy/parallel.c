@@ -9,7 +9,10 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#define BUCKET_FLOATS ((size_t)1 << 22) // summed at once: 16 MiB
+// What a rank sums at once: as many pieces as there are ranks, 16 MiB in all, but no piece so small
+// that sending it is mostly overhead.
+#define BUCKET_FLOATS ((size_t)1 << 22)
+#define PIECE_FLOATS  ((size_t)1 << 16)
 
 static int ranks_of(const struct policy *p) { return p->ranks ? p->ranks->comm->size : 1; }
 
@@ -230,8 +233,9 @@ static int reduce_round(struct policy *p, const struct segment *s, size_t round,
 
 static int reduce_segment(struct policy *p, const struct segment *s)
 {
-    const size_t piece = BUCKET_FLOATS / (size_t)p->ranks->comm->size / 16 * 16;
-    TRY(device_block_reserve(&p->ranks->bucket, p->dev, BUCKET_FLOATS * sizeof *p->grad));
+    const size_t size = (size_t)p->ranks->comm->size, share = BUCKET_FLOATS / size / 16 * 16;
+    const size_t piece = share > PIECE_FLOATS ? share : PIECE_FLOATS;
+    TRY(device_block_reserve(&p->ranks->bucket, p->dev, size * piece * sizeof *p->grad));
     struct bucket b = {.p = p, .data = p->ranks->bucket.data, .piece = piece};
     struct comm_part *parts = mem_array0((size_t)p->ranks->comm->size, sizeof *parts);
     int rc = 0;

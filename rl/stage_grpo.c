@@ -326,8 +326,7 @@ static int grpo_step(void *state, struct trainer *t, int step, struct metrics_li
     struct grpo_reward_stats stats;
     grpo_advantages(data.advantage, &stats, &data.batch, &advantage);
     grpo_metrics(line, &data, &stats, s->scoring, r->max_completion_length);
-    for (int i = 0; i < request.num_tasks * request.samples; i++)
-        trace_sample(&t->trace, &samples[i], s->scoring, data.advantage + data.token_begin[i]);
+    trace_samples(t, samples, s->scoring, data.advantage, data.token_begin);
     rc = update_policy(s, t, step, &data, line);
     if (rc == 0)
         rc = trainer_balance(t, line);

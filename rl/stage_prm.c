@@ -134,10 +134,9 @@ static int sampled_examples(struct prm_example **out, int *count, struct prm_sta
         return rc;
     *count = r->num_prompts * r->num_generations;
     *out = ARENA_ARRAY(&t->step_arena, struct prm_example, *count);
-    for (int i = 0; i < *count; i++) {
+    for (int i = 0; i < *count; i++)
         (*out)[i] = example_of(&samples[i], s->scoring, t->stage->every_token, &t->step_arena);
-        trace_sample(&t->trace, &samples[i], s->scoring, NULL);
-    }
+    trace_samples(t, samples, s->scoring, NULL, NULL);
     metrics_put(line, times.rollout, "time/rollout");
     metrics_put(line, times.score, "time/reward");
     return 0;

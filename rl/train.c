@@ -429,10 +429,8 @@ static int save(struct train *r)
 
 static int write_trace(struct trainer *t)
 {
-    if (t->trace.len == 0 || t->run == NULL) {
-        strbuf_clear(&t->trace);
+    if (t->trace.len == 0)
         return 0;
-    }
     char name[64];
     snprintf(name, sizeof name, "traces/step-%06d.jsonl.zst", t->at.global_step);
     char *path = rundir_file(t->run, name);
@@ -476,6 +474,8 @@ static int run_step(struct train *r, const struct stage *s, void *state)
     metrics_begin(&r->line, t->stage->name, step + 1, t->at.global_step + 1);
     t->comm->count = (struct comm_count){0};
     int rc = s->step(state, t, step, &r->line);
+    if (rc == 0)
+        rc = trace_collect(t);
     if (rc == 0)
         rc = put_traffic(r);
     sources_recycle(t->sources);

@@ -33,7 +33,8 @@ struct trainer {
     struct checkpoint_state at;
     int steps;               // of the stage
     struct arena step_arena; // emptied after each step
-    struct strbuf trace;     // JSON lines of the step's samples, written when not empty
+    struct strbuf trace;     // JSON lines of the step's samples, of this rank's own tasks until
+                             // they are collected; written when not empty
 };
 
 struct stage {
@@ -72,8 +73,12 @@ int trainer_update(struct trainer *t, int step, struct metrics_line *line);
 // The V3 balance update of t->optimized, and moe/max_violation; expert loads are reset.
 int trainer_balance(struct trainer *t, struct metrics_line *line);
 
-// Appends the trace line of a sample; advantage [len] may be NULL.
-void trace_sample(struct strbuf *out, const struct generated *s, const struct scoring *scoring,
-                  const double *advantage);
+// Trace lines of samples [num_tasks * num_generations], by task, of those tasks that this rank
+// drew. advantage may be NULL; else sample i's stand at advantage + token_begin[i].
+void trace_samples(struct trainer *t, const struct generated *samples,
+                   const struct scoring *scoring, const double *advantage,
+                   const size_t *token_begin);
+// The lines of all ranks, in the order of tasks, to rank 0; elsewhere none are left. Collective.
+int trace_collect(struct trainer *t);
 
 #endif
