@@ -88,7 +88,7 @@ int comm_close(struct comm *c, int rc)
     if (c->watch != NULL) {
         if (rc == 0)
             rc = comm_any(c, &flag); // everybody is done
-        rc = comm_watch_close(&c->watch, rc, &report);
+        rc = comm_watch_close(&c->watch, rc, c->common, &report);
     }
     if (c->on_device != NULL)
         c->on_device->close(c, rc == 0);
@@ -97,6 +97,12 @@ int comm_close(struct comm *c, int rc)
     free(c->staging);
     *c = (struct comm){0};
     return rc == 0 || report ? rc : err_set(rc, "%s", "");
+}
+
+int comm_common(struct comm *c, int rc)
+{
+    c->common = true;
+    return rc;
 }
 
 int comm_check(const struct comm *c) { return c->watch != NULL ? comm_watch_check(c->watch) : 0; }
@@ -361,7 +367,7 @@ int comm_agree(struct comm *c, const struct comm_claim *claims, int n)
             code = claims[i].code;
     }
     if (rc == 0 && code != 0)
-        rc = err_set(code, "the ranks disagree: %s", text.data);
+        rc = comm_common(c, err_set(code, "the ranks disagree: %s", text.data));
     strbuf_free(&text);
     free(offset);
     return rc;

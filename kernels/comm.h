@@ -61,6 +61,7 @@ struct comm {
     const struct comm_transport *on_device; // NULL: the device's memory goes by way of the host
     void *device_state;
     struct comm_watch *watch; // NULL: one process
+    bool common;              // the error is every rank's: comm_common
     void *staging;            // [cap_staging] host memory for what a GPU sends and receives
     size_t cap_staging;
 };
@@ -96,6 +97,9 @@ int comm_open_device(struct comm *c, struct device *dev, const char **how);
 // first; the message is empty ("") where another rank reports it.
 int comm_close(struct comm *c, int rc);
 
+// Not a collective: says of an error, and returns it, that all ranks have the same for the same
+// reason. It is then told once and not as the failure of one of them.
+int comm_common(struct comm *c, int rc);
 // Not a collective: 0, or the error of a rank that failed. For long work between collectives.
 int comm_check(const struct comm *c);
 // Seconds after which a rank that others wait for counts as stalled.

@@ -198,7 +198,7 @@ static void judge_ranks(struct comm_watch *w, double now, double timeout)
         most = w->peers[r].entered > most ? w->peers[r].entered : most;
     for (int r = 0; r < w->size; r++) {
         struct peer *p = &w->peers[r];
-        if (p->entered == most || p->bye) {
+        if (p->entered == most || atomic_load(&w->ending)) {
             p->behind_since = 0.0;
         } else if (p->behind_since <= 0.0) {
             p->behind_since = now;
@@ -402,13 +402,13 @@ static void wait_until(const atomic_bool *flag, double deadline)
 
 // Tells rank 0 the error, and lets it be the first to end: it writes how the run ended, and a
 // launcher ends all ranks with the first.
-static void leave(struct comm_watch *w, int rc)
+static void leave(struct comm_watch *w, int rc, bool common)
 {
     struct message m = message_of(w, SAYS_FAILED);
     m.code = rc;
     snprintf(m.text, sizeof m.text, "%.999s", err_message());
     pthread_mutex_lock(&w->lock);
-    if (rc != 0 && atomic_load(&w->failed) == 0)
+    if (rc != 0 && !common && atomic_load(&w->failed) == 0)
         put_message(&w->peers[0], &m);
     m = message_of(w, SAYS_BYE);
     put_message(&w->peers[0], &m);
@@ -428,7 +428,7 @@ static void leave_as_root(struct comm_watch *w, int rc)
     pthread_mutex_unlock(&w->lock);
 }
 
-int comm_watch_close(struct comm_watch **watch, int rc, bool *report)
+int comm_watch_close(struct comm_watch **watch, int rc, bool common, bool *report)
 {
     struct comm_watch *w = *watch;
     if (rc == 0)
@@ -437,7 +437,7 @@ int comm_watch_close(struct comm_watch **watch, int rc, bool *report)
     if (w->rank == 0)
         leave_as_root(w, rc);
     else
-        leave(w, rc);
+        leave(w, rc, common);
     atomic_store(&w->stop, true);
     pthread_join(w->thread, NULL);
     *report = rc != 0 && reports(w);

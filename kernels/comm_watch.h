@@ -41,7 +41,8 @@ void comm_watch_enter(struct comm_watch *w);
 int comm_watch_check(struct comm_watch *w);
 
 // Ends the watch: rc is 0 when this rank is done, else its error, whose message is told to the
-// others. Returns rc, or the error of the rank that failed first; *report: this rank is to say it.
-int comm_watch_close(struct comm_watch **w, int rc, bool *report);
+// others unless they all have the same (common). Returns rc, or the error of the rank that failed
+// first; *report: this rank is to say it.
+int comm_watch_close(struct comm_watch **w, int rc, bool common, bool *report);
 
 #endif

@@ -131,7 +131,7 @@ int optimizer_update(struct optimizer *o, struct policy *p, double lr, double *n
         return rc;
     }
     if (!isfinite(n)) {
-        return err_set(ERR_NUMERIC, "the norm of the gradient is %g", n);
+        return parallel_common(p, err_set(ERR_NUMERIC, "the norm of the gradient is %g", n));
     }
     double scale = s->max_grad_norm > 0 ? fmin(1, s->max_grad_norm / (n + 1e-6)) : 1;
     for (int i = 0; i < p->params.count && rc == 0; i++) {

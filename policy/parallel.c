@@ -40,7 +40,10 @@ static int check_settings(const struct policy *p, const struct parallel_settings
 
 int parallel_open(struct policy *p, const struct parallel_settings *s)
 {
-    TRY(check_settings(p, s));
+    const int refused = check_settings(p, s);
+    if (refused) {
+        return comm_common(s->comm, refused);
+    }
     if (p->ranks || s->shards == 1) {
         return 0;
     }
@@ -295,6 +298,11 @@ int parallel_sum_load(struct policy *p)
 {
     const size_t n = (size_t)p->arch.L * (size_t)p->arch.E;
     return p->ranks ? comm_sum_int64(p->ranks->comm, p->expert_load, n) : 0;
+}
+
+int parallel_common(const struct policy *p, int rc)
+{
+    return p->ranks ? comm_common(p->ranks->comm, rc) : rc;
 }
 
 int parallel_collect(const struct policy *p, const float *part, float *whole, int root)

@@ -59,6 +59,9 @@ int parallel_own_blocks(const struct policy *p, int *first);
 int parallel_sum(const struct policy *p, double *x, int n);
 int parallel_sum_load(struct policy *p); // of expert_load
 
+// An error that all ranks have alike (comm_common).
+int parallel_common(const struct policy *p, int rc);
+
 // Collective. part: this rank's range of something that mirrors the parameter block; whole receives
 // that of every rank (part may be its place in whole). root >= 0: only that rank receives it, and
 // whole is not looked at elsewhere. All in the device's memory.

@@ -281,11 +281,12 @@ static int update_policy(struct grpo_stage *s, struct trainer *t, int step,
             if (u.check)
                 metrics_put(line, u.all.diff_max, "sampling/logp_diff_max");
             if (u.all.diff_max != 0.0)
-                return err_set(
-                    ERR_CHECK,
-                    "stage '%s', step %d: log-probabilities of the rollout and of the update "
-                    "differ by %g; they must have the same bits",
-                    c->name, step, u.all.diff_max);
+                return comm_common(
+                    t->comm,
+                    err_set(ERR_CHECK,
+                            "stage '%s', step %d: log-probabilities of the rollout and of the "
+                            "update differ by %g; they must have the same bits",
+                            c->name, step, u.all.diff_max));
             const bool last = pass == c->num_iterations - 1 && end == n;
             struct metrics_line unused = {0};
             rc = trainer_update(t, step, last ? line : &unused);

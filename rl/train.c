@@ -518,9 +518,11 @@ static int run_steps(struct train *r, const struct stage *s, void *state)
         if (rc == 0)
             rc = write_status(r, RUN_RUNNING);
         if (rc == 0 && stopping)
-            return err_set(ERR_INTERRUPTED,
-                           "interrupted at step %d of stage '%s' and saved; go on with --resume",
-                           t->at.step, t->stage->name);
+            return comm_common(
+                t->comm,
+                err_set(ERR_INTERRUPTED,
+                        "interrupted at step %d of stage '%s' and saved; go on with --resume",
+                        t->at.step, t->stage->name));
     }
     return rc;
 }
