@@ -3,8 +3,8 @@
 
 usage: ranks.py GRADUS CONFIG MPIRUN     (TAP on standard output; MPIRUN empty: built without MPI)
 
-Ranks are started by mpirun, and, where a test needs to reach one of them, as torchrun does it: by RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT. What is skipped without MPI is counted as skipped.
+Ranks are started by mpirun, and, where a test needs to reach one of them or there is no MPI, as torchrun does it: by
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. What is mpirun's own is skipped without it, and counted.
 """
 import fcntl
 import json
@@ -59,14 +59,15 @@ def unused_port():
         return s.getsockname()[1] - 1
 
 
-def start(n, run, *more, stderr=subprocess.PIPE, of=config, folders=None):
-    """n ranks of one run by sockets; stderr is rank 0's, what others say goes there as well."""
+def start(n, run, *more, stderr=subprocess.PIPE, of=config, folders=None, last=()):
+    """n ranks of one run by sockets, each in its folder; last: arguments of the last rank alone."""
     port = str(unused_port())
     ranks = []
     for rank in range(n):
         env = dict(environment, RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(n),
                    MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        ranks.append(subprocess.Popen(command(run, *more, of=of), env=env, stderr=stderr, text=True,
+        own = (*more, *last) if rank == n - 1 else more
+        ranks.append(subprocess.Popen(command(run, *own, of=of), env=env, stderr=stderr, text=True,
                                       cwd=folders[rank] if folders else None))
     return ranks
 
@@ -82,7 +83,10 @@ def run_alone(run, *more):
     return done.returncode, done.stderr
 
 
-def run_mpi(n, run, *more):
+def run_ranks(n, run, *more):
+    if not mpirun:
+        codes, said = end(start(n, run, *more))
+        return max(codes, key=abs), said
     done = subprocess.run([*MPI, "-n", str(n), *command(run, *more)], stderr=subprocess.PIPE, text=True, env=of_mpi,
                           timeout=ENDLESS)
     return done.returncode, done.stderr
@@ -154,13 +158,9 @@ def check_same_bits(work):
                            (2, ("--set", "run.expert_parallel=2"), ", experts divided among 2"),
                            (4, ("--set", "run.expert_parallel=2"), ", experts divided among 2"),
                            (4, ("--set", "run.expert_parallel=4"), ", experts divided among 4")):
-        name = f"{n} ranks by mpirun write the bytes of one process{words}"
-        if not mpirun:
-            skip(name)
-            continue
         run = os.path.join(work, "many")
         shutil.rmtree(run, ignore_errors=True)
-        report_same(one, run, name, run_mpi(n, run, *SHARDS, *more))
+        report_same(one, run, f"{n} ranks write the bytes of one process{words}", run_ranks(n, run, *SHARDS, *more))
         zero = [x["sampling/logp_diff_max"] for x in lines(run) if "sampling/logp_diff_max" in x]
         report(len(zero) == 5 and not any(zero),
                f"rollout and update of {n} ranks have the same log-probabilities{words}", f"{zero}")
@@ -168,23 +168,20 @@ def check_same_bits(work):
     codes, said = end(start(3, run, "--set", "run.gradient_shards=12"))
     same = os.path.join(work, "twelve")
     result = run_alone(same, "--set", "run.gradient_shards=12")
-    report_same(same, run, "3 ranks without MPI write the bytes of one process", (max(codes) or result[0], said))
+    report_same(same, run, "3 ranks by sockets write the bytes of one process", (max(codes) or result[0], said))
     return one
 
 
-def check_rounding(work, alone):
+def check_rounding(work):
     """One shard a rank: sums in another order. Supervised steps see the same tokens whatever was rounded; the losses
     are means over some 600 tokens in double precision, of gradients that float32 sums round; measured 6e-9 here."""
     name = "without shards, 2 and 4 ranks have the loss of one within rounding"
     plain = os.path.join(work, "plain")
     code, said = run_alone(plain)
-    if not mpirun:
-        skip(name)
-        return
     worst, at = 0.0, ""
     for n in (2, 4):
         run = os.path.join(work, f"plain{n}")
-        done, more = run_mpi(n, run)
+        done, more = run_ranks(n, run)
         code, said = code or done, said + more
         for x, y in zip(lines(plain), lines(run)):
             if x["stage"] == "sft" and "loss" in x:
@@ -196,10 +193,6 @@ def check_rounding(work, alone):
 
 
 def check_traffic(work):
-    name = "bytes sent in a step are what the formula says"
-    if not mpirun:
-        skip(name)
-        return
     detail = []
     for n in (2, 4):
         run = os.path.join(work, f"plain{n}")
@@ -213,7 +206,7 @@ def check_traffic(work):
             parts = sum(x[f"comm/{k}_bytes"] for k in ("control", "gradient", "weight", "expert", "sample"))
             if parts != x["comm/bytes"]:
                 detail.append(f"{n} ranks, step {x['step']}: the parts are {parts}, all is {x['comm/bytes']}")
-    report(not detail, name, "\n".join(detail))
+    report(not detail, "bytes sent in a step are what the formula says", "\n".join(detail))
 
 
 # ---- resuming
@@ -349,20 +342,14 @@ def check_disagreement(work, model, own, folders):
     codes, said = end(start(2, os.path.join(work, "weights"), "--set", 'model="model"', of=own, folders=folders))
     report(codes == [4, 4] and "rank 1: another weights than rank 0" in said,
            "ranks with other weights are refused, and named", f"{codes}\n{said}")
-    name = "ranks with other configs are refused, and named"
-    if not mpirun:
-        skip(name)
-        return
-    run = os.path.join(work, "configs")
-    done = subprocess.run([*MPI, "-n", "1", *command(run), ":", "-n", "1", *command(run, "--set", "run.seed=8")],
-                          stderr=subprocess.PIPE, text=True, env=of_mpi, timeout=ENDLESS)
-    report(done.returncode == 2 and "rank 1: another config than rank 0" in done.stderr, name,
-           f"{done.returncode}\n{done.stderr}")
+    codes, said = end(start(3, os.path.join(work, "configs"), last=("--set", "run.seed=8")))
+    report(codes == [2, 2, 2] and "rank 2: another config than rank 0" in said and said.count("gradus:") == 1,
+           "ranks with other configs are refused, and named", f"{codes}\n{said}")
 
 
 with tempfile.TemporaryDirectory() as top:
     alone = check_same_bits(top)
-    check_rounding(top, alone)
+    check_rounding(top)
     check_traffic(top)
     check_resume(top, alone)
     check_killed(top)
