@@ -162,12 +162,15 @@ static int find_checkpoint(struct train *r, char **checkpoint)
     if (is_root(r)) {
         if (checkpoint_find(&found, &damaged, r->path) != 0)
             log_line(LOG_WARN, "%s: starting from the beginning", err_message());
-        else if (strlen(found) < sizeof path)
-            memcpy(path, found, strlen(found) + 1);
+        else
+            snprintf(path, sizeof path, "%s", found);
         if (damaged != NULL)
             log_line(LOG_WARN, "left out: %s", damaged);
+        const bool fits = found == NULL || strlen(found) < sizeof path;
         free(damaged);
         free(found);
+        if (!fits)
+            return err_set(ERR_CONFIG, "the path of run directory '%s' is too long", r->path);
     }
     const int rc = comm_broadcast(r->t.comm, path, sizeof path, 0);
     if (rc == 0 && path[0] != '\0')
