@@ -139,10 +139,12 @@ static int measure_product(struct bench *b)
 static int measure_limits(struct bench *b)
 {
     if (!b->gpu) {
-        const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        const long own = sysconf(_SC_LEVEL2_CACHE_SIZE), cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
         struct bench_limit limit;
         bench_limit_measure(&limit, b->team, b->dev->isa);
-        b->limits = (struct bench_limits){limit.flops, limit.bytes, cache > 0 ? (double)cache : 0};
+        b->limits = (struct bench_limits){.flops = limit.flops, .bytes = limit.bytes};
+        b->limits.own = own > 0 ? (double)own * team_size(b->team) : 0;
+        b->limits.cache = cache > 0 ? (double)cache : 0;
         return 0;
     }
     struct device_cuda_info info;
@@ -151,7 +153,7 @@ static int measure_limits(struct bench *b)
         rc = measure_copy(b);
     if (rc == 0)
         rc = measure_product(b);
-    b->limits.cache = rc == 0 ? (double)info.cache : 0;
+    b->limits.own = b->limits.cache = rc == 0 ? (double)info.cache : 0;
     return rc;
 }
 
@@ -236,7 +238,7 @@ void bench_print_value(const struct bench *b, const char *bench, const char *nam
                        const char *metric, double value, const char *unit, double limit)
 {
     if (!b->json) {
-        printf("%-72s  %10.1f %-8s", name, value, unit);
+        printf("%-72s  %-10s  %10.1f %-8s", name, metric, value, unit);
         if (limit > 0)
             printf("  %3.0f %%", 100 * value / limit);
         printf("\n");
@@ -261,16 +263,35 @@ void bench_print_value(const struct bench *b, const char *bench, const char *nam
     strbuf_free(&text);
 }
 
+// Seconds that the work takes at the limits; 0: not known.
+static double floor_of(const struct bench *b, double flops, double bytes, bool *is_memory)
+{
+    const struct bench_limits *l = &b->limits;
+    // What is small may stay in a cache between calls, whose rate is not known. The rate of a CPU's
+    // memory is that of arrays which a cache shared with other programs may hold.
+    const double moved = bytes < 2 * (flops > 0 ? l->cache : l->own) ? 0 : bytes / l->bytes;
+    const double computed = l->flops > 0 ? flops / l->flops : 0;
+    *is_memory = flops == 0 || moved > computed;
+    if (flops > 0 && l->flops == 0)
+        return 0;
+    return *is_memory ? moved : computed;
+}
+
 void bench_print(const struct bench *b, const char *bench, const char *name, double flops,
                  double bytes, double seconds)
 {
-    const struct bench_limits *l = &b->limits;
-    // What is small may stay in a cache between calls.
-    const double moved = flops > 0 && bytes < 2 * l->cache ? 0 : bytes / l->bytes;
-    const double computed = l->flops > 0 ? flops / l->flops : 0;
-    if (flops > 0 && computed >= moved)
-        bench_print_value(b, bench, name, "arithmetic", flops / seconds / 1e9, "GFLOP/s",
-                          l->flops / 1e9);
-    else
-        bench_print_value(b, bench, name, "memory", bytes / seconds / 1e9, "GB/s", l->bytes / 1e9);
+    bool is_memory;
+    const double least = floor_of(b, flops, bytes, &is_memory);
+    const double value = (is_memory ? bytes : flops) / seconds / 1e9;
+    bench_print_value(b, bench, name, is_memory ? "memory" : "arithmetic", value,
+                      is_memory ? "GB/s" : "GFLOP/s", least > 0 ? value * seconds / least : 0);
+}
+
+void bench_print_rate(const struct bench *b, const char *bench, const char *name, double tokens,
+                      double flops, double bytes, double seconds)
+{
+    bool is_memory;
+    const double least = floor_of(b, flops, bytes, &is_memory);
+    bench_print_value(b, bench, name, "tokens", tokens / seconds, "tokens/s",
+                      least > 0 ? tokens / least : 0);
 }

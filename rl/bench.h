@@ -16,7 +16,8 @@
 struct bench_limits {
     double flops; // of dense products; a multiply-add counts as two
     double bytes; // read on a CPU, read and written by a copy on a GPU
-    double cache; // bytes of the largest cache
+    double own;   // bytes of the caches that are the cores' own, or the GPU's
+    double cache; // and of the largest one
 };
 
 struct bench {
@@ -48,7 +49,10 @@ int bench_time(double *seconds, const struct bench *b,
 // The line of a case that took so long.
 void bench_print(const struct bench *b, const char *bench, const char *name, double flops,
                  double bytes, double seconds);
-// Of any other number. limit 0: there is none.
+// The same as tokens a second.
+void bench_print_rate(const struct bench *b, const char *bench, const char *name, double tokens,
+                      double flops, double bytes, double seconds);
+// Any other number. limit 0: there is none.
 void bench_print_value(const struct bench *b, const char *bench, const char *name,
                        const char *metric, double value, const char *unit, double limit);
 

@@ -3,40 +3,78 @@
 #include "base/error.h"
 #include "rl/bench.h"
 #include "rl/bench_kernels.h"
+#include "rl/bench_model.h"
+#include "rl/bench_passes.h"
 #include "rl/bench_sandbox.h"
 #include "rl/verb.h"
 
+#include <stdio.h>
 #include <string.h>
+
+enum what { KERNELS, ROLLOUT, UPDATE, SANDBOX, UNKNOWN };
+
+static enum what find_what(const char *name)
+{
+    static const char *const names[] = {"kernels", "rollout", "update", "sandbox"};
+    int i = 0;
+    while (i < UNKNOWN && strcmp(names[i], name) != 0)
+        i++;
+    return (enum what)i;
+}
+
+static int run(enum what what, const struct bench_options *o, const char *model, int tokens)
+{
+    struct bench b = {0};
+    struct arch arch = {0};
+    int rc = 0;
+    if (what != KERNELS) // before a device is measured
+        rc = bench_model_arch(&arch, model ? model : o->gpu ? "v2-lite:8" : "small");
+    if (rc == 0)
+        rc = bench_open(&b, o);
+    if (rc == 0 && what != KERNELS && !o->json)
+        printf("%.1f million parameters, %.1f million of them active\n",
+               (double)arch_num_parameters(&arch, false) / 1e6,
+               (double)arch_num_parameters(&arch, true) / 1e6);
+    if (rc == 0)
+        rc = what == KERNELS   ? bench_kernels(&b)
+             : what == ROLLOUT ? bench_rollout(&b, &arch)
+                               : bench_update(&b, &arch, tokens);
+    bench_close(&b);
+    return rc;
+}
 
 int verb_bench(int argc, char **argv)
 {
-    const char *what = NULL;
+    const char *name = NULL, *model = NULL;
+    int tokens = 0;
     struct bench_options o = {0};
     bool done = false;
     const struct option options[] = {
-        {"WHAT", NULL, OPTION_STRING, &what, 0, 0, true, "kernels or sandbox"},
+        {"WHAT", NULL, OPTION_STRING, &name, 0, 0, true, "kernels, rollout, update or sandbox"},
         {"--gpu", NULL, OPTION_FLAG, &o.gpu, 0, 0, false, "on the first GPU instead of the CPU"},
         {"--dtype", "TYPE", OPTION_STRING, &o.type, 0, 0, false,
-         "float32 or bfloat16, of what feeds matrix products (float32; bfloat16 on a GPU)"},
+         "float32 or bfloat16, of what matrix products read (float32; bfloat16 on a GPU)"},
+        {"--model", "MODEL", OPTION_STRING, &model, 0, 0, false,
+         "of rollout and update: a preset (tiny, small, medium, v2-lite; fewer layers as "
+         "v2-lite:8), "
+         "or a config.json (small; v2-lite:8 on a GPU)"},
+        {"--tokens", "N", OPTION_INT, &tokens, 0, 1 << 24, false,
+         "of update: tokens that go through the model at once (4096)"},
         {"--threads", "N", OPTION_INT, &o.threads, 0, 4096, false,
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,
          "reference, avx2 or avx512; default: the best of this CPU"},
         {"--json", NULL, OPTION_FLAG, &o.json, 0, 0, false, "one JSON object a case"},
         {0}};
-    int rc = options_parse(options, argc, argv,
-                           "Speed on this machine, with the share of what it does at most.", &done);
+    const int rc =
+        options_parse(options, argc, argv,
+                      "Speed on this machine, with the share of what it does at most.", &done);
     if (rc != 0 || done)
         return rc;
-    if (strcmp(what, "sandbox") == 0)
-        return bench_sandbox(o.threads, o.json);
-    if (strcmp(what, "kernels") != 0)
-        return err_set(ERR_CONFIG, "bench: unknown bench \"%s\"; there are: kernels, sandbox",
-                       what);
-    struct bench b;
-    rc = bench_open(&b, &o);
-    if (rc == 0)
-        rc = bench_kernels(&b);
-    bench_close(&b);
-    return rc;
+    const enum what what = find_what(name);
+    if (what == UNKNOWN)
+        return err_set(ERR_CONFIG,
+                       "bench: unknown bench \"%s\"; there are: kernels, rollout, update, sandbox",
+                       name);
+    return what == SANDBOX ? bench_sandbox(o.threads, o.json) : run(what, &o, model, tokens);
 }

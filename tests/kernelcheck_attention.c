@@ -451,6 +451,8 @@ static const struct attention_shape attention_grad_shapes[] = {
     {8, 128, 32, 2, 10, 40, .bf16 = true},
     {16, 512, 64, 3, 2, 12, .bf16 = true},
     {2, 64, 64, 2, 60, 200, .bf16 = true},
+    {16, 512, 64, 2, 40, 90, .gap = 1, .bf16 = true},
+    {128, 512, 64, 2, 3, 20, .bf16 = true},
 };
 static const struct attention_shape attention_grad_cpu[] = {{8, 128, 32, 8, 128, 128}};
 static const struct attention_shape attention_grad_gpu[] = {

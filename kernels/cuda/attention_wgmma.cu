@@ -22,10 +22,7 @@ namespace attention
 {
 
 constexpr int PAIR = 2 * KEYS;
-constexpr int HALF_STRIPS = VALUE_STRIPS / 2;
-constexpr int HALF_SUMS = WIDE_R / 4; // registers of a thread: [64,256] over a warpgroup
 constexpr int WIDE_CONSUMERS = 2 * WARPGROUP, WIDE_THREADS = WIDE_CONSUMERS + WARPGROUP;
-constexpr int HALF_WARPS = WARPGROUP / WARP;
 static_assert(SPLIT_KEYS % PAIR == 0, "a split is whole pairs");
 
 struct wide_item {
@@ -43,6 +40,9 @@ struct wide_shared {
 
 #if HOPPER_CODE
 
+constexpr int HALF_STRIPS = VALUE_STRIPS / 2;
+constexpr int HALF_SUMS = WIDE_R / 4; // registers of a thread: [64,256] over a warpgroup
+
 __device__ inline void init_barriers(wide_shared *s)
 {
     if (threadIdx.x > 0)
@@ -50,7 +50,7 @@ __device__ inline void init_barriers(wide_shared *s)
     for (int b = 0; b < 2; b++)
         for (int u = 0; u < 2; u++) {
             mbarrier_init(&s->full[b][u], WARPGROUP);
-            mbarrier_init(&s->empty[b][u], HALF_WARPS);
+            mbarrier_init(&s->empty[b][u], WARPGROUP / WARP);
         }
     mbarrier_init(&s->q_full, WARPGROUP + 1); // and the item's writer
     mbarrier_init(&s->q_empty, WIDE_CONSUMERS / WARP);
@@ -117,22 +117,22 @@ struct wide_phases {
 
 // Unit u of block b of a pair.
 template <int b, int u>
-__device__ __forceinline__ void produce_unit(const strip_source &from, wide_shared *s,
+__device__ __forceinline__ void produce_unit(const strip_source<WIDE_D> &from, wide_shared *s,
                                              uint32_t phase)
 {
     mbarrier_wait(&s->empty[b][u], phase ^ 1);
     from.load<HALF_STRIPS>(s->kv[b], (b + u) % 2 * HALF_STRIPS);
     if (u == 1)
         from.load<STRIPS - VALUE_STRIPS>(s->kv[b], VALUE_STRIPS);
-    from.arrive(&s->full[b][u]);
+    arrive_strips(&s->full[b][u], from.aligned());
 }
 
 // Gives the consumers an item, and its queries when there are any.
 __device__ __forceinline__ void produce_queries(const forward_plan &plan, const wide_item &item,
                                                 wide_shared *s, wide_phases *phase)
 {
-    const strip_source q = {static_cast<const bf16 *>(plan.a.q) + item.t.base * WIDE_D,
-                            item.t.count};
+    const strip_source<WIDE_D> q = {static_cast<const bf16 *>(plan.a.q) + item.t.base * WIDE_D,
+                                    item.t.count};
     mbarrier_wait(&s->q_empty, phase->q ^ 1);
     phase->q ^= 1;
     if (threadIdx.x % WARPGROUP == 0) {
@@ -141,7 +141,7 @@ __device__ __forceinline__ void produce_queries(const forward_plan &plan, const 
     }
     if (item.t.count > 0)
         q.load<STRIPS>(s->q, 0);
-    q.arrive(&s->q_full);
+    arrive_strips(&s->q_full, q.aligned());
 }
 
 __device__ __forceinline__ void produce_keys(const forward_plan &plan, const wide_item &item,
@@ -150,10 +150,11 @@ __device__ __forceinline__ void produce_keys(const forward_plan &plan, const wid
     const void *const *const blocks = plan.a.kv_blocks + item.t.blocks_at;
     for (int key = item.begin; key < item.end; key += PAIR) {
         const bool both = key + KEYS < item.end;
-        const strip_source even = {static_cast<const bf16 *>(blocks[key / KEYS]), item.end - key};
-        const strip_source odd = {both ? static_cast<const bf16 *>(blocks[key / KEYS + 1])
-                                       : nullptr,
-                                  item.end - key - KEYS};
+        const strip_source<WIDE_D> even = {static_cast<const bf16 *>(blocks[key / KEYS]),
+                                           item.end - key};
+        const strip_source<WIDE_D> odd = {both ? static_cast<const bf16 *>(blocks[key / KEYS + 1])
+                                               : nullptr,
+                                          item.end - key - KEYS};
         produce_unit<0, 0>(even, s, phase->kv(0));
         if (both)
             produce_unit<1, 0>(odd, s, phase->kv(1));

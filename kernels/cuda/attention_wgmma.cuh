@@ -21,9 +21,10 @@ constexpr int VALUE_STRIPS = WIDE_R / STRIP_COLUMNS, STRIPS = WIDE_D / STRIP_COL
 constexpr int TILE_BYTES = STRIPS * STRIP_BYTES;
 static_assert(WIDE_ROWS == KEYS, "tiles of rows and of keys look the same");
 
-// The forward pass (attention_wgmma.cu). It is right for the shape when wide_shape says so, which
-// looks at nothing that a batch could change.
+// The passes (attention_wgmma.cu, attention_grad_wgmma.cu), for the shapes that wide_shape allows,
+// which looks at nothing that a batch could change.
 int attend_wide(struct device *dev, const struct attention_args *a);
+int attend_grad_wide(struct device *dev, const struct attention_grad_args *a);
 inline bool wide_shape(const struct device *dev, int R, int Dr)
 {
     const int hopper = 90;
@@ -48,8 +49,8 @@ __device__ __forceinline__ unsigned char *strip_vector(unsigned char *strip, int
     return strip + row * ROW_BYTES + ((v ^ (row & 7)) << 4);
 }
 
-// Where a warpgroup copies rows from: `valid` rows of WIDE_D elements; later ones become zero.
-struct strip_source {
+// Where a warpgroup copies rows from: `valid` rows of WIDTH elements; later ones become zero.
+template <int WIDTH> struct strip_source {
     const bf16 *p;
     int valid;
 
@@ -69,13 +70,13 @@ struct strip_source {
             for (int i = thread / 8; i < WIDE_ROWS; i += PASS)
                 for (int s = 0; s < COUNT; s++)
                     copy_vector(strip_vector(tile + (first + s) * STRIP_BYTES, i, v),
-                                from + (i < valid ? i : 0) * WIDE_D + s * STRIP_COLUMNS, i < valid);
+                                from + (i < valid ? i : 0) * WIDTH + s * STRIP_COLUMNS, i < valid);
             return;
         }
 #pragma unroll
         for (int i = 0; i < WIDE_ROWS / PASS; i++) {
             const int row = thread / 8 + i * PASS;
-            const bf16 *const source = from + (row < valid ? row : 0) * WIDE_D;
+            const bf16 *const source = from + (row < valid ? row : 0) * WIDTH;
 #pragma unroll
             for (int s = 0; s < COUNT; s++)
                 cp_async_16_zero(to + i * PASS * ROW_BYTES + s * STRIP_BYTES,
@@ -90,22 +91,22 @@ struct strip_source {
         for (int j = 0; j < VECTOR; j++)
             reinterpret_cast<bf16 *>(to)[j] = there ? from[j] : __float2bfloat16_rn(0.0f);
     }
-
-#if HOPPER_CODE
-    // Each thread arrives when its copies have come.
-    __device__ __forceinline__ void arrive(mbarrier *done) const
-    {
-        if (aligned()) {
-            cp_async_arrive(done);
-            return;
-        }
-        fence_async_proxy();
-        mbarrier_arrive(done);
-    }
-#endif
 };
 
 #if HOPPER_CODE
+// Each thread arrives when what it has copied has come; aligned: all of it was.
+__device__ __forceinline__ void arrive_strips(mbarrier *done, bool aligned)
+{
+    if (aligned) {
+        cp_async_arrive(done);
+        return;
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    fence_async_proxy();
+    mbarrier_arrive(done);
+}
+
 // What other threads' copies by cp.async have brought may be read by wgmma.
 __device__ __forceinline__ void wait_strips(mbarrier *full, uint32_t phase)
 {
