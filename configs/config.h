@@ -180,7 +180,8 @@
 #define CONFIG_RUN_KEYS(X) \
     X(int64, seed, 1, 0, 9007199254740991, "of all that is drawn: problems, order, samples") \
     X(int, threads, 0, 0, 4096, "CPU threads; 0: as many as this process may use; results do not depend on it") \
-    X(text, device, "cpu", 0, 0, "where the model is computed: cpu, cuda (the first GPU; of several ranks on a machine each its own) or cuda:N") \
+    X(text, device, "cpu", 0, 0, \
+      "where the model is computed: cpu, cuda (the first GPU; several ranks on a machine: each its own) or cuda:N") \
     X(dtype, dtype, DTYPE_F32, 0, 0, \
       "what matrix products read; sums, weights, gradients and moments are float32 either way") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
