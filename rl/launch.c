@@ -2,10 +2,12 @@
 #include "rl/launch.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "base/str.h"
 
-#include <ctype.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,5 +156,34 @@ int launch_open(struct comm *out, char *const *environment)
     rc = comm_open(out, &launch.comm);
     if (rc == 0 && out->rank > 0)
         log_set_level(LOG_ERROR);
+    return rc;
+}
+
+int launch_cpus(int *out, struct comm *c)
+{
+    char set_hash[33], host[128] = "";
+    cpu_set_t set;
+    if (c->size == 1) {
+        *out = 0;
+        return 0;
+    }
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof set, &set);
+    hash_hex(set_hash, &set, sizeof set);
+    gethostname(host, sizeof host - 1);
+    struct strbuf mine = {0};
+    strbuf_printf(&mine, "%s %s", host, set_hash);
+    size_t *offset = mem_array0((size_t)c->size + 1, sizeof *offset);
+    void *all = NULL;
+    const int rc = comm_gather(c, COMM_CONTROL, mine.data, mine.len, &all, offset);
+    int sharing = 0;
+    for (int r = 0; r < c->size && rc == 0; r++)
+        sharing += offset[r + 1] - offset[r] == mine.len &&
+                   memcmp((const char *)all + offset[r], mine.data, mine.len) == 0;
+    if (rc == 0)
+        *out = CPU_COUNT(&set) > sharing ? CPU_COUNT(&set) / sharing : 1;
+    strbuf_free(&mine);
+    free(offset);
+    free(all);
     return rc;
 }

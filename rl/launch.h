@@ -20,4 +20,8 @@ int launch_read(struct launch *out, char *const *environment);
 // Joins the ranks. Only rank 0 is to be heard from then on.
 int launch_open(struct comm *out, char *const *environment);
 
+// Collective. CPUs of this rank: those that it may use, divided among the ranks that may use the
+// same ones (a launcher may have given each its own). 0 in a run of one process: all.
+int launch_cpus(int *out, struct comm *c);
+
 #endif

@@ -18,16 +18,15 @@
 #include "rl/agree.h"
 #include "rl/console.h"
 #include "rl/evaluate.h"
+#include "rl/launch.h"
 #include "rl/session.h"
 #include "rl/trainer.h"
 
 #include <math.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static volatile sig_atomic_t stop_signal;
 
@@ -102,12 +101,14 @@ static const struct stage *stage_of(enum config_stage_kind kind)
 
 // ---- opening
 
-static int open_sandbox(struct trainer *t)
+// cpus: programs that run at once; 0: the default.
+static int open_sandbox(struct trainer *t, int cpus)
 {
+    const struct sandbox_options options = {.slots = cpus};
     bool needed = false;
     for (int i = 0; i < t->config->stages.count; i++)
         needed = needed || scoring_needs(t->config, &t->config->stages.items[i].reward, "code");
-    return needed ? sandbox_open(&t->sandbox, NULL) : 0;
+    return needed ? sandbox_open(&t->sandbox, &options) : 0;
 }
 
 static int open_tokenizer(struct trainer *t)
@@ -208,38 +209,6 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     return rc;
 }
 
-// CPUs are shared by the ranks of a machine that may use the same ones; a launcher may have given
-// each its own.
-static int default_threads(int *out, struct trainer *t)
-{
-    char cpus[33];
-    cpu_set_t set;
-    *out = t->config->run.threads;
-    if (t->comm->size == 1 || *out > 0)
-        return 0;
-    CPU_ZERO(&set);
-    sched_getaffinity(0, sizeof set, &set);
-    hash_hex(cpus, &set, sizeof set);
-    struct strbuf mine = {0};
-    char host[128] = "";
-    gethostname(host, sizeof host - 1);
-    strbuf_printf(&mine, "%s %s", host, cpus);
-    size_t *offset = ARENA_ARRAY(&t->step_arena, size_t, t->comm->size + 1);
-    void *all;
-    const int rc = comm_gather(t->comm, COMM_CONTROL, mine.data, mine.len, &all, offset);
-    int sharing = 0;
-    for (int i = 0; i < t->comm->size && rc == 0; i++)
-        sharing += offset[i + 1] - offset[i] == mine.len &&
-                   memcmp((const char *)all + offset[i], mine.data, mine.len) == 0;
-    if (rc == 0) {
-        const int each = CPU_COUNT(&set) / sharing;
-        *out = each > 0 ? each : 1;
-        free(all);
-    }
-    strbuf_free(&mine);
-    return rc;
-}
-
 // Of several GPUs of a machine, each of its ranks takes its own, unless the config names one.
 static int open_device(struct trainer *t)
 {
@@ -257,16 +226,16 @@ static int open_device(struct trainer *t)
 static int open_shared(struct train *r)
 {
     struct trainer *t = &r->t;
-    int threads = 0;
-    int rc = open_sandbox(t); // before weights are loaded: what it forks stays small
+    int cpus = 0;
+    int rc = launch_cpus(&cpus, t->comm);
+    if (rc == 0)
+        rc = open_sandbox(t, cpus); // before weights are loaded: what it forks stays small
     if (rc == 0)
         rc = open_tokenizer(t);
     if (rc == 0)
         rc = sources_open(&t->sources, t->config, t->tokenizer);
     if (rc == 0)
-        rc = default_threads(&threads, t);
-    if (rc == 0)
-        rc = team_open(&t->team, threads);
+        rc = team_open(&t->team, t->config->run.threads > 0 ? t->config->run.threads : cpus);
     return rc != 0 ? rc : open_device(t);
 }
 
