@@ -180,13 +180,24 @@
 #define CONFIG_RUN_KEYS(X) \
     X(int64, seed, 1, 0, 9007199254740991, "of all that is drawn: problems, order, samples") \
     X(int, threads, 0, 0, 4096, "CPU threads; 0: as many as this process may use; results do not depend on it") \
-    X(text, device, "cpu", 0, 0, "where the model is computed: cpu, cuda (the first GPU) or cuda:N") \
+    X(text, device, "cpu", 0, 0, \
+      "where the model is computed: cpu, cuda (the first GPU; several ranks on a machine: each its own) or cuda:N") \
     X(dtype, dtype, DTYPE_F32, 0, 0, \
       "what matrix products read; sums, weights, gradients and moments are float32 either way") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
     X(int, micro_batch_tokens, 16384, 1, 100000000, "tokens that go through the model at once in an update") \
-    X(int, logging_steps, 1, 1, 1000000, "steps between lines on the console")
+    X(int, logging_steps, 1, 1, 1000000, "steps between lines on the console") \
+    X(int, gradient_shards, 0, 0, 65536, \
+      "parts of a batch whose gradients are summed in a fixed order, a multiple of the ranks: runs with as many " \
+      "have the same bits on 1, 2, 4, ... ranks; 0: one a rank") \
+    X(int, expert_parallel, 1, 1, 65536, \
+      "ranks among which the experts of a layer are divided in training, where there are as many; results do not " \
+      "depend on it") \
+    X(int, check_every, 25, 0, 1000000000, \
+      "several ranks: steps between checks that all have the same weights; 0: only at the start") \
+    X(real, comm_timeout_seconds, 1800, 1, 86400, \
+      "several ranks: a rank that others have waited for this long has stalled, and ends the run")
 
 #define CONFIG_ADVANTAGE_KEYS(X) \
     X(real, outcome, 1.0, 0, 1e6, "weight of the advantage from the outcome reward") \

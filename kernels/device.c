@@ -100,6 +100,7 @@ static const struct device_memory host_memory = {
     .sync = host_sync,
     .available = host_available,
     .close = host_close,
+    .of_host = true,
 };
 
 // ---- opening

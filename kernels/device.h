@@ -6,6 +6,7 @@
 #define KERNELS_DEVICE_H
 
 #include "kernels/kernels.h"
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -30,6 +31,7 @@ struct device_memory {
     // what it asks for.
     int (*available)(struct device *, size_t *bytes);
     void (*close)(struct device *); // frees what the device holds for itself
+    bool of_host; // (optional) the memory is the host's, which may use it as its own
 };
 
 // Records what kernels and copies within the device are put on it between begin and end, instead of

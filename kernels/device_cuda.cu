@@ -209,9 +209,11 @@ static int cuda_available(struct device *dev, size_t *bytes)
     return checked(dev, cudaMemGetInfo(bytes, &total), "memory");
 }
 
-static const struct device_memory cuda_memory = {cuda_alloc,    cuda_release,   cuda_upload,
-                                                 cuda_download, cuda_copy,      cuda_zero,
-                                                 cuda_sync,     cuda_available, cuda_close};
+static const struct device_memory cuda_memory = {
+    cuda_alloc, cuda_release, cuda_upload,    cuda_download, cuda_copy,
+    cuda_zero,  cuda_sync,    cuda_available, cuda_close,    false};
+
+void *device_cuda_stream(const struct device *dev) { return dev->cuda->stream; }
 
 int device_cuda_count(void)
 {

@@ -14,6 +14,9 @@ extern "C" {
 // why, when there is no such GPU, its driver is too old, or this build has no CUDA.
 int device_open_cuda(struct device **out, struct team *team, int index);
 
+// The stream (cudaStream_t) that everything of the GPU is put on, in order.
+void *device_cuda_stream(const struct device *dev);
+
 // GPUs that CUDA finds; 0 when there is none or this build has no CUDA, and err_message says why.
 int device_cuda_count(void);
 

@@ -3,12 +3,11 @@
 // stream stays in one buffer, dx, to which each norm's backward adds. Outputs of norms and of
 // SwiGLU are made again rather than kept.
 #include "policy/forward.h"
+#include "policy/parallel_state.h"
 
 #include <assert.h>
 
-// grad of m += dy^T x, once in a pass. args gives dy, x and m; lddy and ldx (0: dense), strides or
-// segments where there are several matrices.
-static int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
+int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
 {
     args.dw = p->grad + m->offset;
     args.stride_dw = m->stride;
@@ -55,9 +54,7 @@ static int hidden_norm_grad(const struct policy *p, size_t weight, const float *
                                                                        .accumulate = accumulate});
 }
 
-// gate_up [rows,2 width] becomes its gradient, from that of SwiGLU's output.
-static int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, int rows,
-                             int width)
+int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, int rows, int width)
 {
     return p->dev->k->swiglu_grad(p->dev, &(struct swiglu_grad_args){.gate_up = gate_up,
                                                                      .dh = dh,
@@ -87,28 +84,15 @@ static int feed_forward_grad(const struct policy *p, const struct layer_weights 
                    (struct matmul_args){.a = l->gate_up, .c = s->dn, .m = s->T});
 }
 
-// Through the chosen experts, by slot: dn += the gradient of their input; dweights that of their
-// weights.
-static int experts_grad(const struct policy *p, const struct layer_weights *w,
-                        const struct layer_acts *l)
+// From ys, which holds d(loss)/d(ys), to dxs.
+static int slots_grad(const struct policy *p, const struct layer_weights *w,
+                      const struct layer_acts *l)
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
-    const struct kernels *k = p->dev->k;
     const int *segments = l->segments;
     TRY(gather_experts(p, l));
     TRY(gated_linear(p, l->exp_gate_up, s->hs, s->T * a->K, a->F));
-    TRY(k->moe_combine_grad(p->dev, &(struct moe_combine_grad_args){.ys = l->ys,
-                                                                    .weights = l->weights,
-                                                                    .dy = s->dx,
-                                                                    .slot = l->slot,
-                                                                    .dys = l->ys,
-                                                                    .ys_type = p->dtype,
-                                                                    .dys_type = p->dtype,
-                                                                    .dweights = s->dweights,
-                                                                    .T = s->T,
-                                                                    .K = a->K,
-                                                                    .C = a->C}));
     TRY(weight_grad(p, &w->m[W_EXP_DOWN],
                     (struct matmul_grad_args){
                         .dy = l->ys, .x = s->hs, .segments = segments, .m = s->T * a->K}));
@@ -119,16 +103,37 @@ static int experts_grad(const struct policy *p, const struct layer_weights *w,
     TRY(weight_grad(p, &w->m[W_EXP_GATE_UP],
                     (struct matmul_grad_args){
                         .dy = l->exp_gate_up, .x = s->xs, .segments = segments, .m = s->T * a->K}));
-    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_IN,
-                (struct matmul_args){
-                    .a = l->exp_gate_up, .c = s->dxs, .segments = segments, .m = s->T * a->K}));
-    return k->moe_gather_grad(
+    return product(p, &w->m[W_EXP_GATE_UP], TO_IN,
+                   (struct matmul_args){
+                       .a = l->exp_gate_up, .c = s->dxs, .segments = segments, .m = s->T * a->K});
+}
+
+// Through the chosen experts, by slot: dn += the gradient of their input; dweights that of their
+// weights.
+static int experts_grad(struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
+                        int layer)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    TRY(p->dev->k->moe_combine_grad(p->dev, &(struct moe_combine_grad_args){.ys = l->ys,
+                                                                            .weights = l->weights,
+                                                                            .dy = s->dx,
+                                                                            .slot = l->slot,
+                                                                            .dys = l->ys,
+                                                                            .ys_type = p->dtype,
+                                                                            .dys_type = p->dtype,
+                                                                            .dweights = s->dweights,
+                                                                            .T = s->T,
+                                                                            .K = a->K,
+                                                                            .C = a->C}));
+    TRY(experts_are_spread(p) ? experts_backward(p, layer, l) : slots_grad(p, w, l));
+    return p->dev->k->moe_gather_grad(
         p->dev, &(struct moe_gather_grad_args){
                     .dxs = s->dxs, .slot = l->slot, .dx = s->dn, .T = s->T, .K = a->K, .C = a->C});
 }
 
-static int mixture_grad(const struct policy *p, const struct layer_weights *w,
-                        const struct layer_acts *l)
+static int mixture_grad(struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
+                        int layer)
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
@@ -138,7 +143,7 @@ static int mixture_grad(const struct policy *p, const struct layer_weights *w,
     } else {
         TRY(p->dev->memory->zero(p->dev, s->dn, (size_t)s->T * a->C * sizeof *s->dn));
     }
-    TRY(experts_grad(p, w, l));
+    TRY(experts_grad(p, w, l, layer));
     TRY(p->dev->k->moe_route_grad(p->dev,
                                   &(struct moe_route_grad_args){.scores = l->scores,
                                                                 .weights = l->weights,
@@ -333,7 +338,7 @@ static int backward_layers(struct policy *p)
         const struct layer_acts *l = &s->layer[i];
         const bool mixed = i >= a->dense_layers;
         TRY(hidden_norm(p, w->norm2, l->h, l->rstd2, mixed));
-        TRY(!mixed ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l));
+        TRY(!mixed ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l, i));
         TRY(hidden_norm_grad(p, w->norm2, l->h, l->rstd2, s->dn, true));
         TRY(attend_grad(p, w, l));
         TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));

@@ -2,6 +2,7 @@
 #include "policy/forward.h"
 
 #include "base/error.h"
+#include "policy/parallel_state.h"
 
 #include <assert.h>
 #include <math.h>
@@ -273,9 +274,28 @@ int gather_experts(const struct policy *p, const struct layer_acts *l)
                                                                    .C = p->arch.C});
 }
 
-// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n), from n_f32.
-static int mixture(const struct policy *p, const struct layer_weights *w,
+// ys = FFN_i(xs) of each slot's expert.
+static int experts(const struct policy *p, const struct layer_weights *w,
                    const struct layer_acts *l)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
+                (struct matmul_args){.a = s->xs,
+                                     .c = l->exp_gate_up,
+                                     .c_type = p->dtype,
+                                     .segments = l->segments,
+                                     .m = s->T * a->K}));
+    TRY(gated_linear(p, l->exp_gate_up, s->hs, s->T * a->K, a->F));
+    return product(
+        p, &w->m[W_EXP_DOWN], TO_OUT,
+        (struct matmul_args){
+            .a = s->hs, .c = l->ys, .c_type = p->dtype, .segments = l->segments, .m = s->T * a->K});
+}
+
+// y = FFN_shared(n) + sum over the chosen of g_i FFN_i(n), from n_f32.
+static int mixture(struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
+                   int layer)
 {
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
@@ -287,19 +307,7 @@ static int mixture(const struct policy *p, const struct layer_weights *w,
     }
     TRY(route(p, w, l));
     TRY(gather_experts(p, l));
-    TRY(product(p, &w->m[W_EXP_GATE_UP], TO_OUT,
-                (struct matmul_args){.a = s->xs,
-                                     .c = l->exp_gate_up,
-                                     .c_type = p->dtype,
-                                     .segments = l->segments,
-                                     .m = s->T * a->K}));
-    TRY(gated_linear(p, l->exp_gate_up, s->hs, s->T * a->K, a->F));
-    TRY(product(p, &w->m[W_EXP_DOWN], TO_OUT,
-                (struct matmul_args){.a = s->hs,
-                                     .c = l->ys,
-                                     .c_type = p->dtype,
-                                     .segments = l->segments,
-                                     .m = s->T * a->K}));
+    TRY(s->train && experts_are_spread(p) ? experts_forward(p, layer, l) : experts(p, w, l));
     return p->dev->k->moe_combine(p->dev, &(struct moe_combine_args){.ys = l->ys,
                                                                      .ys_type = p->dtype,
                                                                      .weights = l->weights,
@@ -337,7 +345,7 @@ int forward_layers(struct policy *p, const struct kv_cache *cache)
         TRY(attend(p, w, l, i));
         const bool mixed = i >= a->dense_layers;
         TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2, mixed));
-        TRY(!mixed ? feed_forward(p, w, l) : mixture(p, w, l));
+        TRY(!mixed ? feed_forward(p, w, l) : mixture(p, w, l, i));
     }
     TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last, true));
     return p->dev->k->embed(p->dev,

@@ -25,6 +25,10 @@ enum way { TO_OUT, TO_IN }; // x W^T, or y W
 // where there are several matrices, accumulate, c_type; the rest is filled in.
 int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args);
 
+// grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
+// there are several matrices.
+int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args);
+
 // Element i of an array of the policy's type.
 void *element(const struct policy *p, void *array, size_t i);
 
@@ -36,6 +40,8 @@ int round_norm(const struct policy *p);
 int query_norm(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l);
 // h [rows,width] = SwiGLU of gate_up [rows,2 width].
 int gated_linear(const struct policy *p, const void *gate_up, void *h, int rows, int width);
+// gate_up becomes its gradient, from that of h.
+int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, int rows, int width);
 // Copies the input of the experts into their slots: n_f32 to xs.
 int gather_experts(const struct policy *p, const struct layer_acts *l);
 

@@ -4,27 +4,37 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "kernels/block.h"
+#include "policy/parallel.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-int optimizer_open(struct optimizer **out, const struct policy *p,
-                   const struct optimizer_settings *s)
+static int open_range(struct optimizer **out, struct device *dev, size_t begin, size_t end,
+                      const struct optimizer_settings *s)
 {
     struct optimizer *o = mem_alloc0(sizeof *o);
     o->settings = *s;
-    o->dev = p->dev;
-    o->size = p->params.size;
-    int rc = device_alloc_floats(o->dev, &o->m, o->size);
-    rc = rc ? rc : device_alloc_floats(o->dev, &o->v, o->size);
+    o->dev = dev;
+    o->begin = begin;
+    o->end = end;
+    int rc = device_alloc_floats(o->dev, &o->m, end - begin);
+    rc = rc ? rc : device_alloc_floats(o->dev, &o->v, end - begin);
     if (rc) {
         optimizer_free(&o);
         return rc;
     }
     *out = o;
     return 0;
+}
+
+int optimizer_open(struct optimizer **out, const struct policy *p,
+                   const struct optimizer_settings *s)
+{
+    size_t begin, end;
+    parallel_range(p, parallel_rank(p), &begin, &end);
+    return open_range(out, p->dev, begin, end, s);
 }
 
 void optimizer_free(struct optimizer **o)
@@ -60,49 +70,74 @@ double optimizer_rate(const struct optimizer_settings *s, int step, int total)
 
 int optimizer_grad_norm(double *out, struct policy *p)
 {
-    double sum; // padding and what is not trained have no gradient
-    int rc = p->dev->k->sum_squares(
-        p->dev,
-        &(struct sum_squares_args){.x = p->grad, .n = p->params.size, .out = p->grad_squares});
-    rc = rc ? rc : p->dev->memory->download(p->dev, &sum, p->grad_squares, sizeof sum);
+    // Padding and what is not trained have no gradient.
+    const int blocks = parallel_blocks(p);
+    double *squares = mem_array0((size_t)blocks, sizeof *squares), sum = 0;
+    int first, rc = 0;
+    const int own = parallel_own_blocks(p, &first);
+    for (int b = 0; b < own && rc == 0; b++) {
+        const size_t begin = parallel_block(p, first + b), end = parallel_block(p, first + b + 1);
+        rc = p->dev->k->sum_squares(p->dev, &(struct sum_squares_args){.x = p->grad + begin,
+                                                                       .n = end - begin,
+                                                                       .out = p->grad_squares + b});
+    }
+    rc = rc ? rc
+            : p->dev->memory->download(p->dev, squares + first, p->grad_squares,
+                                       (size_t)own * sizeof *squares);
+    rc = rc ? rc : parallel_sum(p, squares, blocks); // each is 0 on all ranks but one
+    for (int b = 0; b < blocks; b++) {
+        sum += squares[b];
+    }
+    free(squares);
     if (rc == 0) {
         *out = sqrt(sum);
     }
     return rc;
 }
 
+// One AdamW step of the part of a param that lies in the optimiser's range.
+static int update_param(struct optimizer *o, struct policy *p, const struct param *q, double lr,
+                        double scale)
+{
+    const struct optimizer_settings *s = &o->settings;
+    const size_t begin = q->offset > o->begin ? q->offset : o->begin;
+    const size_t end = q->offset + q->size < o->end ? q->offset + q->size : o->end;
+    if (!q->trained || begin >= end) {
+        return 0;
+    }
+    return p->dev->k->adamw(
+        p->dev, &(struct adamw_args){.p = p->params.data + begin,
+                                     .m = o->m + (begin - o->begin),
+                                     .v = o->v + (begin - o->begin),
+                                     .g = p->grad + begin,
+                                     .n = end - begin,
+                                     .lr = (float)lr,
+                                     .beta1 = (float)s->adam_beta1,
+                                     .beta2 = (float)s->adam_beta2,
+                                     .eps = (float)s->adam_epsilon,
+                                     .weight_decay = q->decay ? (float)s->weight_decay : 0.0f,
+                                     .grad_scale = (float)scale,
+                                     .step = o->step + 1});
+}
+
 int optimizer_update(struct optimizer *o, struct policy *p, double lr, double *norm)
 {
-    assert(o->size == p->params.size && p->grad);
+    assert(p->grad);
     const struct optimizer_settings *s = &o->settings;
     double n = 0;
-    int rc = optimizer_grad_norm(&n, p);
+    int rc = parallel_reduce(p);
+    rc = rc ? rc : optimizer_grad_norm(&n, p);
     if (rc) {
         return rc;
     }
     if (!isfinite(n)) {
-        return err_set(ERR_NUMERIC, "the norm of the gradient is %g", n);
+        return parallel_common(p, err_set(ERR_NUMERIC, "the norm of the gradient is %g", n));
     }
     double scale = s->max_grad_norm > 0 ? fmin(1, s->max_grad_norm / (n + 1e-6)) : 1;
     for (int i = 0; i < p->params.count && rc == 0; i++) {
-        const struct param *q = &p->params.list[i];
-        if (!q->trained) {
-            continue;
-        }
-        rc = p->dev->k->adamw(
-            p->dev, &(struct adamw_args){.p = p->params.data + q->offset,
-                                         .m = o->m + q->offset,
-                                         .v = o->v + q->offset,
-                                         .g = p->grad + q->offset,
-                                         .n = q->size,
-                                         .lr = (float)lr,
-                                         .beta1 = (float)s->adam_beta1,
-                                         .beta2 = (float)s->adam_beta2,
-                                         .eps = (float)s->adam_epsilon,
-                                         .weight_decay = q->decay ? (float)s->weight_decay : 0.0f,
-                                         .grad_scale = (float)scale,
-                                         .step = o->step + 1});
+        rc = update_param(o, p, &p->params.list[i], lr, scale);
     }
+    rc = rc ? rc : parallel_collect(p, p->params.data + o->begin, p->params.data, -1);
     if (rc) {
         return rc;
     }
@@ -121,8 +156,33 @@ static char *moment_name(char kind, const char *name)
     return strbuf_take(&b);
 }
 
+int optimizer_gather(struct optimizer **out, const struct optimizer *o, const struct policy *p)
+{
+    struct optimizer *whole = NULL;
+    int rc = 0;
+    *out = NULL;
+    if (o->end - o->begin == p->params.size) {
+        return 0;
+    }
+    if (parallel_rank(p) == 0) {
+        rc = open_range(&whole, o->dev, 0, p->params.size, &o->settings);
+    }
+    rc = rc ? rc : parallel_collect(p, o->m, whole ? whole->m : NULL, 0);
+    rc = rc ? rc : parallel_collect(p, o->v, whole ? whole->v : NULL, 0);
+    if (rc) {
+        optimizer_free(&whole);
+        return rc;
+    }
+    if (whole) {
+        whole->step = o->step;
+    }
+    *out = whole;
+    return 0;
+}
+
 int optimizer_save(const struct optimizer *o, const struct policy *p, const char *dir)
 {
+    assert(o->end - o->begin == p->params.size);
     const struct params *list = &p->params;
     struct tensor *views = mem_array0((size_t)list->num_tensors, sizeof *views);
     struct tensor *tensors = mem_array0(2 * (size_t)list->num_tensors, sizeof *tensors);
@@ -179,9 +239,9 @@ static int load_moments(float *block, const struct safetensors *file, const stru
 
 int optimizer_load(struct optimizer *o, const struct policy *p, const char *dir)
 {
-    assert(o->size == p->params.size);
+    const size_t size = p->params.size, bytes = (o->end - o->begin) * sizeof(float);
     char *path = path_join(dir, "optimizer.safetensors");
-    float *m = mem_floats(o->size), *v = mem_floats(o->size);
+    float *m = mem_floats(size), *v = mem_floats(size);
     struct safetensors *file = NULL;
     long long step = 0;
     int rc = safetensors_open(&file, path, ERR_MODEL);
@@ -193,8 +253,8 @@ int optimizer_load(struct optimizer *o, const struct policy *p, const char *dir)
     }
     rc = rc ? rc : load_moments(m, file, &p->params, 'm', path);
     rc = rc ? rc : load_moments(v, file, &p->params, 'v', path);
-    rc = rc ? rc : o->dev->memory->upload(o->dev, o->m, m, o->size * sizeof *m);
-    rc = rc ? rc : o->dev->memory->upload(o->dev, o->v, v, o->size * sizeof *v);
+    rc = rc ? rc : o->dev->memory->upload(o->dev, o->m, m + o->begin, bytes);
+    rc = rc ? rc : o->dev->memory->upload(o->dev, o->v, v + o->begin, bytes);
     if (rc == 0) {
         o->step = (int)step;
     }

@@ -18,9 +18,10 @@ struct optimizer_settings { // TRL's names
 struct optimizer {
     struct optimizer_settings settings;
     struct device *dev; // borrowed
-    float *m, *v;       // mirror the parameter block, in the memory of dev
-    size_t size;
-    int step; // updates done
+    size_t begin, end;  // the range of the parameter block that it updates; of several ranks, this
+                        // one's (policy/parallel.h)
+    float *m, *v;       // mirror the range, in the memory of dev
+    int step;           // updates done
 };
 
 int optimizer_open(struct optimizer **out, const struct policy *p,
@@ -31,14 +32,20 @@ void optimizer_free(struct optimizer **o);
 // learning_rate, then the schedule.
 double optimizer_rate(const struct optimizer_settings *s, int step, int total);
 
-// Norm of p->grad over all trained parameters, before clipping.
+// With several ranks (policy/parallel.h) the next two are collective.
+// Norm of p->grad over all trained parameters, before clipping; of several ranks' ranges together.
 int optimizer_grad_norm(double *out, struct policy *p);
-// One update at rate lr from p->grad (g *= min(1, max_grad_norm/(norm + 1e-6))), then repacks the
-// weights. ERR_NUMERIC, with nothing changed, when norm is not finite. *norm receives the norm
-// before clipping.
+// One update at rate lr from p->grad, summed over the ranks (g *= min(1, max_grad_norm/(norm +
+// 1e-6))), then repacks the weights. ERR_NUMERIC, with nothing changed, when norm is not finite.
+// *norm receives the norm before clipping.
 int optimizer_update(struct optimizer *o, struct policy *p, double lr, double *norm);
 
-// Moments and step as optimizer.safetensors in dir. Loading checks names and shapes against the
+// The whole optimiser on rank 0, its moments from all ranks; on other ranks, and where o is whole
+// already, *out is NULL. Collective.
+int optimizer_gather(struct optimizer **out, const struct optimizer *o, const struct policy *p);
+
+// Moments and step of a whole optimiser as optimizer.safetensors in dir. Loading, which takes the
+// optimiser's range, checks names and shapes against the
 // policy.
 int optimizer_save(const struct optimizer *o, const struct policy *p, const char *dir);
 int optimizer_load(struct optimizer *o, const struct policy *p, const char *dir);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "kernels/block.h"
+#include "policy/parallel_state.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -68,6 +69,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     TRY(rope_table_grow(&p->acts->rope, p->dev, &p->arch, longest));
     fill_inputs(p, b, asked);
     TRY(activations_upload(p));
+    TRY(train && experts_are_spread(p) ? experts_begin(p) : 0);
     return forward_layers(p, NULL);
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/block.h"
 #include "policy/activations.h"
 #include "policy/model_files.h"
+#include "policy/parallel.h"
 #include "policy/weights.h"
 
 #include <stdlib.h>
@@ -107,6 +108,7 @@ void policy_free(struct policy **p)
     if (p && *p) {
         params_free(&(*p)->params);
         activations_free(&(*p)->acts);
+        parallel_free(&(*p)->ranks);
         weights_free(&(*p)->packed);
         device_release((*p)->dev, (*p)->grad);
         device_release((*p)->dev, (*p)->grad_squares);
@@ -182,7 +184,8 @@ int policy_train_begin(struct policy *p)
     }
     int rc = 0;
     if (!p->grad_squares) {
-        rc = p->dev->memory->alloc(p->dev, (void **)&p->grad_squares, sizeof *p->grad_squares);
+        rc = p->dev->memory->alloc(p->dev, (void **)&p->grad_squares,
+                                   PARALLEL_BLOCKS * sizeof *p->grad_squares);
     }
     rc = rc ? rc : device_alloc_floats(p->dev, &p->grad, p->params.size);
     p->grad_is_zero = rc == 0;

@@ -22,6 +22,8 @@
 struct policy_activations; // of the last policy_forward, for the backward pass
                            // (policy/activations.h)
 
+struct policy_ranks; // of training by several ranks (policy/parallel.h)
+
 struct policy {
     struct arch arch;
     enum dtype dtype;     // of what the products read: see policy_open
@@ -29,10 +31,11 @@ struct policy {
     struct params params; // names, shapes and the one block of weights, float32
     float *grad;          // mirrors params.data; NULL until policy_train_begin
     bool grad_is_zero;    // since nothing was added to it: a backward pass need not read it
-    double *grad_squares; // on the device: the sum of squares of grad, for its norm
+    double *grad_squares; // on the device: sums of squares of blocks of grad, for its norm
     struct policy_activations *acts;
     struct policy_packed
-        *packed;          // weights in the device's layout; remade by policy_weights_changed
+        *packed;                // weights in the device's layout; remade by policy_weights_changed
+    struct policy_ranks *ranks; // NULL: one rank, one shard
     int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
                           // passes only
 };

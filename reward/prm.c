@@ -156,7 +156,7 @@ static bool labelled(const struct prm_example *e, int j)
 
 // Forward and backward of the examples [first, end), which are in the pack.
 static int train_pack(struct prm_loss *out, struct policy *p, const struct pack *pack,
-                      const struct prm_example *examples, int first, int end)
+                      const struct prm_example *examples, int first, int end, double batch_labels)
 {
     const struct policy_batch batch = pack_batch(pack);
     if (batch.num_targets == 0)
@@ -174,9 +174,9 @@ static int train_pack(struct prm_loss *out, struct policy *p, const struct pack 
                 continue;
             double derivative;
             const double value = (double)score[k], label = (double)e->label[j];
-            out->loss += cross_entropy(value, label, &derivative) / (double)out->num_labels;
+            out->loss += cross_entropy(value, label, &derivative) / batch_labels;
             e->value[j] = score[k];
-            dscore[k++] = (float)(derivative / (double)out->num_labels);
+            dscore[k++] = (float)(derivative / batch_labels);
             if (e->step_end[j])
                 count_step(out, value, label);
         }
@@ -188,13 +188,19 @@ out:
     return rc;
 }
 
-int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_example *examples,
-                    int n, int micro_batch_tokens)
+int64_t prm_num_labels(const struct prm_example *examples, int n)
 {
-    struct prm_loss loss = {0};
+    int64_t labels = 0;
     for (int i = 0; i < n; i++)
         for (int j = 0; j < examples[i].num_labels; j++)
-            loss.num_labels += labelled(&examples[i], j);
+            labels += labelled(&examples[i], j);
+    return labels;
+}
+
+int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_example *examples,
+                    int n, int64_t batch_labels, int micro_batch_tokens)
+{
+    struct prm_loss loss = {.num_labels = prm_num_labels(examples, n)};
     struct pack pack = {0};
     int rc = 0, first = 0;
     for (int i = 0; i < n && rc == 0; i++) {
@@ -204,7 +210,7 @@ int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_exa
             if (labelled(e, j))
                 pack_target(&pack, row + e->prompt_len + e->token[j], 0, 1.0f);
         if (pack.T >= micro_batch_tokens || i == n - 1) {
-            rc = train_pack(&loss, p, &pack, examples, first, i + 1);
+            rc = train_pack(&loss, p, &pack, examples, first, i + 1, (double)batch_labels);
             pack_clear(&pack);
             first = i + 1;
         }

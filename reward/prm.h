@@ -41,7 +41,7 @@ struct prm_example {
 };
 
 struct prm_loss {
-    double loss;            // mean binary cross-entropy over all labels
+    double loss;            // sum of the binary cross-entropies / the labels of the batch
     int64_t num_labels;     // that are not masked
     int64_t num_steps;      // of them, ends of steps; those below count these alone
     int64_t num_right;      // on the right side of 1/2, before the update
@@ -49,9 +49,13 @@ struct prm_loss {
     int64_t right_positive; // of those, found
 };
 
-// Forward and backward over all examples: p->grad += gradient of the mean cross-entropy. Before:
-// policy_train_begin and policy_grad_zero. No label at all gives zeros.
+// Labels that are not masked.
+int64_t prm_num_labels(const struct prm_example *examples, int n);
+
+// Forward and backward over the examples, a batch or a part of one: p->grad += gradient of the sum
+// of cross-entropies / batch_labels, those of the whole batch. Before: policy_train_begin and
+// policy_grad_zero. No label at all gives zeros.
 int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_example *examples,
-                    int n, int micro_batch_tokens);
+                    int n, int64_t batch_labels, int micro_batch_tokens);
 
 #endif

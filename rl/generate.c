@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "rl/gather.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -66,9 +67,23 @@ static int score_source(struct generated *samples, int n, int source, const stru
     return rc;
 }
 
+// The tasks of this rank.
+struct share {
+    int first, step, count;
+};
+
+static struct share share_of(const struct generator *g, int num_tasks)
+{
+    if (g->comm == NULL)
+        return (struct share){0, 1, num_tasks};
+    const int rank = g->comm->rank, size = g->comm->size;
+    return (struct share){rank, size, (num_tasks - rank + size - 1) / size};
+}
+
 struct stream {
     const struct generator *g;
     const struct generate_request *r;
+    struct share share;
     struct arena *arena;
     struct generated *samples;
     struct strbuf scratch;
@@ -81,7 +96,7 @@ static int take_sample(void *arg, const struct rollout_sample *drawn)
     const int i = drawn->request * x->r->samples + drawn->index;
     struct generated *s = &x->samples[i];
     *s = (struct generated){
-        .task = &x->r->tasks[drawn->request],
+        .task = &x->r->tasks[x->share.first + drawn->request * x->share.step],
         .index = drawn->index,
         .len = drawn->len,
         .tokens = drawn->tokens,
@@ -93,19 +108,34 @@ static int take_sample(void *arg, const struct rollout_sample *drawn)
     decode(s, x->g->tokenizer, x->arena, &x->scratch);
     const struct reward_item item = item_of(s, i + 1);
     reward_begin(x->g->scoring->reward[s->task->source], &item);
-    return 0;
+    return x->g->comm != NULL ? comm_check(x->g->comm) : 0;
+}
+
+// Samples of other ranks come without their texts.
+static int gather(struct generated **out, const struct generated *own, const struct generator *g,
+                  const struct generate_request *r, struct arena *a)
+{
+    const int rc = gather_samples(out, own, r, g->scoring, g->comm, a);
+    struct strbuf scratch = {0};
+    for (int i = 0; i < r->num_tasks * r->samples && rc == 0; i++)
+        if ((*out)[i].text == NULL)
+            decode(&(*out)[i], g->tokenizer, a, &scratch);
+    strbuf_free(&scratch);
+    return rc;
 }
 
 int generate(struct generated **out, struct generator *g, struct arena *a,
              const struct generate_request *r, struct generate_times *times)
 {
-    struct rollout_request *requests = arena_push(a, (size_t)(r->num_tasks + 1) * sizeof *requests);
-    for (int i = 0; i < r->num_tasks; i++) {
+    const struct share share = share_of(g, r->num_tasks);
+    struct rollout_request *requests = arena_push(a, (size_t)(share.count + 1) * sizeof *requests);
+    for (int i = 0; i < share.count; i++) {
+        const struct task *task = &r->tasks[share.first + i * share.step];
         requests[i] = (struct rollout_request){
-            .prompt = r->tasks[i].prompt_tokens,
-            .prompt_len = r->tasks[i].prompt_len,
+            .prompt = task->prompt_tokens,
+            .prompt_len = task->prompt_len,
             .n = r->samples,
-            .id = r->tasks[i].key,
+            .id = task->key,
             .sampling = {.temperature = r->temperature,
                          .top_k = r->top_k,
                          .top_p = r->top_p,
@@ -118,19 +148,21 @@ int generate(struct generated **out, struct generator *g, struct arena *a,
     const double start = log_clock();
     const struct rollout_sample *drawn;
     int count;
-    struct generated *samples = ARENA_ARRAY(a, struct generated, r->num_tasks * r->samples + 1);
-    struct stream stream = {.g = g, .r = r, .arena = a, .samples = samples};
-    int rc = rollout_run(&drawn, &count, g->engine, r->step, requests, r->num_tasks, take_sample,
+    struct generated *samples = ARENA_ARRAY(a, struct generated, share.count * r->samples + 1);
+    struct stream stream = {.g = g, .r = r, .share = share, .arena = a, .samples = samples};
+    int rc = rollout_run(&drawn, &count, g->engine, r->step, requests, share.count, take_sample,
                          &stream);
     strbuf_free(&stream.scratch);
     if (rc != 0)
         return rc;
-    assert(count == r->num_tasks * r->samples);
+    assert(count == share.count * r->samples);
     const double mid = log_clock();
     for (int s = 0; s < g->scoring->num_sources && rc == 0; s++)
         rc = score_source(samples, count, s, g->scoring, a);
     times->rollout += mid - start;
     times->score += log_clock() - mid;
+    if (rc == 0 && g->comm != NULL && g->comm->size > 1)
+        return gather(out, samples, g, r, a);
     if (rc == 0)
         *out = samples;
     return rc;

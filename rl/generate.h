@@ -29,6 +29,7 @@ struct generator {
     struct rollout_engine *engine;
     const struct scoring *scoring;
     int stop_token;
+    struct comm *comm; // the ranks that share the tasks; NULL: this process has them all
 };
 
 struct generate_request {
@@ -45,8 +46,9 @@ struct generate_times { // seconds
     double rollout, score;
 };
 
-// Draws and scores; *out [num_tasks * samples], by task and index, stays valid while the arena does
-// and until the engine runs again.
+// Draws and scores, each rank its share of the tasks, and gives the samples to all ranks: a
+// collective (kernels/comm.h). *out [num_tasks * samples], by task and index, stays valid while the
+// arena does and until the engine runs again.
 int generate(struct generated **out, struct generator *g, struct arena *a,
              const struct generate_request *r, struct generate_times *times);
 

@@ -337,6 +337,20 @@ void grpo_loss(double *dlogp, struct grpo_loss_sum *sum, const struct grpo_batch
     }
 }
 
+void grpo_loss_add(struct grpo_loss_sum *sum, const struct grpo_loss_sum *x)
+{
+    if (x->samples == 0)
+        return;
+    sum->low_min = sum->samples == 0 ? x->low_min : fmin(sum->low_min, x->low_min);
+    sum->high_max = sum->samples == 0 ? x->high_max : fmax(sum->high_max, x->high_max);
+    sum->loss += x->loss;
+    sum->kl += x->kl;
+    sum->low += x->low;
+    sum->high += x->high;
+    sum->tokens += x->tokens;
+    sum->samples += x->samples;
+}
+
 struct grpo_loss_stats grpo_loss_stats(const struct grpo_loss_sum *sum,
                                        const struct grpo_loss_config *c)
 {

@@ -118,6 +118,9 @@ struct grpo_loss_sum {
     double low_min, high_max; // of the samples' shares of clipped tokens
 };
 
+// Adds the sum of samples that come after those of *sum.
+void grpo_loss_add(struct grpo_loss_sum *sum, const struct grpo_loss_sum *x);
+
 // What a loss is made of, [tokens] of the whole batch each; borrowed.
 struct grpo_tokens {
     const double *logp; // of the policy being trained

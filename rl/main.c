@@ -96,7 +96,7 @@ int main(int argc, char **argv)
     int rc = dispatch(argc, argv);
     if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
         rc = err_set(ERR_WRITE, "standard output: %s", strerror(errno));
-    if (rc != 0)
+    if (rc != 0 && err_message()[0] != '\0') // another rank may have said it
         fprintf(stderr, "gradus: %s\n", err_message());
     log_close_file();
     return -rc;

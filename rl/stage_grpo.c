@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "policy/pack.h"
+#include "policy/parallel.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -65,14 +66,18 @@ static void grpo_close(void *state)
 
 // ---- the update
 
+struct shard_result {
+    struct grpo_loss_sum sum;
+    double diff_max; // largest |log-probability - recorded|
+};
+
 struct update {
     const struct config_stage *config;
     const struct grpo_data *data;
     struct grpo_loss_config loss_config;
-    struct grpo_loss_sum sum;
+    struct shard_result shard, all; // of the shard in progress; of the batch
     struct grpo_norm norm;
-    bool check;      // the weights are still those of the rollout
-    double diff_max; // largest |log-probability - recorded|
+    bool check; // the weights are still those of the rollout
 };
 
 static bool needs_forward(const struct update *u, int sample)
@@ -107,7 +112,7 @@ static void compare_recorded(struct update *u, const bool *run, int first, int e
     const struct grpo_data *d = u->data;
     for (int i = first; i < end; i++)
         for (size_t k = d->token_begin[i]; run[i] && k < d->token_begin[i + 1]; k++)
-            u->diff_max = fmax(u->diff_max, fabs(d->logp[k] - d->old[k]));
+            u->shard.diff_max = fmax(u->shard.diff_max, fabs(d->logp[k] - d->old[k]));
 }
 
 // Forward, loss and backward of samples [first, end), the ones to run being in the pack.
@@ -135,7 +140,7 @@ static int train_range(struct grpo_stage *s, struct trainer *t, struct update *u
     if (u->check)
         compare_recorded(u, run, first, end);
     const struct grpo_tokens x = {d->logp, d->old, d->ref, d->advantage};
-    grpo_loss(d->dlogp, &u->sum, &d->batch, first, end, &x, &u->norm, &u->loss_config);
+    grpo_loss(d->dlogp, &u->shard.sum, &d->batch, first, end, &x, &u->norm, &u->loss_config);
     gather(dlogp, d->dlogp, d, run, first, end);
     if (b.num_targets > 0)
         rc = policy_backward(t->policy, &b, dlogp, NULL);
@@ -143,28 +148,70 @@ static int train_range(struct grpo_stage *s, struct trainer *t, struct update *u
     return rc;
 }
 
-// The gradient of samples [first, end), one optimiser batch, in micro-batches.
-static int train_batch(struct grpo_stage *s, struct trainer *t, struct update *u, int first,
-                       int end)
+// The gradient of samples [first, end), of those that are to be run, in micro-batches.
+static int train_shard(struct grpo_stage *s, struct trainer *t, struct update *u, const bool *run,
+                       int first, int end)
 {
-    bool *run =
-        ARENA_ARRAY(&t->step_arena, bool, u->data->batch.group_begin[u->data->batch.num_groups]);
     const float tau = (float)t->stage->rollout.temperature;
-    u->sum = (struct grpo_loss_sum){0};
-    u->norm = grpo_norm(&u->data->batch, first, end);
-    int rc = policy_grad_zero(t->policy);
+    int rc = 0;
     for (int i = first, begin = first; i < end && rc == 0; i++) {
         const struct generated *g = &u->data->samples[i];
-        run[i] = g->len > 0 && (i == first || needs_forward(u, i));
-        if (run[i]) {
+        if (run[i])
             pack_completion(&s->pack, g->task->prompt_tokens, g->task->prompt_len, g->tokens,
                             g->len, tau);
-            t->at.num_tokens += g->task->prompt_len + g->len;
-        }
         if (s->pack.T >= t->config->run.micro_batch_tokens || i == end - 1) {
             rc = train_range(s, t, u, run, begin, i + 1);
             begin = i + 1;
         }
+    }
+    return rc;
+}
+
+// Cuts the samples [first, end) into shards, begin [shards + 1] counting from 0, by the tokens that
+// are run.
+static void cut_batch(int *begin, bool *run, struct trainer *t, const struct update *u, int first,
+                      int end, int shards)
+{
+    int64_t *cost = ARENA_ARRAY(&t->step_arena, int64_t, end - first);
+    for (int i = first; i < end; i++) {
+        const struct generated *g = &u->data->samples[i];
+        run[i] = g->len > 0 && (i == first || needs_forward(u, i));
+        cost[i - first] = run[i] ? g->task->prompt_len + g->len : 0;
+        t->at.num_tokens += cost[i - first];
+    }
+    trainer_cut(begin, cost, end - first, shards);
+}
+
+// The gradient of samples [first, end), one optimiser batch, of which this rank computes its
+// shards; u->all is of the whole batch.
+static int train_batch(struct grpo_stage *s, struct trainer *t, struct update *u, int first,
+                       int end)
+{
+    const struct grpo_batch *b = &u->data->batch;
+    const int shards = parallel_shards(t->policy);
+    bool *run = ARENA_ARRAY(&t->step_arena, bool, b->group_begin[b->num_groups]);
+    int *begin = ARENA_ARRAY(&t->step_arena, int, shards + 1), first_shard;
+    const int own = parallel_own_shards(t->policy, &first_shard);
+    struct shard_result *results = ARENA_ARRAY(&t->step_arena, struct shard_result, own);
+    u->norm = grpo_norm(b, first, end);
+    cut_batch(begin, run, t, u, first, end, shards);
+    int rc = policy_grad_zero(t->policy);
+    for (int i = 0; i < own && rc == 0; i++) {
+        const int *at = begin + first_shard + i;
+        u->shard = (struct shard_result){0};
+        rc = train_shard(s, t, u, run, first + at[0], first + at[1]);
+        if (rc == 0)
+            rc = parallel_shard_done(t->policy, i);
+        results[i] = u->shard;
+    }
+    void *all = NULL;
+    if (rc == 0)
+        rc = trainer_gather_shards(&all, t, results, sizeof *results);
+    u->all = (struct shard_result){0};
+    for (int i = 0; i < shards && rc == 0; i++) {
+        const struct shard_result *x = &((const struct shard_result *)all)[i];
+        grpo_loss_add(&u->all.sum, &x->sum);
+        u->all.diff_max = fmax(u->all.diff_max, x->diff_max);
     }
     return rc;
 }
@@ -229,16 +276,17 @@ static int update_policy(struct grpo_stage *s, struct trainer *t, int step,
             rc = train_batch(s, t, &u, first, end);
             if (rc != 0)
                 break;
-            const struct grpo_loss_stats stats = grpo_loss_stats(&u.sum, &u.loss_config);
+            const struct grpo_loss_stats stats = grpo_loss_stats(&u.all.sum, &u.loss_config);
             add_stats(&means, &stats);
             if (u.check)
-                metrics_put(line, u.diff_max, "sampling/logp_diff_max");
-            if (u.diff_max != 0.0)
-                return err_set(
-                    ERR_CHECK,
-                    "stage '%s', step %d: log-probabilities of the rollout and of the update "
-                    "differ by %g; they must have the same bits",
-                    c->name, step, u.diff_max);
+                metrics_put(line, u.all.diff_max, "sampling/logp_diff_max");
+            if (u.all.diff_max != 0.0)
+                return comm_common(
+                    t->comm,
+                    err_set(ERR_CHECK,
+                            "stage '%s', step %d: log-probabilities of the rollout and of the "
+                            "update differ by %g; they must have the same bits",
+                            c->name, step, u.all.diff_max));
             const bool last = pass == c->num_iterations - 1 && end == n;
             struct metrics_line unused = {0};
             rc = trainer_update(t, step, last ? line : &unused);
@@ -279,8 +327,7 @@ static int grpo_step(void *state, struct trainer *t, int step, struct metrics_li
     struct grpo_reward_stats stats;
     grpo_advantages(data.advantage, &stats, &data.batch, &advantage);
     grpo_metrics(line, &data, &stats, s->scoring, r->max_completion_length);
-    for (int i = 0; i < request.num_tasks * request.samples; i++)
-        trace_sample(&t->trace, &samples[i], s->scoring, data.advantage + data.token_begin[i]);
+    trace_samples(t, samples, s->scoring, data.advantage, data.token_begin);
     rc = update_policy(s, t, step, &data, line);
     if (rc == 0)
         rc = trainer_balance(t, line);

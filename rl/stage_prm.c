@@ -7,12 +7,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "policy/parallel.h"
 #include "reward/prm.h"
 #include "reward/split.h"
 #include "rl/stats.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct prm_stage {
     struct source_mix mix;
@@ -132,10 +134,9 @@ static int sampled_examples(struct prm_example **out, int *count, struct prm_sta
         return rc;
     *count = r->num_prompts * r->num_generations;
     *out = ARENA_ARRAY(&t->step_arena, struct prm_example, *count);
-    for (int i = 0; i < *count; i++) {
+    for (int i = 0; i < *count; i++)
         (*out)[i] = example_of(&samples[i], s->scoring, t->stage->every_token, &t->step_arena);
-        trace_sample(&t->trace, &samples[i], s->scoring, NULL);
-    }
+    trace_samples(t, samples, s->scoring, NULL, NULL);
     metrics_put(line, times.rollout, "time/rollout");
     metrics_put(line, times.score, "time/reward");
     return 0;
@@ -219,16 +220,84 @@ static void put_loss(struct metrics_line *line, const struct prm_loss *loss)
     metrics_put(line, steps, "process/steps");
 }
 
-static void add_loss(struct prm_loss *sum, const struct prm_loss *x)
+static void add_counts(struct prm_loss *sum, const struct prm_loss *x)
 {
-    const double labels = (double)(sum->num_labels + x->num_labels);
-    if (labels > 0.0)
-        sum->loss += (x->loss - sum->loss) * (double)x->num_labels / labels;
     sum->num_labels += x->num_labels;
     sum->num_steps += x->num_steps;
     sum->num_right += x->num_right;
     sum->num_positive += x->num_positive;
     sum->right_positive += x->right_positive;
+}
+
+// The mean over the labels of both.
+static void add_loss(struct prm_loss *sum, const struct prm_loss *x)
+{
+    const double labels = (double)(sum->num_labels + x->num_labels);
+    if (labels > 0.0)
+        sum->loss += (x->loss - sum->loss) * (double)x->num_labels / labels;
+    add_counts(sum, x);
+}
+
+// The values that the examples [begin[s], begin[s + 1]) of this rank's shards s were given, to all
+// ranks.
+static int share_values(struct trainer *t, const struct prm_example *examples, const int *begin)
+{
+    if (t->comm->size == 1)
+        return 0;
+    int first;
+    const int own = parallel_own_shards(t->prm, &first), n = begin[parallel_shards(t->prm)];
+    struct strbuf mine = {0};
+    for (int i = begin[first]; i < begin[first + own]; i++)
+        strbuf_append(&mine, examples[i].value,
+                      (size_t)examples[i].num_labels * sizeof *examples[i].value);
+    size_t *offset = ARENA_ARRAY(&t->step_arena, size_t, t->comm->size + 1);
+    void *all;
+    const int rc = comm_gather(t->comm, COMM_SAMPLES, mine.data, mine.len, &all, offset);
+    strbuf_free(&mine);
+    if (rc != 0)
+        return rc;
+    const char *at = all; // shards, and with them examples, are in the order of ranks
+    for (int i = 0; i < n; i++) {
+        const size_t bytes = (size_t)examples[i].num_labels * sizeof *examples[i].value;
+        if (bytes > 0)
+            memcpy(examples[i].value, at, bytes);
+        at += bytes;
+    }
+    free(all);
+    return 0;
+}
+
+// The gradient of a batch of n examples, of which this rank computes its shards; *out is of all.
+static int train_batch(struct prm_loss *out, struct trainer *t, const struct prm_example *examples,
+                       int n)
+{
+    const int shards = parallel_shards(t->prm);
+    const int64_t labels = prm_num_labels(examples, n);
+    int64_t *cost = ARENA_ARRAY(&t->step_arena, int64_t, n);
+    int *begin = ARENA_ARRAY(&t->step_arena, int, shards + 1), first;
+    const int own = parallel_own_shards(t->prm, &first);
+    struct prm_loss *losses = ARENA_ARRAY(&t->step_arena, struct prm_loss, own);
+    for (int i = 0; i < n; i++)
+        cost[i] = examples[i].prompt_len + examples[i].len;
+    trainer_cut(begin, cost, n, shards);
+    int rc = policy_grad_zero(t->prm);
+    for (int i = 0; i < own && rc == 0; i++) {
+        const int from = begin[first + i], end = begin[first + i + 1];
+        rc = prm_train_batch(&losses[i], t->prm, examples + from, end - from, labels,
+                             t->config->run.micro_batch_tokens);
+        if (rc == 0)
+            rc = parallel_shard_done(t->prm, i);
+    }
+    void *all = NULL;
+    if (rc == 0)
+        rc = trainer_gather_shards(&all, t, losses, sizeof *losses);
+    *out = (struct prm_loss){0};
+    for (int i = 0; i < shards && rc == 0; i++) {
+        const struct prm_loss *x = &((const struct prm_loss *)all)[i];
+        out->loss += x->loss;
+        add_counts(out, x);
+    }
+    return rc != 0 ? rc : share_values(t, examples, begin);
 }
 
 // Updates of `batch` examples each; what is logged is of the whole step.
@@ -239,10 +308,7 @@ static int learn(struct trainer *t, int step, const struct prm_example *examples
     for (int first = 0, count; first < n; first += count) {
         count = n - first < t->stage->batch ? n - first : t->stage->batch;
         struct prm_loss loss;
-        int rc = policy_grad_zero(t->prm);
-        if (rc == 0)
-            rc = prm_train_batch(&loss, t->prm, examples + first, count,
-                                 t->config->run.micro_batch_tokens);
+        int rc = train_batch(&loss, t, examples + first, count);
         if (rc != 0)
             return rc;
         add_loss(&sum, &loss);

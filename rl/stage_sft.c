@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "policy/pack.h"
+#include "policy/parallel.h"
 
 #include <stdlib.h>
 
@@ -89,21 +90,59 @@ static int take_tasks(struct task *tasks, int64_t *total, struct sft *s, struct 
     return 0;
 }
 
+// Forward and backward of the tasks [first, end).
+static int train_range(struct sft *s, struct trainer *t, const struct task *tasks, int first,
+                       int end, int64_t total, double *sum)
+{
+    int rc = 0;
+    for (int i = first; i < end && rc == 0; i++) {
+        pack_task(&s->pack, &tasks[i]);
+        if (s->pack.T >= t->config->run.micro_batch_tokens || i == end - 1)
+            rc = train_pack(s, t->policy, total, sum);
+    }
+    return rc;
+}
+
+// The gradient of the batch, of which this rank computes its shards; *sum is that of all
+// log-probabilities.
+static int train_batch(struct sft *s, struct trainer *t, const struct task *tasks, int64_t total,
+                       double *sum)
+{
+    const int n = t->stage->batch, shards = parallel_shards(t->policy);
+    int64_t *cost = ARENA_ARRAY(&t->step_arena, int64_t, n);
+    int *begin = ARENA_ARRAY(&t->step_arena, int, shards + 1), first;
+    const int own = parallel_own_shards(t->policy, &first);
+    double *sums = ARENA_ARRAY(&t->step_arena, double, own);
+    for (int i = 0; i < n; i++) {
+        cost[i] = tasks[i].prompt_len + tasks[i].completion_len;
+        t->at.num_tokens += cost[i];
+    }
+    trainer_cut(begin, cost, n, shards);
+    int rc = policy_grad_zero(t->policy);
+    for (int i = 0; i < own && rc == 0; i++) {
+        const int shard = first + i;
+        rc = train_range(s, t, tasks, begin[shard], begin[shard + 1], total, &sums[i]);
+        if (rc == 0)
+            rc = parallel_shard_done(t->policy, i);
+    }
+    void *all = NULL;
+    if (rc == 0)
+        rc = trainer_gather_shards(&all, t, sums, sizeof *sums);
+    *sum = 0.0;
+    for (int i = 0; i < shards && rc == 0; i++)
+        *sum += ((const double *)all)[i];
+    return rc;
+}
+
 static int sft_step(void *state, struct trainer *t, int step, struct metrics_line *line)
 {
     struct sft *s = state;
     struct task *tasks = ARENA_ARRAY(&t->step_arena, struct task, t->stage->batch);
     int64_t total;
     int rc = take_tasks(tasks, &total, s, t);
-    double sum = 0.0;
+    double sum;
     if (rc == 0)
-        rc = policy_grad_zero(t->policy);
-    for (int i = 0; i < t->stage->batch && rc == 0; i++) {
-        t->at.num_tokens += tasks[i].prompt_len + tasks[i].completion_len;
-        pack_task(&s->pack, &tasks[i]);
-        if (s->pack.T >= t->config->run.micro_batch_tokens || i == t->stage->batch - 1)
-            rc = train_pack(s, t->policy, total, &sum);
-    }
+        rc = train_batch(s, t, tasks, total, &sum);
     if (rc != 0)
         return rc;
     metrics_put(line, -sum / (double)total, "loss");

@@ -4,6 +4,9 @@
 
 #include "base/json.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static void put_floats(struct json_writer *w, const char *key, const float *x, int n)
 {
     json_put_key(w, key);
@@ -60,8 +63,9 @@ static void put_result(struct json_writer *w, const char *name, const struct rew
     json_end_object(w);
 }
 
-void trace_sample(struct strbuf *out, const struct generated *s, const struct scoring *scoring,
-                  const double *advantage)
+// Appends the line of a sample; advantage [len] may be NULL.
+static void put_sample(struct strbuf *out, const struct generated *s, const struct scoring *scoring,
+                       const double *advantage)
 {
     struct json_writer w = {.out = out};
     json_begin_object(&w);
@@ -100,4 +104,54 @@ void trace_sample(struct strbuf *out, const struct generated *s, const struct sc
     json_end_object(&w);
     json_end_object(&w);
     strbuf_putc(out, '\n');
+}
+
+void trace_samples(struct trainer *t, const struct generated *samples,
+                   const struct scoring *scoring, const double *advantage,
+                   const size_t *token_begin)
+{
+    const struct config_rollout *r = &t->stage->rollout;
+    for (int task = t->comm->rank; task < r->num_prompts; task += t->comm->size) {
+        for (int j = 0; j < r->num_generations; j++) {
+            const int i = task * r->num_generations + j;
+            put_sample(&t->trace, &samples[i], scoring,
+                       advantage != NULL ? advantage + token_begin[i] : NULL);
+        }
+    }
+}
+
+// Appends the next n lines; false: there are none.
+static bool take_lines(struct strbuf *out, const char **at, const char *end, int n)
+{
+    const char *begin = *at;
+    while (n-- > 0 && *at < end)
+        *at = (const char *)memchr(*at, '\n', (size_t)(end - *at)) + 1;
+    if (*at == begin)
+        return false;
+    strbuf_append(out, begin, (size_t)(*at - begin));
+    return true;
+}
+
+int trace_collect(struct trainer *t)
+{
+    const int size = t->comm->size;
+    if (size == 1)
+        return 0;
+    size_t *offset = mem_array0((size_t)size + 1, sizeof *offset);
+    void *all = NULL;
+    const int rc =
+        comm_gather_to(t->comm, 0, COMM_SAMPLES, t->trace.data, t->trace.len, &all, offset);
+    strbuf_clear(&t->trace);
+    if (rc == 0 && t->comm->rank == 0) {
+        const char **at = mem_array0((size_t)size, sizeof *at), *text = all;
+        for (int r = 0; r < size; r++)
+            at[r] = text + offset[r];
+        for (int r = 0; take_lines(&t->trace, &at[r], text + offset[r + 1],
+                                   t->stage->rollout.num_generations);)
+            r = (r + 1) % size; // the next task is the next rank's
+        free(at);
+    }
+    free(all);
+    free(offset);
+    return rc;
 }

@@ -5,14 +5,20 @@
 // Order within step s of a stage: the step itself, its line in metrics.jsonl, its trace, the
 // evaluation that falls on s, then the checkpoint. A checkpoint therefore covers every line up to
 // its step, and knows how long metrics.jsonl was: a resumed run cuts it there and goes on.
+//
+// Several ranks run this loop alike. All know every sample and every metric; the run directory is
+// rank 0's alone: it writes the files, and tells the others which checkpoint to go on from.
 #include "rl/train.h"
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/team.h"
+#include "kernels/device_cuda.h"
+#include "rl/agree.h"
 #include "rl/console.h"
 #include "rl/evaluate.h"
+#include "rl/launch.h"
 #include "rl/session.h"
 #include "rl/trainer.h"
 
@@ -37,6 +43,7 @@ static void catch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL); // mpirun hands it on
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -48,7 +55,10 @@ struct train {
     struct rundir_stage *done;       // [stages], for status.json
     double clock_start, stage_start; // when this attempt, and this stage in it, began
     struct metrics_line line;
+    const char *version, *path; // of the program; of the run directory
 };
+
+static bool is_root(const struct train *r) { return r->t.comm->rank == 0; }
 
 static double run_seconds(const struct train *r)
 {
@@ -62,6 +72,8 @@ static int stage_index(const struct train *r)
 
 static int write_status(struct train *r, enum rundir_state state)
 {
+    if (!is_root(r))
+        return 0;
     const int n = r->t.stage != NULL ? stage_index(r) + 1 : 0;
     if (n > 0) {
         struct rundir_stage *s = &r->done[n - 1];
@@ -89,12 +101,14 @@ static const struct stage *stage_of(enum config_stage_kind kind)
 
 // ---- opening
 
-static int open_sandbox(struct trainer *t)
+// cpus: programs that run at once; 0: the default.
+static int open_sandbox(struct trainer *t, int cpus)
 {
+    const struct sandbox_options options = {.slots = cpus};
     bool needed = false;
     for (int i = 0; i < t->config->stages.count; i++)
         needed = needed || scoring_needs(t->config, &t->config->stages.items[i].reward, "code");
-    return needed ? sandbox_open(&t->sandbox, NULL) : 0;
+    return needed ? sandbox_open(&t->sandbox, &options) : 0;
 }
 
 static int open_tokenizer(struct trainer *t)
@@ -142,20 +156,37 @@ static int open_folder_model(struct policy **out, struct trainer *t, const char 
     return rc;
 }
 
+// The newest whole checkpoint, which rank 0 looks for; NULL when there is none.
+static int find_checkpoint(struct train *r, char **checkpoint)
+{
+    char path[4096] = "", *found = NULL, *damaged = NULL;
+    if (is_root(r)) {
+        if (checkpoint_find(&found, &damaged, r->path) != 0)
+            log_line(LOG_WARN, "%s: starting from the beginning", err_message());
+        else
+            snprintf(path, sizeof path, "%s", found);
+        if (damaged != NULL)
+            log_line(LOG_WARN, "left out: %s", damaged);
+        const bool fits = found == NULL || strlen(found) < sizeof path;
+        free(damaged);
+        free(found);
+        if (!fits)
+            return err_set(ERR_CONFIG, "the path of run directory '%s' is too long", r->path);
+    }
+    const int rc = comm_broadcast(r->t.comm, path, sizeof path, 0);
+    if (rc == 0 && path[0] != '\0')
+        *checkpoint = mem_strdup(path);
+    return rc;
+}
+
 // Models and place of the newest whole checkpoint. Nothing to open: the run starts from its
 // beginning.
 static int open_checkpoint(struct train *r, char **checkpoint)
 {
     struct trainer *t = &r->t;
-    char *damaged = NULL;
-    int rc = checkpoint_find(checkpoint, &damaged, t->run->path);
-    if (rc != 0) {
-        log_line(LOG_WARN, "%s: starting from the beginning", err_message());
-        return 0;
-    }
-    if (damaged != NULL)
-        log_line(LOG_WARN, "left out: %s", damaged);
-    free(damaged);
+    int rc = find_checkpoint(r, checkpoint);
+    if (rc != 0 || *checkpoint == NULL)
+        return rc;
     struct checkpoint_state state;
     rc = checkpoint_read_state(&state, *checkpoint);
     if (rc != 0)
@@ -164,7 +195,7 @@ static int open_checkpoint(struct train *r, char **checkpoint)
         rc = err_set(ERR_CONFIG,
                      "the config is not the one that '%s' was started with (see its config.json); "
                      "resume with the same config, or start another run",
-                     t->run->path);
+                     r->path);
     free((char *)state.config);
     state.config = r->config_text.data;
     t->at = state;
@@ -178,24 +209,41 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     return rc;
 }
 
+// Of several GPUs of a machine, each of its ranks takes its own, unless the config names one.
+static int open_device(struct trainer *t)
+{
+    const char *name = t->config->run.device, *how;
+    int rc = strcmp(name, "cuda") == 0 ? device_open_cuda(&t->dev, t->team, t->comm->local_rank)
+                                       : session_open_device(&t->dev, name, t->team);
+    if (rc == 0)
+        rc = comm_open_device(t->comm, t->dev, &how);
+    if (rc == 0 && t->comm->size > 1)
+        log_line(LOG_INFO, "%d ranks, %d on this machine, by %s", t->comm->size,
+                 t->comm->local_size, how);
+    return rc;
+}
+
 static int open_shared(struct train *r)
 {
     struct trainer *t = &r->t;
-    int rc = open_sandbox(t); // before weights are loaded: what it forks stays small
+    int cpus = 0;
+    int rc = launch_cpus(&cpus, t->comm);
+    if (rc == 0)
+        rc = open_sandbox(t, cpus); // before weights are loaded: what it forks stays small
     if (rc == 0)
         rc = open_tokenizer(t);
     if (rc == 0)
         rc = sources_open(&t->sources, t->config, t->tokenizer);
     if (rc == 0)
-        rc = team_open(&t->team, t->config->run.threads);
-    if (rc == 0)
-        rc = session_open_device(&t->dev, t->config->run.device, t->team);
-    return rc;
+        rc = team_open(&t->team, t->config->run.threads > 0 ? t->config->run.threads : cpus);
+    return rc != 0 ? rc : open_device(t);
 }
 
 static int open_run_files(struct train *r)
 {
     struct trainer *t = &r->t;
+    if (!is_root(r))
+        return 0;
     char *config = rundir_file(t->run, "config.json"),
          *lines = rundir_file(t->run, "metrics.jsonl");
     int rc = 0;
@@ -306,7 +354,7 @@ static int run_evaluation(struct train *r, int step)
         evaluate_metrics(&r->line, &e);
         metrics_put(&r->line, log_clock() - start, "eval/seconds");
         console_evaluation(&e, t->stage->name, step);
-        rc = metrics_write(&t->metrics, &r->line, run_seconds(r));
+        rc = is_root(r) ? metrics_write(&t->metrics, &r->line, run_seconds(r)) : 0;
     }
     sources_recycle(t->sources);
     arena_release(&t->step_arena, (struct arena_mark){0});
@@ -315,7 +363,7 @@ static int run_evaluation(struct train *r, int step)
 
 // ---- steps
 
-static int save(struct train *r)
+static int write_checkpoint(struct train *r, const struct optimizer *optimizer)
 {
     struct trainer *t = &r->t;
     struct checkpoint_state state = t->at;
@@ -328,13 +376,26 @@ static int save(struct train *r)
         .policy = t->policy,
         .prm = t->prm,
         .reference = t->reference,
-        .optimizer = t->optimizer,
+        .optimizer = optimizer,
         .optimized = t->optimized,
         .tokenizer = t->tokenizer,
     };
     int rc = checkpoint_save(t->run->path, &parts, &state);
     if (rc == 0)
         rc = checkpoint_prune(t->run->path, t->config->run.save_total_limit);
+    return rc;
+}
+
+// Rank 0 writes, having got what the optimisers of the others hold.
+static int save(struct train *r)
+{
+    struct optimizer *whole = NULL;
+    int rc = 0;
+    if (r->t.optimizer != NULL)
+        rc = optimizer_gather(&whole, r->t.optimizer, r->t.optimized);
+    if (rc == 0 && is_root(r))
+        rc = write_checkpoint(r, whole != NULL ? whole : r->t.optimizer);
+    optimizer_free(&whole);
     return rc;
 }
 
@@ -355,13 +416,40 @@ static int write_trace(struct trainer *t)
     return rc;
 }
 
+// What the ranks sent each other in this step, all of them together, and how long rank 0 was at it.
+static int put_traffic(struct train *r)
+{
+    static const char *const names[COMM_TRAFFICS] = {"control", "gradient", "weight", "expert",
+                                                     "sample"};
+    struct comm *c = r->t.comm;
+    const struct comm_count count = c->count;
+    c->count = (struct comm_count){0};
+    if (c->size == 1)
+        return 0;
+    int64_t bytes[COMM_TRAFFICS], total = 0;
+    memcpy(bytes, count.bytes, sizeof bytes);
+    const int rc = comm_sum_int64(c, bytes, COMM_TRAFFICS);
+    for (int i = 0; i < COMM_TRAFFICS; i++)
+        total += bytes[i];
+    metrics_put(&r->line, (double)total, "comm/bytes");
+    for (int i = 0; i < COMM_TRAFFICS; i++)
+        metrics_put(&r->line, (double)bytes[i], "comm/%s_bytes", names[i]);
+    metrics_put(&r->line, count.seconds, "comm/seconds");
+    return rc;
+}
+
 static int run_step(struct train *r, const struct stage *s, void *state)
 {
     struct trainer *t = &r->t;
     const int step = t->at.step;
     const double start = log_clock();
     metrics_begin(&r->line, t->stage->name, step + 1, t->at.global_step + 1);
+    t->comm->count = (struct comm_count){0};
     int rc = s->step(state, t, step, &r->line);
+    if (rc == 0)
+        rc = trace_collect(t);
+    if (rc == 0)
+        rc = put_traffic(r);
     sources_recycle(t->sources);
     arena_release(&t->step_arena, (struct arena_mark){0});
     if (rc != 0)
@@ -370,7 +458,8 @@ static int run_step(struct train *r, const struct stage *s, void *state)
     t->at.global_step++;
     metrics_put(&r->line, (double)t->at.num_tokens, "num_tokens");
     metrics_put(&r->line, log_clock() - start, "step_time");
-    rc = metrics_write(&t->metrics, &r->line, run_seconds(r));
+    if (is_root(r))
+        rc = metrics_write(&t->metrics, &r->line, run_seconds(r));
     if (rc == 0)
         rc = write_trace(t);
     const double seconds = t->at.stage_seconds + log_clock() - r->stage_start;
@@ -388,18 +477,24 @@ static int run_steps(struct train *r, const struct stage *s, void *state)
         rc = run_step(r, s, state);
         if (rc != 0)
             break;
-        const bool last = t->at.step == t->steps, stopping = stop_signal != 0;
+        const bool last = t->at.step == t->steps;
+        bool stopping = stop_signal != 0; // on any rank
+        rc = comm_any(t->comm, &stopping);
+        if (rc == 0 && (last || stopping || due(t->at.step, t->config->run.check_every)))
+            rc = agree_weights(t);
         const bool trains_policy = t->optimized == t->policy;
-        if (trains_policy && (last || due(t->at.step, t->stage->eval.every)))
+        if (rc == 0 && trains_policy && (last || due(t->at.step, t->stage->eval.every)))
             rc = run_evaluation(r, t->at.step);
         if (rc == 0 && (last || stopping || due(t->at.step, t->config->run.save_every)))
             rc = save(r);
         if (rc == 0)
             rc = write_status(r, RUN_RUNNING);
         if (rc == 0 && stopping)
-            return err_set(ERR_INTERRUPTED,
-                           "interrupted at step %d of stage '%s' and saved; go on with --resume",
-                           t->at.step, t->stage->name);
+            return comm_common(
+                t->comm,
+                err_set(ERR_INTERRUPTED,
+                        "interrupted at step %d of stage '%s' and saved; go on with --resume",
+                        t->at.step, t->stage->name));
     }
     return rc;
 }
@@ -498,31 +593,46 @@ static void note_done_stages(struct train *r)
     }
 }
 
-int train_run(const struct config *c, const char *run_path, bool resume)
+// The models, of a checkpoint or new.
+static int open_models(struct train *r, bool resume, char **checkpoint)
 {
-    struct train r = {.t = {.config = c, .metrics = {.fd = -1}}, .clock_start = log_clock()};
+    struct trainer *t = &r->t;
+    int rc = resume ? open_checkpoint(r, checkpoint) : 0;
+    if (rc == 0 && t->policy == NULL)
+        rc = open_policy(t);
+    if (rc == 0 && t->prm == NULL && t->config->prm != NULL)
+        rc = policy_open(&t->prm, t->dev, t->config->prm, t->config->run.dtype,
+                         /* value_head= */ true);
+    return rc != 0 ? rc : agree_start(t, r->version, r->config_text.data);
+}
+
+int train_run(const struct config *c, struct comm *comm, const char *version, const char *run_path,
+              bool resume)
+{
+    struct train r = {.t = {.config = c, .comm = comm, .metrics = {.fd = -1}},
+                      .clock_start = log_clock(),
+                      .version = version,
+                      .path = run_path};
     struct trainer *t = &r.t;
     char *checkpoint = NULL;
     config_dump(&r.config_text, c);
     r.done = mem_array0((size_t)c->stages.count + 1, sizeof *r.done);
-    int rc = rundir_open(&t->run, run_path, resume);
+    comm_set_timeout(comm, c->run.comm_timeout_seconds);
+    int rc = is_root(&r) ? rundir_open(&t->run, run_path, resume) : 0;
     if (rc != 0) {
         train_close(&r);
         return rc;
     }
     catch_signals();
-    rundir_open_log(t->run);
+    if (is_root(&r))
+        rundir_open_log(t->run);
     rc = open_shared(&r);
-    if (rc == 0 && resume)
-        rc = open_checkpoint(&r, &checkpoint);
-    if (rc == 0 && t->policy == NULL)
-        rc = open_policy(t);
-    if (rc == 0 && t->prm == NULL && c->prm != NULL)
-        rc = policy_open(&t->prm, t->dev, c->prm, c->run.dtype, /* value_head= */ true);
+    if (rc == 0)
+        rc = open_models(&r, resume, &checkpoint);
     if (rc == 0)
         rc = open_run_files(&r);
     if (rc == 0) {
-        console_run(t->run->path, t->policy, t->dev);
+        console_run(run_path, t->policy, t->dev);
         note_done_stages(&r);
         rc = run_stages(&r, checkpoint);
         const int written = write_status(&r, final_state(rc));
@@ -530,7 +640,7 @@ int train_run(const struct config *c, const char *run_path, bool resume)
             rc = written;
     }
     if (rc == 0)
-        console_done(t->run->path, run_seconds(&r));
+        console_done(run_path, run_seconds(&r));
     free(checkpoint);
     train_close(&r);
     return rc;

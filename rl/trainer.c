@@ -2,6 +2,10 @@
 #include "rl/trainer.h"
 
 #include "base/philox.h"
+#include "policy/parallel.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 uint64_t trainer_seed(const struct trainer *t)
 {
@@ -18,6 +22,7 @@ struct generator trainer_generator(const struct trainer *t, struct rollout_engin
         .engine = engine,
         .scoring = scoring,
         .stop_token = eos >= 0 ? eos : tokenizer_eos(t->tokenizer),
+        .comm = t->comm,
     };
 }
 
@@ -43,10 +48,53 @@ int trainer_open_engine(struct rollout_engine **out, const struct trainer *t, ui
     return rollout_open(out, t->policy, &o);
 }
 
+// An item belongs to the shard that its middle falls into.
+void trainer_cut(int *begin, const int64_t *cost, int n, int shards)
+{
+    int64_t total = 0, before = 0;
+    for (int i = 0; i < n; i++)
+        total += cost[i];
+    int s = 0;
+    begin[0] = 0;
+    for (int i = 0; i < n; i++) {
+        const int64_t middle = 2 * before + cost[i];
+        while (s < shards - 1 && middle * shards >= 2 * total * (s + 1))
+            begin[++s] = i;
+        before += cost[i];
+    }
+    while (s < shards)
+        begin[++s] = n;
+}
+
+int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t size)
+{
+    int first;
+    const int shards = parallel_shards(t->optimized);
+    const int count = parallel_own_shards(t->optimized, &first);
+    size_t *offset = ARENA_ARRAY(&t->step_arena, size_t, t->comm->size + 1);
+    void *received;
+    const int rc = comm_gather(t->comm, COMM_CONTROL, own, (size_t)count * size, &received, offset);
+    if (rc != 0)
+        return rc;
+    *all = arena_push(&t->step_arena, (size_t)shards * size);
+    memcpy(*all, received, (size_t)shards * size);
+    free(received);
+    return 0;
+}
+
 int trainer_open_optimizer(struct trainer *t, struct policy *target)
 {
+    const struct config_run *r = &t->config->run;
+    const int size = t->comm->size;
+    const struct parallel_settings settings = {
+        .comm = t->comm,
+        .shards = r->gradient_shards > 0 ? r->gradient_shards : size,
+        .expert_group = r->expert_parallel < size ? r->expert_parallel : size,
+    };
     t->optimized = target;
-    const int rc = policy_train_begin(target);
+    int rc = parallel_open(target, &settings);
+    if (rc == 0)
+        rc = policy_train_begin(target);
     return rc != 0 ? rc : optimizer_open(&t->optimizer, target, &t->stage->optimizer);
 }
 
@@ -66,8 +114,11 @@ int trainer_balance(struct trainer *t, struct metrics_line *line)
 {
     if (t->optimized->arch.E == 0)
         return 0;
+    int rc = parallel_sum_load(t->optimized);
+    if (rc != 0)
+        return rc;
     metrics_put(line, policy_max_violation(t->optimized), "moe/max_violation");
-    const int rc = policy_balance_bias(t->optimized, t->stage->balance_rate);
+    rc = policy_balance_bias(t->optimized, t->stage->balance_rate);
     policy_load_reset(t->optimized);
     return rc;
 }

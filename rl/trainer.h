@@ -6,6 +6,7 @@
 #ifndef RL_TRAINER_H
 #define RL_TRAINER_H
 
+#include "kernels/comm.h"
 #include "rl/checkpoint.h"
 #include "rl/config.h"
 #include "rl/generate.h"
@@ -16,6 +17,7 @@
 struct trainer {
     const struct config *config;
     const struct config_stage *stage; // the one in progress
+    struct comm *comm;                // the ranks of the run; of size 1 when it is one process
     struct team *team;
     struct device *dev;
     struct tokenizer *tokenizer;
@@ -26,12 +28,13 @@ struct trainer {
     struct policy *reference;    // NULL: the stage has no KL term
     struct optimizer *optimizer; // of the stage; NULL: it trains nothing
     struct policy *optimized;    // what it trains
-    struct rundir *run;
-    struct metrics metrics;
+    struct rundir *run;          // on rank 0; NULL elsewhere
+    struct metrics metrics;      // likewise
     struct checkpoint_state at;
     int steps;               // of the stage
     struct arena step_arena; // emptied after each step
-    struct strbuf trace;     // JSON lines of the step's samples, written when not empty
+    struct strbuf trace;     // JSON lines of the step's samples, of this rank's own tasks until
+                             // they are collected; written when not empty
 };
 
 struct stage {
@@ -56,6 +59,13 @@ struct generate_request trainer_request(const struct trainer *t, const struct ta
                                         int step);
 int trainer_open_engine(struct rollout_engine **out, const struct trainer *t, uint64_t seed);
 
+// Cuts items of a batch, in order, into shards of about the same cost: shard s is [begin[s],
+// begin[s + 1]), begin [shards + 1].
+void trainer_cut(int *begin, const int64_t *cost, int n, int shards);
+// What every shard of t->optimized's batches gave, in order, from the `size` bytes that each of
+// this rank's shards gave, own [its shards]: *all [shards], in the step's arena. Collective.
+int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t size);
+
 // Opens t->optimizer for `target` with the stage's settings.
 int trainer_open_optimizer(struct trainer *t, struct policy *target);
 // One update of t->optimized from its gradients; puts grad_norm and learning_rate.
@@ -63,8 +73,12 @@ int trainer_update(struct trainer *t, int step, struct metrics_line *line);
 // The V3 balance update of t->optimized, and moe/max_violation; expert loads are reset.
 int trainer_balance(struct trainer *t, struct metrics_line *line);
 
-// Appends the trace line of a sample; advantage [len] may be NULL.
-void trace_sample(struct strbuf *out, const struct generated *s, const struct scoring *scoring,
-                  const double *advantage);
+// Trace lines of samples [num_tasks * num_generations], by task, of those tasks that this rank
+// drew. advantage may be NULL; else sample i's stand at advantage + token_begin[i].
+void trace_samples(struct trainer *t, const struct generated *samples,
+                   const struct scoring *scoring, const double *advantage,
+                   const size_t *token_begin);
+// The lines of all ranks, in the order of tasks, to rank 0; elsewhere none are left. Collective.
+int trace_collect(struct trainer *t);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "base/team.h"
+#include "kernels/comm.h"
 #include "kernels/device.h"
 #include "kernels/device_cuda.h"
 #include "rl/verb.h"
@@ -145,6 +146,10 @@ static void print_json(const struct machine *m)
     json_end_array(&w);
     json_put_key(&w, "no_gpu");
     json_put_string(&w, m->no_gpu);
+    json_put_key(&w, "mpi");
+    json_put_bool(&w, comm_have_mpi());
+    json_put_key(&w, "nccl");
+    json_put_bool(&w, comm_have_nccl());
     json_put_key(&w, "libraries");
     json_put_string(&w, GRADUS_LIBRARIES);
     json_end_object(&w);
@@ -186,7 +191,8 @@ static void print_text(const struct machine *m)
     else
         printf("\nsandbox      no: %s\n", m->refusal);
     print_gpus(m);
-    printf("distributed  no: this build has neither MPI nor NCCL\n");
+    printf("distributed  yes: by sockets%s%s\n", comm_have_mpi() ? ", by MPI" : "",
+           comm_have_nccl() ? "; between GPUs by NCCL" : "");
     printf("libraries    %s\n", GRADUS_LIBRARIES);
 }
 

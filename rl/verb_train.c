@@ -3,13 +3,16 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "rl/launch.h"
 #include "rl/train.h"
 #include "rl/verb.h"
+#include "rl/version.h"
 
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // runs/NAME, NAME being the config's file name; runs/NAME-2 and so on where that is taken. With
 // resume: the last one that is.
@@ -82,38 +85,70 @@ static int dry_run(const struct config *c)
     return 0;
 }
 
+struct request {
+    const char *config, *run; // run NULL: the default
+    bool resume, dry;
+    struct option_list sets;
+};
+
+// Rank 0 chooses the default run directory for all.
+static int choose_run(char **out, const struct request *q, struct comm *comm)
+{
+    char name[4096] = "";
+    char *path = q->run != NULL ? mem_strdup(q->run) : default_run(q->config, q->resume);
+    int rc = 0;
+    if (strlen(path) >= sizeof name)
+        rc = err_set(ERR_CONFIG, "the run directory's path is too long");
+    else
+        memcpy(name, path, strlen(path) + 1);
+    free(path);
+    if (rc == 0)
+        rc = comm_broadcast(comm, name, sizeof name, 0);
+    if (rc == 0)
+        *out = mem_strdup(name);
+    return rc;
+}
+
+static int load_and_run(const struct request *q, struct comm *comm)
+{
+    struct config *config = NULL;
+    char *dir = NULL;
+    int rc = config_load(&config, q->config, &q->sets);
+    if (rc == 0 && q->dry)
+        rc = comm->rank == 0 ? dry_run(config) : 0;
+    else if (rc == 0)
+        rc = choose_run(&dir, q, comm);
+    if (rc == 0 && dir != NULL)
+        rc = train_run(config, comm, GRADUS_VERSION " " GRADUS_COMMIT, dir, q->resume);
+    free(dir);
+    config_free(&config);
+    return rc;
+}
+
 int verb_train(int argc, char **argv)
 {
-    const char *path = NULL, *run = NULL;
-    bool resume = false, dry = false;
-    struct option_list sets = {0};
+    struct request q = {0};
     const struct option options[] = {
-        {"CONFIG", NULL, OPTION_STRING, &path, 0, 0, true, "the run's config"},
-        {"--run", "DIR", OPTION_STRING, &run, 0, 0, false,
+        {"CONFIG", NULL, OPTION_STRING, &q.config, 0, 0, true, "the run's config"},
+        {"--run", "DIR", OPTION_STRING, &q.run, 0, 0, false,
          "run directory; default: runs/NAME, or runs/NAME-2 and so on where that is taken"},
-        {"--resume", NULL, OPTION_FLAG, &resume, 0, 0, false,
+        {"--resume", NULL, OPTION_FLAG, &q.resume, 0, 0, false,
          "go on from the newest whole checkpoint of the run"},
-        {"--set", "KEY=VALUE", OPTION_LIST, &sets, 0, 0, false,
+        {"--set", "KEY=VALUE", OPTION_LIST, &q.sets, 0, 0, false,
          "amends the config: path.to.key=VALUE; may be repeated"},
-        {"--dry-run", NULL, OPTION_FLAG, &dry, 0, 0, false,
+        {"--dry-run", NULL, OPTION_FLAG, &q.dry, 0, 0, false,
          "prints the resolved config and the plan, and runs nothing"},
         {0},
     };
     bool done = false;
-    struct config *config = NULL;
+    struct comm comm = {0};
     int rc = options_parse(options, argc, argv, "runs a config's stages", &done);
     if (rc == 0 && !done)
-        rc = config_load(&config, path, &sets);
-    free(sets.items);
-    if (rc != 0 || done)
-        return rc;
-    if (dry) {
-        rc = dry_run(config);
-    } else {
-        char *dir = run != NULL ? mem_strdup(run) : default_run(path, resume);
-        rc = train_run(config, dir, resume);
-        free(dir);
+        rc = launch_open(&comm, environ);
+    if (rc == 0 && !done) {
+        rc = load_and_run(&q, &comm);
+        rc = comm_close(&comm, rc);
     }
-    config_free(&config);
+    free(q.sets.items);
     return rc;
 }

@@ -286,6 +286,7 @@ int fenced_open(struct device **out, struct team *team, enum device_isa isa)
     f->memory.copy = fenced_copy;
     f->memory.zero = fenced_zero;
     f->memory.available = fenced_available;
+    f->memory.of_host = false;
     f->dev.memory = &f->memory;
     f->base = reserve(PROT_NONE);
     f->storage = reserve(PROT_READ | PROT_WRITE);

@@ -129,9 +129,9 @@ static void saved_moments_go_on_to_the_same_bits(void **state)
                   {"first moment", oa->m, ob->m},
                   {"second moment", oa->v, ob->v}};
     for (int i = 0; i < 3; i++) {
-        float *of_a = device_floats(a.dev, blocks[i].a, oa->size);
-        float *of_b = device_floats(b.dev, blocks[i].b, oa->size);
-        assert_same_bits(blocks[i].name, of_b, of_a, oa->size);
+        float *of_a = device_floats(a.dev, blocks[i].a, oa->end);
+        float *of_b = device_floats(b.dev, blocks[i].b, oa->end);
+        assert_same_bits(blocks[i].name, of_b, of_a, oa->end);
         free(of_a);
         free(of_b);
     }

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exchanges by NCCL on the memory of GPUs. The library is loaded when ranks use GPUs, so that the
+// program starts where there is none.
+#include "kernels/comm_transport.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "kernels/device_cuda.h"
+
+#include <dlfcn.h>
+#include <nccl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIBRARY "libnccl.so.2"
+
+// What is used of NCCL, under its own names.
+#define FUNCTIONS(X)                                                                               \
+    X(ncclGetUniqueId)                                                                             \
+    X(ncclCommInitRank)                                                                            \
+    X(ncclCommDestroy)                                                                             \
+    X(ncclCommAbort)                                                                               \
+    X(ncclGetErrorString)                                                                          \
+    X(ncclGroupStart)                                                                              \
+    X(ncclGroupEnd)                                                                                \
+    X(ncclSend)                                                                                    \
+    X(ncclRecv)
+
+struct nccl_state {
+    void *library;
+#define FIELD(name) __typeof__(&name) name;
+    FUNCTIONS(FIELD)
+#undef FIELD
+    ncclComm_t comm;
+    cudaStream_t stream;
+};
+
+static int fault(const struct nccl_state *s, ncclResult_t code, const char *what)
+{
+    return err_set(ERR_ENV, "NCCL, %s: %s", what, s->ncclGetErrorString(code));
+}
+
+// Whether the library and all that is used of it are there.
+static bool load(struct nccl_state *s)
+{
+    s->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (s->library == NULL)
+        return false;
+    bool all = true;
+#define LOAD(name)                                                                                 \
+    {                                                                                              \
+        void *at = dlsym(s->library, #name);                                                       \
+        memcpy(&s->name, &at, sizeof at);                                                          \
+        all = all && at != NULL;                                                                   \
+    }
+    FUNCTIONS(LOAD)
+#undef LOAD
+    return all;
+}
+
+static void unload(struct nccl_state *s)
+{
+    if (s->library != NULL)
+        dlclose(s->library);
+    free(s);
+}
+
+bool comm_have_nccl(void)
+{
+    struct nccl_state *s = mem_alloc0(sizeof *s);
+    const bool there = load(s);
+    unload(s);
+    return there;
+}
+
+// Waits for the stream, unless a rank fails.
+static int wait_stream(struct comm *c)
+{
+    const struct nccl_state *s = c->device_state;
+    for (int turn = 0;; turn++) {
+        const cudaError_t state = cudaStreamQuery(s->stream);
+        if (state == cudaSuccess)
+            return 0;
+        if (state != cudaErrorNotReady)
+            return err_set(ERR_ENV, "NCCL, exchange: %s", cudaGetErrorString(state));
+        const int failed = comm_wait_turn(c, turn);
+        if (failed != 0)
+            return failed;
+    }
+}
+
+static int exchange(struct comm *c, const struct comm_part *parts)
+{
+    const struct nccl_state *s = c->device_state;
+    ncclResult_t rc = s->ncclGroupStart();
+    for (int r = 0; r < c->size && rc == ncclSuccess; r++) {
+        if (r == c->rank)
+            continue;
+        if (parts[r].send_bytes > 0)
+            rc = s->ncclSend(parts[r].send, parts[r].send_bytes, ncclInt8, r, s->comm, s->stream);
+        if (parts[r].recv_bytes > 0 && rc == ncclSuccess)
+            rc = s->ncclRecv(parts[r].recv, parts[r].recv_bytes, ncclInt8, r, s->comm, s->stream);
+    }
+    const ncclResult_t ended = s->ncclGroupEnd();
+    rc = rc == ncclSuccess ? ended : rc;
+    return rc == ncclSuccess ? wait_stream(c) : fault(s, rc, "exchange");
+}
+
+static void close_nccl(struct comm *c, bool orderly)
+{
+    struct nccl_state *s = c->device_state;
+    if (orderly)
+        s->ncclCommDestroy(s->comm);
+    else
+        s->ncclCommAbort(s->comm);
+    unload(s);
+}
+
+static const struct comm_transport transport = {"NCCL", exchange, close_nccl};
+
+static int join(struct comm *c, struct nccl_state *s)
+{
+    ncclUniqueId id = {0};
+    ncclResult_t rc = c->rank == 0 ? s->ncclGetUniqueId(&id) : ncclSuccess;
+    if (rc != ncclSuccess)
+        return fault(s, rc, "start");
+    const int failed = comm_broadcast(c, &id, sizeof id, 0);
+    if (failed != 0)
+        return failed;
+    rc = s->ncclCommInitRank(&s->comm, c->size, id, c->rank);
+    return rc == ncclSuccess ? 0 : fault(s, rc, "start");
+}
+
+int comm_open_nccl(struct comm *c, struct device *dev, const char **how)
+{
+    struct nccl_state *s = mem_alloc0(sizeof *s);
+    bool missing = !load(s);
+    int rc = comm_any(c, &missing); // all ranks, or none
+    if (rc != 0 || missing) {
+        unload(s);
+        *how = "by way of the host: NCCL (" LIBRARY ") is not there on every machine";
+        return rc;
+    }
+    s->stream = device_cuda_stream(dev);
+    rc = join(c, s);
+    if (rc != 0) {
+        unload(s);
+        return rc;
+    }
+    c->on_device = &transport;
+    c->device_state = s;
+    *how = transport.name;
+    return 0;
+}

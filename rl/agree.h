@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// That the ranks of a run train the same thing: checked when it starts and every so many steps.
+// Collective; nothing is done in a run of one process.
+#ifndef RL_AGREE_H
+#define RL_AGREE_H
+
+#include "rl/trainer.h"
+
+// Same program (`version`), instruction set or kind of GPU, resolved config, tokenizer, data files
+// and weights. The error names the ranks that differ from rank 0 and says in what.
+int agree_start(struct trainer *t, const char *version, const char *config);
+// Same weights of what is trained. ERR_CHECK.
+int agree_weights(struct trainer *t);
+
+#endif
