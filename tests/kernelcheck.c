@@ -3,7 +3,7 @@
 // two rules of kernels/kernels.h: a row's bits depend on that row alone, and sums over tokens have
 // a fixed order. One line of TAP per slot and device. With --bench it times the same slots.
 //
-// usage: kernelcheck [--device NAME]... [--slot NAME]... [--seed N] [--bench]
+// usage: kernelcheck [--device NAME]... [--slot NAME]... [--seed N] [--bench | --list]
 #include "tests/kernelcheck.h"
 #include "base/error.h"
 #include "base/str.h"
@@ -96,7 +96,7 @@ struct options {
     const char *devices[MAX_NAMES], *slots[MAX_NAMES];
     int num_devices, num_slots;
     uint64_t seed;
-    bool bench;
+    bool bench, list;
 };
 
 static bool is_named(const char *const *names, int n, const char *name)
@@ -111,7 +111,7 @@ static int usage(const char *why, const char *what)
 {
     fprintf(stderr,
             "kernelcheck: %s \"%s\"\n"
-            "usage: kernelcheck [--device NAME]... [--slot NAME]... [--seed N] [--bench]\n"
+            "usage: kernelcheck [--device NAME]... [--slot NAME]... [--seed N] [--bench | --list]\n"
             "devices:",
             why, what);
     for (int i = 0; i < NUM_KINDS; i++)
@@ -123,6 +123,14 @@ static int usage(const char *why, const char *what)
 static const struct slots *const groups[] = {&slots_matmul, &slots_token,   &slots_attention,
                                              &slots_moe,    &slots_logprob, &slots_optimiser};
 enum { NUM_GROUPS = sizeof groups / sizeof *groups };
+
+static int list_slots(void)
+{
+    for (int g = 0; g < NUM_GROUPS; g++)
+        for (int i = 0; i < groups[g]->count; i++)
+            printf("%s\n", groups[g]->list[i].name);
+    return 0;
+}
 
 static bool slot_exists(const char *name)
 {
@@ -148,6 +156,10 @@ static int parse_options(struct options *o, int argc, char **argv)
         long long seed;
         if (strcmp(name, "--bench") == 0) {
             o->bench = true;
+            continue;
+        }
+        if (strcmp(name, "--list") == 0) {
+            o->list = true;
             continue;
         }
         i++;
@@ -303,6 +315,8 @@ int main(int argc, char **argv)
 {
     struct options o = {.seed = 1};
     int rc = parse_options(&o, argc, argv);
+    if (rc == 0 && o.list)
+        return list_slots();
     if (rc == 0 && !o.bench)
         return check(&o);
     for (int d = 0; d < NUM_KINDS && rc == 0; d++)
