@@ -186,10 +186,30 @@ static void read_sizes(struct reader *r, struct arch *a)
     expect_string(r, "hidden_act", "silu");
     expect_false(r, "attention_bias");
     expect_false(r, "mlp_bias");
-    if (member(r->v, "quantization_config")) {
-        fault(
-            r, json_get(r->v, "quantization_config"),
-            "\"quantization_config\": quantised weights are not supported, only F32, BF16 and F16");
+}
+
+// Weights in blocks of float8 (DeepSeek-V3's README_WEIGHTS.md) are the one kind of quantised ones
+// that is read. How activations would be quantised is not asked: the weights are dequantised.
+static void read_quantization(struct reader *r, struct arch *a)
+{
+    const struct json *q = member(r->v, "quantization_config");
+    const struct json *method = member(q, "quant_method"), *fmt = member(q, "fmt");
+    const struct json *block = member(q, "weight_block_size");
+    const char *s = json_string(method), *f = json_string(fmt);
+    int64_t rows, columns;
+    if (!q) {
+        return;
+    }
+    if (!s || strcmp(s, "fp8") || (fmt && (!f || strcmp(f, "e4m3")))) {
+        fault_value(r, q, "quantization_config",
+                    "\"quant_method\" \"fp8\" with \"fmt\" \"e4m3\" (no other is supported)");
+    } else if (json_count(block) != 2 || !json_int(r->doc, json_first(block), 1, 1 << 20, &rows) ||
+               !json_int(r->doc, json_next(json_first(block)), 1, 1 << 20, &columns)) {
+        fault_value(r, q, "quantization_config",
+                    "\"weight_block_size\" [rows, columns] (only weights in blocks are supported)");
+    } else {
+        a->fp8_rows = (int)rows;
+        a->fp8_columns = (int)columns;
     }
 }
 
@@ -318,6 +338,7 @@ int arch_from_json(struct arch *out, const struct json_doc *doc, const struct js
     read_kind(&r, &a);
     if (!r.num_faults) { // the fields of an unknown architecture mean nothing
         read_sizes(&r, &a);
+        read_quantization(&r, &a);
         read_mixture(&r, &a);
         read_rope(&r, &a);
     }

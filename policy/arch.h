@@ -39,6 +39,7 @@ struct arch {
     int max_positions;
     int bos_id, eos_id, pad_id; // -1: none
     int num_mtp_layers;         // extra layers of the files that are skipped
+    int fp8_rows, fp8_columns;  // of the files' blocks of F8_E4M3 with one scale; 0: none
 };
 
 // Reads and checks the fields of a config.json object; every fault of the object is listed in the

@@ -58,6 +58,7 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, enum d
     }
     arch.value_head = value_head || model_files_have(files, "score.weight") ||
                       model_files_have(files, "score.bias");
+    const int mtp_layers = model_files_mtp_layers(files, &arch);
     struct policy *p = policy_new(dev, &arch, dtype);
     rc = model_files_load(&p->params, dev, &arch, files);
     model_files_free(&files);
@@ -65,6 +66,7 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, enum d
         policy_free(&p);
         return rc;
     }
+    p->arch.num_mtp_layers = mtp_layers;
     return finish(out, p);
 }
 

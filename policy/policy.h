@@ -43,7 +43,8 @@ struct policy {
 // value_head: adds score.weight and score.bias, zero when the files lack them (a head that the
 // files have is kept either way). Refuses missing, misshapen or unexpected tensors in one list, and
 // weights that hold NaN or Inf. Layers for multi-token prediction are passed over:
-// arch.num_mtp_layers says.
+// arch.num_mtp_layers says how many there were. Weights in blocks of float8 are dequantised:
+// arch.fp8_rows says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
