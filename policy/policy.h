@@ -13,6 +13,7 @@
 
 #include "kernels/device.h"
 #include "policy/arch.h"
+#include "policy/generation_config.h"
 #include "policy/kvcache.h"
 #include "policy/params.h"
 #include <stdbool.h>
@@ -34,6 +35,8 @@ struct policy {
         *packed;          // weights in the device's layout; remade by policy_weights_changed
     int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
                           // passes only
+
+    struct generation_config generation; // of the files it was opened from, or of its original's
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
@@ -55,8 +58,9 @@ int policy_create(struct policy **out, struct device *dev, const struct arch *ar
 int policy_clone(struct policy **out, const struct policy *p, bool value_head);
 void policy_free(struct policy **p);
 
-// Writes config.json, generation_config.json and model.safetensors, so that transformers opens dir
-// (which exists). The tokenizer is saved by its own module.
+// Writes config.json, generation_config.json (as it was, where there was one) and
+// model.safetensors, so that transformers opens dir (which exists). The tokenizer is saved by its
+// own module.
 int policy_save(const struct policy *p, const char *dir);
 
 // To be called after params.data, which is the device's memory, was written from outside.
