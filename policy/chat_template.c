@@ -54,6 +54,16 @@ static int set_token(struct jinja_run *r, const char *name, const char *text)
     return text ? set(r, name, &v) : 0;
 }
 
+static int set_messages(struct jinja_run *r, const struct chat_request *c)
+{
+    struct jinja_value all = {0}, some = {0};
+    int rc = jinja_from_json(&all, r, c->doc, c->messages);
+    const bool cut = c->num_messages > 0 && (uint32_t)c->num_messages < all.count;
+    const size_t count = cut ? (size_t)c->num_messages : all.count;
+    rc = rc ? rc : jinja_container(&some, r, JINJA_LIST, all.items, count);
+    return rc ? rc : set(r, "messages", &some);
+}
+
 // What transformers gives to a template.
 static int set_variables(struct jinja_run *r, const struct chat_request *c)
 {
@@ -65,7 +75,7 @@ static int set_variables(struct jinja_run *r, const struct chat_request *c)
     rc = rc ? rc : set(r, "documents", &none);
     rc = rc ? rc : set(r, "add_generation_prompt", &prompt);
     rc = rc ? rc : set_json(r, "tools", c->doc, c->tools);
-    rc = rc ? rc : set_json(r, "messages", c->doc, c->messages);
+    rc = rc ? rc : set_messages(r, c);
     for (const struct json *v = json_first(c->variables); v && rc == 0; v = json_next(v))
         rc = set_json(r, json_key(v), c->doc, v);
     return rc;

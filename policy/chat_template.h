@@ -23,6 +23,7 @@ void chat_template_free(struct chat_template **t);
 struct chat_request {
     const struct json_doc *doc;   // of the values below
     const struct json *messages;  // an array of objects
+    int num_messages;             // how many of them, from the first; 0: all
     const struct json *tools;     // an array; NULL: none
     const struct json *variables; // an object of more variables for the template; NULL: none
     const char *bos, *eos, *pad;  // texts of these tokens; NULL: there is none

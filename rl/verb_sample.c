@@ -15,7 +15,8 @@
 #include <string.h>
 
 struct sample_options {
-    const char *model, *prompt, *data, *out, *device, *dtype;
+    const char *model, *prompt, *data, *out, *device, *dtype, *chat_args;
+    bool chat;
     int n, max_tokens, top_k, seed, threads;
     double temperature, top_p, min_p;
 };
@@ -28,6 +29,11 @@ static int parse(struct sample_options *o, int argc, char **argv, bool *done)
          "one prompt; - reads standard input"},
         {"--data", "FILE", OPTION_STRING, &o->data, 0, 0, false,
          "or JSON Lines of prompts; - reads standard input"},
+        {"--chat", NULL, OPTION_FLAG, &o->chat, 0, 0, false,
+         "prompts are messages of the user, put into the model's chat template (rows with messages "
+         "always are)"},
+        {"--chat-args", "JSON", OPTION_STRING, &o->chat_args, 0, 0, false,
+         "an object of variables for the chat template, such as {\"enable_thinking\": false}"},
         {"-n", "N", OPTION_INT, &o->n, 1, 1000000, false, "samples of each prompt (1)"},
         {"--temperature", "T", OPTION_REAL, &o->temperature, 0, 100, false,
          "0 takes the likeliest token (the model's, else 1)"},
@@ -227,6 +233,8 @@ int verb_sample(int argc, char **argv)
     if (rc == 0)
         rc = session_open(&session, o.model, o.device, o.dtype, o.threads,
                           /* need_tokenizer= */ false);
+    if (rc == 0)
+        rc = texts_render(&texts, session.tokenizer, o.chat, o.chat_args);
     if (rc == 0)
         set_defaults(&o, &session.policy->generation);
     if (rc == 0) {
