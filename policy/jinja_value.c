@@ -16,6 +16,9 @@
 #define PIECE 64
 
 static int set_error(int code, const struct jinja_run *r, const char *fmt, va_list args)
+    __attribute__((format(printf, 3, 0)));
+
+static int set_error(int code, const struct jinja_run *r, const char *fmt, va_list args)
 {
     char what[512];
     vsnprintf(what, sizeof what, fmt, args);

@@ -5,7 +5,10 @@
 # usage: tests/fuzz.sh SECONDS TARGET [LIBFUZZER_OPTION]...
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 2 ] && [ -d "tests/seeds/$2" ] || { echo "usage: $0 SECONDS TARGET, one of $(ls tests/seeds | xargs)" >&2; exit 2; }
+if [ $# -lt 2 ] || [ ! -d "tests/seeds/$2" ]; then
+    echo "usage: $0 SECONDS TARGET [LIBFUZZER_OPTION]...; targets: $(ls tests/seeds | xargs)" >&2
+    exit 2
+fi
 [ -f build-fuzz/build.ninja ] || CC=clang CXX=clang++ meson setup build-fuzz -Dfuzz=true -Dcuda=disabled \
     -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
 ninja -C build-fuzz "tests/fuzz_$2" >/dev/null
