@@ -182,13 +182,12 @@ static int attribute(struct jinja_value *out, struct jinja_run *r, const struct 
                      struct span name)
 {
     if (item->type == JINJA_UNDEFINED)
-        return jinja_refuse(r, "\"%.*s\" of what is undefined", name.len < 60 ? (int)name.len : 60,
-                            name.s);
+        return jinja_refuse(r, "\"%.*s\" of what is undefined", text_shown(name), name.s);
     const struct jinja_value *found = item->type == JINJA_DICT ? jinja_dict_get(item, name) : NULL;
     if (memchr(name.s, '.', name.len) || (name.len > 0 && name.s[0] >= '0' && name.s[0] <= '9') ||
         (!found && jinja_type_has_method(item->type, name)))
-        return jinja_refuse(r, "the attribute \"%.*s\" is not supported here",
-                            name.len < 60 ? (int)name.len : 60, name.s);
+        return jinja_refuse(r, "the attribute \"%.*s\" is not supported here", text_shown(name),
+                            name.s);
     *out = found ? *found : jinja_undefined(name);
     return 0;
 }

@@ -143,7 +143,7 @@ static int check_arguments(const struct jinja_parser *p, const struct jinja_node
         const int param = keyword ? jinja_builtin_param(b, m->text) : place++;
         if (param < 0)
             return parser_refuse(p, "the argument \"%.*s\" of \"%s\" is not supported",
-                                 parser_shown(m->text), m->text.s, b->name);
+                                 text_shown(m->text), m->text.s, b->name);
         if (param >= jinja_builtin_num_params(b))
             return parser_refuse(p, "\"%s\" has more arguments than are supported (%d)", b->name,
                                  jinja_builtin_num_params(b));
@@ -163,7 +163,7 @@ static int finish_call(struct jinja_parser *p, struct jinja_node *n, enum jinja_
 {
     n->builtin = jinja_builtin_find(kind, n->text);
     if (!n->builtin)
-        return parser_refuse(p, "the %s \"%.*s\" is not supported", what, parser_shown(n->text),
+        return parser_refuse(p, "the %s \"%.*s\" is not supported", what, text_shown(n->text),
                              n->text.s);
     int rc = parser_take_operator(p, "(") ? parse_arguments(p, &n->list) : 0;
     rc = rc ? rc : check_arguments(p, n);
@@ -215,7 +215,7 @@ static int parse_member(struct jinja_parser *p, struct jinja_node **out)
         return parser_refuse_token(p, "the name of a member");
     const struct span name = p->at++->text;
     if (name.len > 1 && name.s[0] == '_' && name.s[1] == '_')
-        return parser_refuse(p, "the member \"%.*s\" is not supported", parser_shown(name), name.s);
+        return parser_refuse(p, "the member \"%.*s\" is not supported", text_shown(name), name.s);
     int rc = parser_wrap(p, out, JINJA_NODE_MEMBER, name, NULL);
     if (rc || !parser_at_operator(p, "("))
         return rc;

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SOURCE_MAX   ((size_t)4 << 20)
+#define SOURCE_MAX   ((size_t)256 << 10)
 #define BRACKETS_MAX 200
 
 struct lexer {

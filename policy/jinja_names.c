@@ -85,7 +85,7 @@ static int set_name(const struct walk *w, struct scope *s, const struct jinja_no
     if (has(s->read, n->text) && !has(s->mentioned, n->text))
         return err_set(ERR_MODEL,
                        "%s:%d: setting \"%.*s\" after a loop has used that name is not supported",
-                       w->name, n->line, n->text.len < 60 ? (int)n->text.len : 60, n->text.s);
+                       w->name, n->line, text_shown(n->text), n->text.s);
     if (s->branches > 0 && !has(s->mentioned, n->text))
         add(w, &s->free, n->text);
     add(w, &s->mentioned, n->text);

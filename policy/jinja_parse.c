@@ -89,7 +89,7 @@ static int parse_tag(struct jinja_parser *p, struct jinja_node **out)
     else if (parser_take_name(p, "set"))
         rc = parse_set(p, out);
     else if (p->at->kind == JINJA_TOKEN_NAME)
-        rc = parser_refuse(p, "the tag \"%.*s\" is not supported here", parser_shown(p->at->text),
+        rc = parser_refuse(p, "the tag \"%.*s\" is not supported here", text_shown(p->at->text),
                            p->at->text.s);
     else
         rc = parser_refuse_token(p, "the name of a tag");

@@ -19,8 +19,6 @@ int parser_refuse(const struct jinja_parser *p, const char *fmt, ...)
 
 // ---- tokens
 
-int parser_shown(struct span t) { return t.len < 60 ? (int)t.len : 60; }
-
 bool parser_span_is(struct span t, const char *s)
 {
     return t.len == strlen(s) && memcmp(t.s, s, t.len) == 0;
@@ -58,7 +56,7 @@ int parser_refuse_token(const struct jinja_parser *p, const char *expected)
     if (kind == JINJA_TOKEN_TEXT || kind == JINJA_TOKEN_PRINT_BEGIN ||
         kind == JINJA_TOKEN_TAG_BEGIN || kind == JINJA_TOKEN_END)
         return parser_refuse(p, "the template ends where %s is expected", expected);
-    return parser_refuse(p, "\"%.*s\" stands where %s is expected", parser_shown(p->at->text),
+    return parser_refuse(p, "\"%.*s\" stands where %s is expected", text_shown(p->at->text),
                          p->at->text.s, expected);
 }
 

@@ -20,7 +20,6 @@ struct jinja_parser {
 int parser_refuse(const struct jinja_parser *p, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 int parser_refuse_token(const struct jinja_parser *p, const char *expected);
-int parser_shown(struct span t); // bytes of a name that an error quotes
 
 bool parser_span_is(struct span t, const char *s);
 bool parser_at_operator(const struct jinja_parser *p, const char *s);

@@ -13,8 +13,6 @@
 
 static int eval(struct jinja_value *out, struct jinja_run *r, const struct jinja_node *n);
 
-static int shown(struct span name) { return name.len < 60 ? (int)name.len : 60; }
-
 static bool is_operator(const struct jinja_node *n, const char *s)
 {
     return text_equal(n->text, (struct span){s, strlen(s)});
@@ -59,7 +57,7 @@ static int loop_member(struct jinja_value *out, struct jinja_run *r, const struc
             return 0;
         }
     }
-    return jinja_refuse(r, "\"loop.%.*s\" is not supported", shown(name), name.s);
+    return jinja_refuse(r, "\"loop.%.*s\" is not supported", text_shown(name), name.s);
 }
 
 // v.name for what is not an item of v; Python's own attributes are not supported.
@@ -68,16 +66,16 @@ static int attribute(struct jinja_value *out, struct jinja_run *r, const struct 
 {
     const struct jinja_value *found = NULL;
     if (v->type == JINJA_UNDEFINED)
-        return jinja_fail(r, "\"%.*s\" is undefined, so it has no \"%.*s\"", shown(v->text),
-                          v->text.s, shown(name), name.s);
+        return jinja_fail(r, "\"%.*s\" is undefined, so it has no \"%.*s\"", text_shown(v->text),
+                          v->text.s, text_shown(name), name.s);
     if (v->type == JINJA_LOOP)
         return loop_member(out, r, v->loop, name);
     if (v->type == JINJA_FUNCTION)
-        return jinja_refuse(r, "a member of the function \"%.*s\" is not supported", shown(v->text),
-                            v->text.s);
+        return jinja_refuse(r, "a member of the function \"%.*s\" is not supported",
+                            text_shown(v->text), v->text.s);
     if (jinja_type_has_method(v->type, name))
         return jinja_refuse(r, "the method \"%.*s\" of %s without a call is not supported",
-                            shown(name), name.s, jinja_type_name(v->type));
+                            text_shown(name), name.s, jinja_type_name(v->type));
     if (v->type == JINJA_NAMESPACE)
         found = jinja_scope_get(v->space, name);
     *out = found ? *found : jinja_undefined(name);
@@ -117,7 +115,7 @@ static int subscript(struct jinja_value *out, struct jinja_run *r, const struct 
 {
     const bool whole = key->type == JINJA_INT || key->type == JINJA_BOOL;
     if (v->type == JINJA_UNDEFINED)
-        return jinja_fail(r, "\"%.*s\" is undefined, so it has no items", shown(v->text),
+        return jinja_fail(r, "\"%.*s\" is undefined, so it has no items", text_shown(v->text),
                           v->text.s);
     *out = jinja_undefined((struct span){"an item that is not there", 25});
     if (v->type == JINJA_LIST && whole) {
@@ -270,7 +268,7 @@ static int eval_call(struct jinja_value *out, struct jinja_run *r, const struct 
     r->line = n->line;
     if (rc == 0 && n->kind == JINJA_NODE_METHOD && call.self.type == JINJA_UNDEFINED)
         rc = jinja_fail(r, "\"%.*s\" is undefined, so it has no method \"%s\"",
-                        shown(call.self.text), call.self.text.s, n->builtin->name);
+                        text_shown(call.self.text), call.self.text.s, n->builtin->name);
     return rc ? rc : n->builtin->run(out, r, &call);
 }
 
@@ -279,7 +277,7 @@ static int eval_call(struct jinja_value *out, struct jinja_run *r, const struct 
 static int type_error(const struct jinja_run *r, const struct jinja_node *n,
                       const struct jinja_value *a, const struct jinja_value *b)
 {
-    return jinja_fail(r, "\"%.*s\" of %s and %s", shown(n->text), n->text.s,
+    return jinja_fail(r, "\"%.*s\" of %s and %s", text_shown(n->text), n->text.s,
                       jinja_type_name(a->type), jinja_type_name(b->type));
 }
 
@@ -345,7 +343,8 @@ static int real_arithmetic(struct jinja_value *out, struct jinja_run *r, const s
     if (divides && b == 0)
         return jinja_fail(r, "a division by zero");
     if (is_operator(n, "//") || is_operator(n, "%"))
-        return jinja_refuse(r, "\"%.*s\" of floats is not supported", shown(n->text), n->text.s);
+        return jinja_refuse(r, "\"%.*s\" of floats is not supported", text_shown(n->text),
+                            n->text.s);
     const double x = is_operator(n, "+")   ? a + b
                      : is_operator(n, "-") ? a - b
                      : is_operator(n, "*") ? a * b
@@ -369,8 +368,8 @@ static int arithmetic(struct jinja_value *out, struct jinja_run *r, const struct
     const bool texts = a->type == JINJA_STRING || b->type == JINJA_STRING ||
                        a->type == JINJA_LIST || b->type == JINJA_LIST;
     if (texts && (is_operator(n, "*") || is_operator(n, "%")))
-        return jinja_refuse(r, "\"%.*s\" of %s and %s is not supported", shown(n->text), n->text.s,
-                            jinja_type_name(a->type), jinja_type_name(b->type));
+        return jinja_refuse(r, "\"%.*s\" of %s and %s is not supported", text_shown(n->text),
+                            n->text.s, jinja_type_name(a->type), jinja_type_name(b->type));
     return type_error(r, n, a, b);
 }
 
@@ -427,8 +426,8 @@ static int operate(struct jinja_value *out, struct jinja_run *r, const struct ji
     int rc = 0;
     if (a->type == JINJA_VIEW || b->type == JINJA_VIEW || a->type == JINJA_LOOP ||
         b->type == JINJA_LOOP)
-        return jinja_refuse(r, "\"%.*s\" of %s and %s is not supported", shown(n->text), n->text.s,
-                            jinja_type_name(a->type), jinja_type_name(b->type));
+        return jinja_refuse(r, "\"%.*s\" of %s and %s is not supported", text_shown(n->text),
+                            n->text.s, jinja_type_name(a->type), jinja_type_name(b->type));
     if (is_operator(n, "==") || is_operator(n, "!=")) {
         *out = jinja_bool(jinja_equal(a, b) == (n->text.s[0] == '='));
     } else if (is_operator(n, "in") || is_operator(n, "not in")) {
@@ -442,8 +441,8 @@ static int operate(struct jinja_value *out, struct jinja_run *r, const struct ji
         rc = jinja_refuse(r, "formatting by \"%%\" is not supported");
     } else if (a->type == JINJA_UNDEFINED || b->type == JINJA_UNDEFINED) {
         const struct span what = a->type == JINJA_UNDEFINED ? a->text : b->text;
-        rc = jinja_fail(r, "\"%.*s\" is undefined, in an expression with \"%.*s\"", shown(what),
-                        what.s, shown(n->text), n->text.s);
+        rc = jinja_fail(r, "\"%.*s\" is undefined, in an expression with \"%.*s\"",
+                        text_shown(what), what.s, text_shown(n->text), n->text.s);
     } else if (n->text.s[0] == '<' || n->text.s[0] == '>') {
         rc = compare(out, r, n, a, b);
     } else {
@@ -628,7 +627,7 @@ static int run_set(struct jinja_run *r, const struct jinja_node *n)
     find_name(&space, r, n->text);
     if (space.type != JINJA_NAMESPACE)
         return jinja_fail(r, "\"%.*s\" is %s, not a namespace, so it has no members to set",
-                          shown(n->text), n->text.s, jinja_type_name(space.type));
+                          text_shown(n->text), n->text.s, jinja_type_name(space.type));
     return jinja_scope_set(space.space, r, n->text2, &v);
 }
 

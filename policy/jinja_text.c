@@ -112,6 +112,14 @@ bool text_equal(struct span a, struct span b)
     return a.len == b.len && (a.len == 0 || memcmp(a.s, b.s, a.len) == 0);
 }
 
+int text_shown(struct span t)
+{
+    size_t len = 0;
+    while (len < t.len && len + char_size(t.s[len]) <= 60)
+        len += char_size(t.s[len]);
+    return (int)len;
+}
+
 void text_put_char(struct strbuf *out, uint32_t c)
 {
     if (c < 0x80) {

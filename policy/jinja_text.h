@@ -30,6 +30,7 @@ size_t text_offset(struct span t,
 // Offset of the first occurrence of what (not empty) at or after `from`; SIZE_MAX: none.
 size_t text_find(struct span t, size_t from, struct span what);
 bool text_equal(struct span a, struct span b);
+int text_shown(struct span t); // bytes of its first characters, which an error quotes
 
 // Appends one code point as UTF-8.
 void text_put_char(struct strbuf *out, uint32_t c);

@@ -162,10 +162,11 @@ static void use_tokens(struct task *t, const struct problem *p)
     t->loss_mask = p->loss_mask != NULL ? p->loss_mask + t->prompt_len : NULL;
 }
 
+// prompt: what the model reads; t->prompt, which scorers see, may be the question in it.
 static int use_text(struct task *t, const struct sources *s, struct arena *a,
-                    const struct problem *p, bool add_special)
+                    const struct problem *p, const char *prompt, bool add_special)
 {
-    int rc = encode(&t->prompt_tokens, &t->prompt_len, s, a, t->prompt, add_special, false);
+    int rc = encode(&t->prompt_tokens, &t->prompt_len, s, a, prompt, add_special, false);
     if (rc == 0 && t->prompt_len == 0)
         rc = err_set(ERR_DATA, "item '%s' of '%s' has an empty prompt", p->id, t->group);
     if (rc == 0 && t->completion != NULL)
@@ -187,13 +188,12 @@ static int use_conversation(struct task *t, struct sources *s, struct arena *a,
     s->chat_open = true;
     rc = chat_render(&text, &s->chat, p->conversation, where);
     if (rc == 0) {
-        t->prompt = arena_strndup(a, text.prompt.len ? text.prompt.data : "", text.prompt.len);
         if (text.answered)
             t->completion = NULL;
         if (text.has_completion)
             t->completion = arena_strndup(a, text.completion.len ? text.completion.data : "",
                                           text.completion.len);
-        rc = use_text(t, s, a, p, !text.rendered);
+        rc = use_text(t, s, a, p, text.prompt.len ? text.prompt.data : "", !text.rendered);
     }
     chat_text_free(&text);
     return rc;
@@ -220,7 +220,7 @@ static int task_of(struct task *out, struct sources *s, struct arena *a, int sou
     else if (rc == 0 && p->conversation != NULL)
         rc = use_conversation(&t, s, a, p);
     else if (rc == 0)
-        rc = use_text(&t, s, a, p, true);
+        rc = use_text(&t, s, a, p, p->prompt, true);
     if (rc == 0)
         *out = t;
     return rc;
