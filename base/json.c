@@ -111,8 +111,13 @@ static int index_objects(struct json_doc *doc, const struct json_scan *s)
             continue;
         struct strbuf key = {0};
         strbuf_put_visible(&key, json_key(twice), strlen(json_key(twice)));
-        err_set(s->code, "%s:%d: the key \"%s\" appears twice in one object", s->name, twice->line,
-                key.data ? key.data : "");
+        const struct json *first = json_first(&s->values[i]);
+        while (strcmp(json_key(first), json_key(twice)) != 0)
+            first = json_next(first);
+        err_set(s->code,
+                "%s:%d: the key \"%s\" appears twice in one object (its values begin at bytes %u "
+                "and %u)",
+                s->name, twice->line, key.data ? key.data : "", first->at, twice->at);
         strbuf_free(&key);
         return s->code;
     }

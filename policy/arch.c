@@ -119,20 +119,39 @@ static void expect_false(struct reader *r, const char *key)
     }
 }
 
-// A token id, or the first of a list of ids; -1 when absent.
-static int read_token_id(struct reader *r, const char *key, int V)
+// A token id; -1 when absent.
+static int read_token_id(struct reader *r, const struct json *v, const char *key, int V)
 {
-    const struct json *v = member(r->v, key);
     int64_t id = -1;
-    if (json_type(v) == JSON_ARRAY) {
-        v = json_first(v);
-    }
     if (v && !json_int(r->doc, v, -1, V - 1, &id)) {
         char what[64];
         snprintf(what, sizeof what, "a token id below vocab_size %d", V);
         fault_value(r, v, key, what);
     }
     return (int)id;
+}
+
+// One id, or several.
+static void read_eos_ids(struct reader *r, struct arch *a)
+{
+    const char *key = "eos_token_id";
+    const struct json *v = member(r->v, key);
+    if (json_type(v) != JSON_ARRAY) {
+        a->eos_id = read_token_id(r, v, key, a->V);
+        return;
+    }
+    a->eos_id = -1;
+    if (json_count(v) > ARCH_EOS_MAX) {
+        fault(r, v, "\"%s\" lists %d tokens, expected at most %d", key, json_count(v),
+              ARCH_EOS_MAX);
+        return;
+    }
+    for (const struct json *id = json_first(v); id; id = json_next(id)) {
+        a->eos_ids[a->num_eos_ids++] = read_token_id(r, id, key, a->V);
+    }
+    if (a->num_eos_ids > 0) {
+        a->eos_id = a->eos_ids[0];
+    }
 }
 
 static void read_kind(struct reader *r, struct arch *a)
@@ -180,16 +199,36 @@ static void read_sizes(struct reader *r, struct arch *a)
     a->norm_eps = read_real(r, r->v, "rms_norm_eps", 1e-12, 1, 1e-6);
     a->init_range = read_real(r, r->v, "initializer_range", 0, 100, 0.02);
     a->tied = read_bool(r, r->v, "tie_word_embeddings", false);
-    a->bos_id = read_token_id(r, "bos_token_id", a->V);
-    a->eos_id = read_token_id(r, "eos_token_id", a->V);
-    a->pad_id = read_token_id(r, "pad_token_id", a->V);
+    a->bos_id = read_token_id(r, member(r->v, "bos_token_id"), "bos_token_id", a->V);
+    read_eos_ids(r, a);
+    a->pad_id = read_token_id(r, member(r->v, "pad_token_id"), "pad_token_id", a->V);
     expect_string(r, "hidden_act", "silu");
     expect_false(r, "attention_bias");
     expect_false(r, "mlp_bias");
-    if (member(r->v, "quantization_config")) {
-        fault(
-            r, json_get(r->v, "quantization_config"),
-            "\"quantization_config\": quantised weights are not supported, only F32, BF16 and F16");
+}
+
+// Weights in blocks of float8 (DeepSeek-V3's README_WEIGHTS.md) are the one kind of quantised ones
+// that is read. How activations would be quantised is not asked: the weights are dequantised.
+static void read_quantization(struct reader *r, struct arch *a)
+{
+    const struct json *q = member(r->v, "quantization_config");
+    const struct json *method = member(q, "quant_method"), *fmt = member(q, "fmt");
+    const struct json *block = member(q, "weight_block_size");
+    const char *s = json_string(method), *f = json_string(fmt);
+    int64_t rows, columns;
+    if (!q) {
+        return;
+    }
+    if (!s || strcmp(s, "fp8") || (fmt && (!f || strcmp(f, "e4m3")))) {
+        fault_value(r, q, "quantization_config",
+                    "\"quant_method\" \"fp8\" with \"fmt\" \"e4m3\" (no other is supported)");
+    } else if (json_count(block) != 2 || !json_int(r->doc, json_first(block), 1, 1 << 20, &rows) ||
+               !json_int(r->doc, json_next(json_first(block)), 1, 1 << 20, &columns)) {
+        fault_value(r, q, "quantization_config",
+                    "\"weight_block_size\" [rows, columns] (only weights in blocks are supported)");
+    } else {
+        a->fp8_rows = (int)rows;
+        a->fp8_columns = (int)columns;
     }
 }
 
@@ -318,6 +357,7 @@ int arch_from_json(struct arch *out, const struct json_doc *doc, const struct js
     read_kind(&r, &a);
     if (!r.num_faults) { // the fields of an unknown architecture mean nothing
         read_sizes(&r, &a);
+        read_quantization(&r, &a);
         read_mixture(&r, &a);
         read_rope(&r, &a);
     }

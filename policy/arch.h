@@ -19,6 +19,8 @@ struct arch_yarn { // arXiv:2309.00071; factor 0: no scaling
     bool truncate;
 };
 
+enum { ARCH_EOS_MAX = 16 };
+
 struct arch {
     enum arch_kind kind;
     int V, C, L, H;
@@ -39,6 +41,9 @@ struct arch {
     int max_positions;
     int bos_id, eos_id, pad_id; // -1: none
     int num_mtp_layers;         // extra layers of the files that are skipped
+
+    int eos_ids[ARCH_EOS_MAX], num_eos_ids; // all of them, where config.json lists several
+    int fp8_rows, fp8_columns; // of the files' blocks of F8_E4M3 with one scale each; 0: none
 };
 
 // Reads and checks the fields of a config.json object; every fault of the object is listed in the

@@ -84,6 +84,15 @@ static void put_mixture(struct json_writer *w, const struct arch *a)
     put_real(w, "routed_scaling_factor", a->route_scale);
 }
 
+static void put_eos_ids(struct json_writer *w, const struct arch *a)
+{
+    json_begin_array(w);
+    for (int i = 0; i < a->num_eos_ids; i++) {
+        json_put_int(w, a->eos_ids[i]);
+    }
+    json_end_array(w);
+}
+
 static void put_token_ids(struct json_writer *w, const struct arch *a)
 {
     const struct {
@@ -93,7 +102,9 @@ static void put_token_ids(struct json_writer *w, const struct arch *a)
         {"bos_token_id", a->bos_id}, {"eos_token_id", a->eos_id}, {"pad_token_id", a->pad_id}};
     for (int i = 0; i < 3; i++) {
         json_put_key(w, ids[i].key);
-        if (ids[i].id >= 0) {
+        if (i == 1 && a->num_eos_ids > 1) {
+            put_eos_ids(w, a);
+        } else if (ids[i].id >= 0) {
             json_put_int(w, ids[i].id);
         } else {
             json_put_null(w);

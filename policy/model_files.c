@@ -170,24 +170,85 @@ void model_files_free(struct model_files **f)
 
 // ---- against the architecture
 
-struct report { // faults, of which the first few are told in full
-    struct strbuf text;
+// Faults, those of tensors that differ in numbers of layers and experts alone as one.
+struct fault {
+    char *pattern; // the name with * for its numbers
+    char *name;    // of the first
+    char *text;
     int count;
 };
 
-static void report(struct report *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+struct report {
+    struct fault *faults;
+    int count;
+};
 
-static void report(struct report *r, const char *fmt, ...)
+static char *pattern_of(const char *name)
 {
-    char line[320];
-    if (r->count++ >= 10) {
-        return;
+    struct strbuf b = {0};
+    for (const char *c = name; *c; c++) {
+        const bool number = c > name && c[-1] == '.' && *c >= '0' && *c <= '9';
+        const size_t digits = number ? strspn(c, "0123456789") : 0;
+        if (digits > 0 && c[digits] == '.') {
+            strbuf_putc(&b, '*');
+            c += digits - 1;
+        } else {
+            strbuf_putc(&b, *c);
+        }
     }
+    return b.data ? strbuf_take(&b) : mem_strdup("");
+}
+
+static void report(struct report *r, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void report(struct report *r, const char *name, const char *fmt, ...)
+{
+    char text[256];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    strbuf_printf(&r->text, "\n  %s", line);
+    char *pattern = pattern_of(name);
+    for (int i = 0; i < r->count; i++) {
+        if (!strcmp(r->faults[i].pattern, pattern) && !strcmp(r->faults[i].text, text)) {
+            r->faults[i].count++;
+            free(pattern);
+            return;
+        }
+    }
+    r->faults = mem_realloc(r->faults, (size_t)(r->count + 1) * sizeof *r->faults);
+    r->faults[r->count++] = (struct fault){pattern, mem_strdup(name), mem_strdup(text), 1};
+}
+
+enum { REPORT_BYTES = 3500 }; // an error's message has room for
+
+// Sets the message when there are faults, and frees the report.
+static int report_end(struct report *r, const struct model_files *f)
+{
+    struct strbuf text = {0};
+    int rc = 0, told = 0;
+    for (; told < r->count && text.len < REPORT_BYTES; told++) {
+        const struct fault *x = &r->faults[told];
+        strbuf_printf(&text, "\n  %.200s: %s", x->count > 1 ? x->pattern : x->name, x->text);
+        if (x->count > 1) {
+            strbuf_printf(&text, " (%d of them)", x->count);
+        }
+    }
+    if (told < r->count) {
+        strbuf_printf(&text, "\n  and %d more kinds", r->count - told);
+    }
+    if (r->count > 0) {
+        rc = err_set(ERR_MODEL, "%s: the tensors do not fit config.json:%s", f->dir, text.data);
+    }
+    for (int i = 0; i < r->count; i++) {
+        free(r->faults[i].pattern);
+        free(r->faults[i].name);
+        free(r->faults[i].text);
+    }
+    free(r->faults);
+    strbuf_free(&text);
+    return rc;
 }
 
 static const char *shape_text(char buf[64], int rank, const int64_t *shape)
@@ -200,44 +261,104 @@ static const char *shape_text(char buf[64], int rank, const int64_t *shape)
     return buf;
 }
 
-static void check_expected(struct report *r, const struct model_files *f,
+static bool same_shape(const struct tensor *t, int rank, const int64_t *shape)
+{
+    bool same = t->rank == rank;
+    for (int i = 0; i < rank && same; i++) {
+        same = t->shape[i] == shape[i];
+    }
+    return same;
+}
+
+static bool is_float(const struct tensor *t)
+{
+    return t->dtype == TENSOR_F32 || t->dtype == TENSOR_BF16 || t->dtype == TENSOR_F16;
+}
+
+// The scales of a weight's blocks: NAME_scale_inv; NULL: the file has none.
+static const struct tensor *find_scale(const struct model_files *f, const char *name)
+{
+    char scale[128];
+    snprintf(scale, sizeof scale, "%s_scale_inv", name);
+    return find(f, scale);
+}
+
+// A weight in float8, of the right shape, needs a scale for each block.
+static void check_scale(struct report *r, const struct model_files *f, const struct arch *a,
+                        const struct tensor *weight)
+{
+    const struct tensor *scale = find_scale(f, weight->name);
+    char x[64], y[64];
+    if (a->fp8_rows == 0 || weight->rank != 2) {
+        report(r, weight->name,
+               "dtype F8_E4M3 needs \"weight_block_size\" in config.json's "
+               "\"quantization_config\", and two dimensions");
+        return;
+    }
+    const int64_t want[2] = {(weight->shape[0] + a->fp8_rows - 1) / a->fp8_rows,
+                             (weight->shape[1] + a->fp8_columns - 1) / a->fp8_columns};
+    if (!scale) {
+        report(r, weight->name, "dtype F8_E4M3 without its scales, *_scale_inv %s",
+               shape_text(x, 2, want));
+    } else if (!same_shape(scale, 2, want) || !is_float(scale)) {
+        report(r, scale->name, "want %s in F32, BF16 or F16, have %s in %s", shape_text(x, 2, want),
+               shape_text(y, scale->rank, scale->shape), tensor_dtype_name(scale->dtype));
+    }
+}
+
+static void check_expected(struct report *r, const struct model_files *f, const struct arch *a,
                            const struct param_tensor *want)
 {
     const struct tensor *have = find(f, want->name);
     int64_t shape[2] = {want->shape[0], want->shape[1]};
-    char a[64], b[64];
+    char x[64], y[64];
     if (!have) {
-        report(r, "%s: missing, want %s", want->name, shape_text(a, want->rank, shape));
-        return;
-    }
-    bool same = have->rank == want->rank;
-    for (int i = 0; i < want->rank && same; i++) {
-        same = have->shape[i] == shape[i];
-    }
-    if (!same) {
-        report(r, "%s: want %s, have %s", want->name, shape_text(a, want->rank, shape),
-               shape_text(b, have->rank, have->shape));
-    } else if (have->dtype != TENSOR_F32 && have->dtype != TENSOR_BF16 &&
-               have->dtype != TENSOR_F16) {
-        report(r, "%s: dtype %s is not supported (F32, BF16 and F16 are)", want->name,
+        report(r, want->name, "missing, want %s", shape_text(x, want->rank, shape));
+    } else if (!same_shape(have, want->rank, shape)) {
+        report(r, want->name, "want %s, have %s", shape_text(x, want->rank, shape),
+               shape_text(y, have->rank, have->shape));
+    } else if (have->dtype == TENSOR_F8_E4M3) {
+        check_scale(r, f, a, have);
+    } else if (!is_float(have)) {
+        report(r, want->name, "dtype %s is not supported (F32, BF16, F16 and F8_E4M3 are)",
                tensor_dtype_name(have->dtype));
     }
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    const size_t len = strlen(s), n = strlen(end);
+    return len > n && !strcmp(s + len - n, end);
+}
+
+// Whether it holds the scales of a weight in float8.
+static bool is_scale(const struct model_files *f, const char *name)
+{
+    const char *end = "_scale_inv";
+    if (!ends_with(name, end)) {
+        return false;
+    }
+    char *weight = mem_strndup(name, strlen(name) - strlen(end));
+    const struct tensor *t = find(f, weight);
+    free(weight);
+    return t && t->dtype == TENSOR_F8_E4M3;
+}
+
+// The layer in a tensor's name; -1: none.
+static long layer_of(const char *name)
+{
+    const char *prefix = "model.layers.";
+    return strncmp(name, prefix, strlen(prefix)) ? -1 : strtol(name + strlen(prefix), NULL, 10);
 }
 
 // What files may hold beside the model: prediction layers past the last, buffers of old versions, a
 // copy of a tied head.
 static bool passed_over(const char *name, const struct arch *a)
 {
-    const char *prefix = "model.layers.", *buffer = ".rotary_emb.inv_freq";
-    size_t len = strlen(name);
-    if (len > strlen(buffer) && !strcmp(name + len - strlen(buffer), buffer)) {
-        return true;
-    }
-    if (!strncmp(name, prefix, strlen(prefix))) {
-        long layer = strtol(name + strlen(prefix), NULL, 10);
-        return layer >= a->L && layer < a->L + a->num_mtp_layers;
-    }
-    return a->tied && !strcmp(name, "lm_head.weight");
+    const long layer = layer_of(name);
+    return ends_with(name, ".rotary_emb.inv_freq") ||
+           (layer >= a->L && layer < a->L + a->num_mtp_layers) ||
+           (a->tied && !strcmp(name, "lm_head.weight"));
 }
 
 static int compare_names(const void *a, const void *b)
@@ -253,26 +374,48 @@ static int check(const struct params *p, const struct arch *a, const struct mode
     for (int i = 0; i < p->num_tensors; i++) {
         known[i] = p->tensors[i].name;
         if (!headless || strncmp(known[i], "score.", 6)) {
-            check_expected(&r, f, &p->tensors[i]);
+            check_expected(&r, f, a, &p->tensors[i]);
         }
     }
     qsort(known, (size_t)p->num_tensors, sizeof *known, compare_names);
     for (int i = 0; i < f->count; i++) {
         const char *name = f->tensors[i]->name;
         if (!bsearch(&name, known, (size_t)p->num_tensors, sizeof *known, compare_names) &&
-            !passed_over(name, a)) {
-            report(&r, "%.200s: unexpected", name);
+            !passed_over(name, a) && !is_scale(f, name)) {
+            report(&r, name, "unexpected");
         }
     }
     free((void *)known);
-    if (r.count > 10) {
-        strbuf_printf(&r.text, "\n  and %d more", r.count - 10);
+    return report_end(&r, f);
+}
+
+int model_files_mtp_layers(const struct model_files *f, const struct arch *a)
+{
+    bool there[64] = {false};
+    int count = 0;
+    for (int i = 0; i < f->count; i++) {
+        const long extra = layer_of(f->tensors[i]->name) - a->L;
+        if (extra >= 0 && extra < a->num_mtp_layers && extra < 64 && !there[extra]) {
+            there[extra] = true;
+            count++;
+        }
     }
-    int rc = r.count == 0 ? 0
-                          : err_set(ERR_MODEL, "%s: the tensors do not fit config.json:%s", f->dir,
-                                    r.text.data);
-    strbuf_free(&r.text);
-    return rc;
+    return count;
+}
+
+// w[i,j] times the scale of its block, as DeepSeek-V3's README_WEIGHTS.md has it.
+static void dequantise(float *w, const struct tensor *t, const struct tensor *scale,
+                       const struct arch *a)
+{
+    float *s = mem_floats((size_t)tensor_count(scale));
+    tensor_to_floats(s, scale);
+    for (int64_t i = 0; i < t->shape[0]; i++) {
+        const float *row = s + i / a->fp8_rows * scale->shape[1];
+        for (int64_t j = 0; j < t->shape[1]; j++) {
+            w[i * t->shape[1] + j] *= row[j / a->fp8_columns];
+        }
+    }
+    free(s);
 }
 
 static int check_finite_tensor(const struct model_files *f, const struct param_tensor *t,
@@ -293,14 +436,17 @@ static int check_finite_tensor(const struct model_files *f, const struct param_t
 }
 
 // One tensor by way of x, host memory that it fits.
-static int load_tensor(struct params *p, const struct param_tensor *t, const struct model_files *f,
-                       float *x)
+static int load_tensor(struct params *p, const struct param_tensor *t, const struct arch *a,
+                       const struct model_files *f, float *x)
 {
     const struct tensor *have = find(f, t->name);
     if (!have) {
         return 0;
     }
     tensor_to_floats(x, have);
+    if (have->dtype == TENSOR_F8_E4M3) {
+        dequantise(x, have, find_scale(f, have->name), a);
+    }
     int rc = check_finite_tensor(f, t, x);
     return rc ? rc : p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
 }
@@ -315,7 +461,7 @@ int model_files_load(struct params *p, struct device *dev, const struct arch *a,
     }
     float *x = params_tensor_buffer(p);
     for (int i = 0; i < p->num_tensors && rc == 0; i++) {
-        rc = load_tensor(p, &p->tensors[i], f, x);
+        rc = load_tensor(p, &p->tensors[i], a, f, x);
     }
     free(x);
     return rc;

@@ -13,9 +13,13 @@ int model_files_open(struct model_files **out, const char *dir);
 void model_files_free(struct model_files **f);
 bool model_files_have(const struct model_files *f, const char *name);
 
+// How many layers for multi-token prediction, past the model's last, the files really hold.
+int model_files_mtp_layers(const struct model_files *f, const struct arch *a);
+
 // Makes p's block (its layout is filled) on dev and reads every tensor into it. Missing, misshapen
 // and unexpected tensors are listed together; those of multi-token-prediction layers, a tied head
-// and rotary tables are passed over. A value head that is absent is zero.
+// and rotary tables are passed over. F8_E4M3 is multiplied by its blocks' scales, NAME_scale_inv. A
+// value head that is absent is zero.
 int model_files_load(struct params *p, struct device *dev, const struct arch *a,
                      const struct model_files *f);
 

@@ -11,6 +11,7 @@
 #include "policy/weights.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 // A policy without parameters.
 static struct policy *policy_new(struct device *dev, const struct arch *arch, enum dtype dtype)
@@ -19,6 +20,7 @@ static struct policy *policy_new(struct device *dev, const struct arch *arch, en
     p->arch = *arch;
     p->dtype = dtype;
     p->dev = dev;
+    p->generation = generation_config_of(arch);
     p->expert_load = mem_array0((size_t)arch->L * arch->E, sizeof *p->expert_load);
     params_layout(&p->params, arch);
     return p;
@@ -51,21 +53,27 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, enum d
                 bool value_head)
 {
     struct arch arch;
+    struct generation_config generation = {0};
     struct model_files *files = NULL;
     int rc = read_arch(&arch, dir);
+    rc = rc ? rc : generation_config_open(&generation, dir, &arch);
     rc = rc ? rc : model_files_open(&files, dir);
     if (rc) {
+        generation_config_free(&generation);
         return rc;
     }
     arch.value_head = value_head || model_files_have(files, "score.weight") ||
                       model_files_have(files, "score.bias");
+    const int mtp_layers = model_files_mtp_layers(files, &arch);
     struct policy *p = policy_new(dev, &arch, dtype);
+    p->generation = generation;
     rc = model_files_load(&p->params, dev, &arch, files);
     model_files_free(&files);
     if (rc) {
         policy_free(&p);
         return rc;
     }
+    p->arch.num_mtp_layers = mtp_layers;
     return finish(out, p);
 }
 
@@ -87,6 +95,8 @@ int policy_clone(struct policy **out, const struct policy *p, bool value_head)
     struct arch arch = p->arch;
     arch.value_head = value_head;
     struct policy *q = policy_new(p->dev, &arch, p->dtype);
+    q->generation = p->generation;
+    q->generation.text = p->generation.text ? mem_strdup(p->generation.text) : NULL;
     int rc = params_alloc(&q->params, p->dev);
     for (int i = 0; i < q->params.count && rc == 0; i++) {
         const struct param *to = &q->params.list[i];
@@ -106,6 +116,7 @@ int policy_clone(struct policy **out, const struct policy *p, bool value_head)
 void policy_free(struct policy **p)
 {
     if (p && *p) {
+        generation_config_free(&(*p)->generation);
         params_free(&(*p)->params);
         activations_free(&(*p)->acts);
         parallel_free(&(*p)->ranks);
@@ -136,24 +147,46 @@ static int save_config(const struct arch *a, const char *dir)
     return write_text(dir, "config.json", &text);
 }
 
-static int save_generation_config(const struct arch *a, const char *dir)
+static void put_id(struct json_writer *w, const char *key, int id)
 {
-    const struct {
-        const char *key;
-        int id;
-    } ids[] = {
-        {"bos_token_id", a->bos_id}, {"eos_token_id", a->eos_id}, {"pad_token_id", a->pad_id}};
+    if (id >= 0) {
+        json_put_key(w, key);
+        json_put_int(w, id);
+    }
+}
+
+static void put_stop_ids(struct json_writer *w, const struct generation_config *g)
+{
+    json_put_key(w, "eos_token_id");
+    json_begin_array(w);
+    for (int i = 0; i < g->num_stop_ids; i++) {
+        json_put_int(w, g->stop_ids[i]);
+    }
+    json_end_array(w);
+}
+
+// The file as it was, or one that says the special tokens.
+static int save_generation_config(const struct policy *p, const char *dir)
+{
+    const struct generation_config *g = &p->generation;
     struct strbuf text = {0};
     struct json_writer w = {.out = &text};
+    if (g->text) {
+        char *path = path_join(dir, "generation_config.json");
+        int rc = file_write_atomic(path, g->text, strlen(g->text));
+        free(path);
+        return rc;
+    }
     json_begin_object(&w);
     json_put_key(&w, "_from_model_config");
     json_put_bool(&w, true);
-    for (int i = 0; i < 3; i++) {
-        if (ids[i].id >= 0) {
-            json_put_key(&w, ids[i].key);
-            json_put_int(&w, ids[i].id);
-        }
+    put_id(&w, "bos_token_id", p->arch.bos_id);
+    if (g->num_stop_ids > 1) {
+        put_stop_ids(&w, g);
+    } else {
+        put_id(&w, "eos_token_id", p->arch.eos_id);
     }
+    put_id(&w, "pad_token_id", p->arch.pad_id);
     json_end_object(&w);
     return write_text(dir, "generation_config.json", &text);
 }
@@ -161,7 +194,7 @@ static int save_generation_config(const struct arch *a, const char *dir)
 int policy_save(const struct policy *p, const char *dir)
 {
     int rc = save_config(&p->arch, dir);
-    rc = rc ? rc : save_generation_config(&p->arch, dir);
+    rc = rc ? rc : save_generation_config(p, dir);
     if (rc) {
         return rc;
     }

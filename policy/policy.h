@@ -13,6 +13,7 @@
 
 #include "kernels/device.h"
 #include "policy/arch.h"
+#include "policy/generation_config.h"
 #include "policy/kvcache.h"
 #include "policy/params.h"
 #include <stdbool.h>
@@ -38,6 +39,8 @@ struct policy {
     struct policy_ranks *ranks; // NULL: one rank, one shard
     int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
                           // passes only
+
+    struct generation_config generation; // of the files it was opened from, or of its original's
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
@@ -47,7 +50,8 @@ struct policy {
 // value_head: adds score.weight and score.bias, zero when the files lack them (a head that the
 // files have is kept either way). Refuses missing, misshapen or unexpected tensors in one list, and
 // weights that hold NaN or Inf. Layers for multi-token prediction are passed over:
-// arch.num_mtp_layers says.
+// arch.num_mtp_layers says how many there were. Weights in blocks of float8 are dequantised:
+// arch.fp8_rows says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
@@ -58,8 +62,9 @@ int policy_create(struct policy **out, struct device *dev, const struct arch *ar
 int policy_clone(struct policy **out, const struct policy *p, bool value_head);
 void policy_free(struct policy **p);
 
-// Writes config.json, generation_config.json and model.safetensors, so that transformers opens dir
-// (which exists). The tokenizer is saved by its own module.
+// Writes config.json, generation_config.json (as it was, where there was one) and
+// model.safetensors, so that transformers opens dir (which exists). The tokenizer is saved by its
+// own module.
 int policy_save(const struct policy *p, const char *dir);
 
 // To be called after params.data, which is the device's memory, was written from outside.

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,8 +62,14 @@ static int read_dtype(const struct header *h, struct tensor *t, const struct jso
             return 0;
         }
     }
-    return err_set(h->code, "%s: tensor \"%s\" has %s%s%s", h->name, t->name,
-                   s ? "the unknown dtype \"" : "no dtype", s ? s : "", s ? "\"" : "");
+    struct strbuf known = {0};
+    for (int i = 0; i < NUM_DTYPES; i++) {
+        strbuf_printf(&known, "%s%s", i ? ", " : "", dtypes[i].name);
+    }
+    err_set(h->code, "%s: tensor \"%s\" has %s%.40s%s; the format has %s", h->name, t->name,
+            s ? "the unknown dtype \"" : "no dtype", s ? s : "", s ? "\"" : "", known.data);
+    strbuf_free(&known);
+    return h->code;
 }
 
 // The product of the dimensions times the size of an element must be the bytes of the tensor.
@@ -100,10 +107,17 @@ static int read_offsets(const struct header *h, struct tensor *t, const struct j
         return err_set(h->code, "%s: tensor \"%s\": \"data_offsets\" is not a pair of offsets",
                        h->name, t->name);
     }
-    if (end < begin || (uint64_t)end > h->size) {
+    if (end < begin) {
         return err_set(h->code,
-                       "%s: tensor \"%s\": bytes %lld to %lld do not lie in the file's %zu",
-                       h->name, t->name, (long long)begin, (long long)end, h->size);
+                       "%s: tensor \"%s\" ends at byte %lld of the data, before it begins "
+                       "at %lld",
+                       h->name, t->name, (long long)end, (long long)begin);
+    }
+    if ((uint64_t)end > h->size) {
+        return err_set(h->code,
+                       "%s: tensor \"%s\" ends at byte %lld of the data: expected as many bytes "
+                       "after the header, got %zu; the file is truncated",
+                       h->name, t->name, (long long)end, h->size);
     }
     t->data = h->data + begin;
     t->size = (size_t)(end - begin);
@@ -208,7 +222,8 @@ int safetensors_parse(struct safetensors **out, const uint8_t *data, size_t size
 {
     uint64_t len = 0;
     if (size < 8) {
-        return err_set(code, "%s: %zu bytes are too few for a header", name, size);
+        return err_set(code, "%s: expected a header's length in 8 bytes, got %zu bytes", name,
+                       size);
     }
     for (int i = 0; i < 8; i++) {
         len |= (uint64_t)data[i] << (8 * i);
@@ -218,8 +233,9 @@ int safetensors_parse(struct safetensors **out, const uint8_t *data, size_t size
                        (unsigned long long)len, HEADER_MAX);
     }
     if (len > size - 8) {
-        return err_set(code, "%s: the header ends at byte %llu, the file at %zu: it is truncated",
-                       name, (unsigned long long)len + 8, size);
+        return err_set(
+            code, "%s: expected %llu bytes of header, got a file of %zu bytes; it is truncated",
+            name, (unsigned long long)len + 8, size);
     }
     struct json_doc *doc = NULL;
     int rc = json_parse(&doc, (const char *)data + 8, (size_t)len, 0, name, 1, code);
@@ -295,6 +311,30 @@ static float half_to_float(uint16_t h)
     return f;
 }
 
+// E4M3 of the OCP 8-bit floating point specification (revision 1.0, 5.2): a sign, 4 bits of
+// exponent with bias 7, 3 of fraction; no infinities, and only all ones below the sign is NaN.
+static float e4m3_to_float(uint8_t v)
+{
+    const int exponent = v >> 3 & 15, fraction = v & 7;
+    float f =
+        exponent == 0 ? ldexpf((float)fraction, -9) : ldexpf((float)(8 + fraction), exponent - 10);
+    if ((v & 127) == 127) {
+        f = NAN;
+    }
+    return v & 128 ? -f : f;
+}
+
+static void widen_e4m3(float *out, const uint8_t *bytes, size_t n)
+{
+    float values[256];
+    for (int v = 0; v < 256; v++) {
+        values[v] = e4m3_to_float((uint8_t)v);
+    }
+    for (size_t i = 0; i < n; i++) {
+        out[i] = values[bytes[i]];
+    }
+}
+
 bool tensor_to_floats(float *out, const struct tensor *t)
 {
     size_t n = t->size / dtypes[t->dtype].size;
@@ -303,6 +343,10 @@ bool tensor_to_floats(float *out, const struct tensor *t)
         if (n) {
             memcpy(out, t->data, t->size);
         }
+        return true;
+    }
+    if (t->dtype == TENSOR_F8_E4M3) {
+        widen_e4m3(out, bytes, n);
         return true;
     }
     if (t->dtype != TENSOR_BF16 && t->dtype != TENSOR_F16) {

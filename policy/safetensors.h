@@ -63,7 +63,7 @@ const char *safetensors_metadata(const struct safetensors *s, const char *key); 
 const char *tensor_dtype_name(enum tensor_dtype t);
 size_t tensor_dtype_size(enum tensor_dtype t);
 int64_t tensor_count(const struct tensor *t); // elements
-// Elements as float32; false when the type is not F32, BF16 or F16.
+// Elements as float32; false when the type is not F32, BF16, F16 or F8_E4M3.
 bool tensor_to_floats(float *out, const struct tensor *t);
 
 // Writes a file of F32 tensors whose names differ, by way of a temporary file beside it. metadata

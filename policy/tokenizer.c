@@ -109,17 +109,20 @@ static int read_config(struct tokenizer *t, const char *name)
     return err;
 }
 
-// Takes over the texts of `files`.
-static int open_files(struct tokenizer **out, struct strbuf files[FILE_COUNT], const char *name,
-                      const char *config_name)
+// Takes over the texts of `files`; a name may be NULL where there is no file.
+static int open_files(struct tokenizer **out, struct strbuf files[FILE_COUNT],
+                      const char *const names[FILE_COUNT])
 {
     struct tokenizer *t = mem_alloc0(sizeof(*t));
     memcpy(t->files, files, sizeof(t->files));
-    int err = tokenizer_load(t, t->files[FILE_TOKENIZER].data, t->files[FILE_TOKENIZER].len, name);
+    for (int i = 0; i < FILE_COUNT; i++)
+        t->names[i] = names[i] ? mem_strdup(names[i]) : NULL;
+    int err = tokenizer_load(t, t->files[FILE_TOKENIZER].data, t->files[FILE_TOKENIZER].len,
+                             t->names[FILE_TOKENIZER]);
     if (!err)
         guess_roles(t);
     if (!err && t->files[FILE_CONFIG].data)
-        err = read_config(t, config_name);
+        err = read_config(t, t->names[FILE_CONFIG]);
     if (err)
         tokenizer_free(&t);
     else
@@ -131,7 +134,7 @@ int tokenizer_parse(struct tokenizer **out, const char *json, size_t len, const 
 {
     struct strbuf files[FILE_COUNT] = {0};
     strbuf_append(&files[FILE_TOKENIZER], json, len);
-    return open_files(out, files, name, NULL);
+    return open_files(out, files, (const char *const[FILE_COUNT]){name});
 }
 
 static int open_directory(struct tokenizer **out, const char *dir)
@@ -154,7 +157,7 @@ static int open_directory(struct tokenizer **out, const char *dir)
             err = file_read_unpacked(&files[i], paths[i], FILE_MAX, ERR_MODEL);
     }
     if (!err)
-        err = open_files(out, files, paths[FILE_TOKENIZER], paths[FILE_CONFIG]);
+        err = open_files(out, files, (const char *const *)paths);
     else
         for (int i = 0; i < FILE_COUNT; i++)
             strbuf_free(&files[i]);
@@ -171,7 +174,7 @@ int tokenizer_open(struct tokenizer **out, const char *path)
     int err = file_read_unpacked(&files[FILE_TOKENIZER], path, FILE_MAX, ERR_MODEL);
     if (err)
         strbuf_free(&files[FILE_TOKENIZER]);
-    return err ? err : open_files(out, files, path, NULL);
+    return err ? err : open_files(out, files, (const char *const[FILE_COUNT]){path});
 }
 
 static void added_set_free(struct added_set *s)
@@ -195,8 +198,10 @@ void tokenizer_free(struct tokenizer **tokenizer)
         token_regex_free(&t->stages[i].regex);
     token_list_free(&t->before);
     token_list_free(&t->after);
-    for (int i = 0; i < FILE_COUNT; i++)
+    for (int i = 0; i < FILE_COUNT; i++) {
         strbuf_free(&t->files[i]);
+        free(t->names[i]);
+    }
     free(t);
     *tokenizer = NULL;
 }

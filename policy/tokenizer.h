@@ -35,7 +35,7 @@ int tokenizer_vocab_size(const struct tokenizer *t); // largest id + 1
 // Appends the ids of text. Added tokens written out in the text become their ids, special ones
 // included: text that must not contain them is the caller's to check. add_special: also what the
 // post-processor adds around it (BOS and the like). Errors (out untouched): ERR_DATA, text that is
-// not UTF-8 or longer than 512 MiB, or a split regex that needs more than its step limit, which
+// not UTF-8 or longer than 256 MiB, or a split regex that needs more than its step limit, which
 // grows with the text.
 int tokenizer_encode(struct token_list *out, const struct tokenizer *t, const char *text,
                      size_t len, bool add_special);

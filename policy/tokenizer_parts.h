@@ -42,6 +42,7 @@ struct tokenizer {
     struct token_list before, after; // added around a text by the post-processor
     int bos, eos, pad;               // -1: none
     struct strbuf files[FILE_COUNT]; // their text; data NULL: absent
+    char *names[FILE_COUNT];         // what errors call them
 };
 
 // Fills a zeroed tokenizer from the text of a tokenizer.json; on failure what was filled is still

@@ -63,37 +63,114 @@ static int read_text(const char **out, struct arena *a, const struct dataset_row
     return 0;
 }
 
-// ---- conversations: one message of the user, and perhaps the answer to it
+// ---- conversations
+
+static const struct json *conversation_of(const struct dataset_row *row)
+{
+    const struct json *messages = column(row, "messages"), *prompt = column(row, "prompt");
+    if (json_type(messages) == JSON_ARRAY)
+        return messages;
+    return json_type(prompt) == JSON_ARRAY ? prompt : NULL;
+}
+
+static const char *role_of(const struct json *message)
+{
+    return json_string(json_get(message, "role"));
+}
 
 static bool message_is(const struct json *message, const char *role)
 {
-    const char *own = json_string(json_get(message, "role"));
-    return own && strcmp(own, role) == 0 && json_string(json_get(message, "content"));
+    return role_of(message) && strcmp(role_of(message), role) == 0 &&
+           json_string(json_get(message, "content"));
 }
 
-static int read_conversation(struct problem *out, struct arena *a, const struct dataset_row *row,
-                             const char *name, const struct json *messages)
+// What the user said last, and the assistant's answer at the end.
+static int read_messages(struct problem *out, struct arena *a, const struct dataset_row *row,
+                         const struct json *messages)
 {
-    const struct json *user = json_first(messages), *reply = json_next(user);
-    if (!message_is(user, "user") || json_next(reply) || (reply && !message_is(reply, "assistant")))
-        return err_set(ERR_DATA,
-                       "%s:%d: \"%s\" must be one message of the user, and at most one of the "
-                       "assistant after it; give longer conversations as text",
-                       row->file, row->line, name);
-    out->prompt = copy(a, json_string(json_get(user, "content")));
-    if (reply)
-        out->completion = copy(a, json_string(json_get(reply, "content")));
+    const char *asked = "", *answer = NULL;
+    int i = 0;
+    for (const struct json *m = json_first(messages); m; m = json_next(m), i++) {
+        if (!role_of(m))
+            return err_set(ERR_DATA,
+                           "%s:%d: message %d must be an object with a text \"role\", found %s",
+                           row->file, row->line, i, json_type_name(json_type(m)));
+        if (message_is(m, "user"))
+            asked = json_string(json_get(m, "content"));
+        answer = message_is(m, "assistant") ? json_string(json_get(m, "content")) : NULL;
+    }
+    if (i == 0)
+        return err_set(ERR_DATA, "%s:%d: a conversation has no messages", row->file, row->line);
+    out->prompt = copy(a, asked);
+    if (answer && i > 1)
+        out->completion = copy(a, answer);
     return 0;
+}
+
+// TRL's "tools": an array, or its JSON as text.
+static int put_tools(struct json_writer *w, const struct dataset_row *row)
+{
+    const struct json *tools = column(row, "tools");
+    const char *text = json_string(tools);
+    struct json_doc *doc = NULL;
+    int rc = 0;
+    if (!tools)
+        return 0;
+    if (text)
+        rc = json_parse(&doc, text, strlen(text), 0, row->file, row->line, ERR_DATA);
+    const struct json *v = doc ? json_root(doc) : tools;
+    if (rc == 0 && json_type(v) != JSON_ARRAY)
+        rc = fault(row, "tools", "an array", v);
+    if (rc == 0) {
+        json_put_key(w, "tools");
+        json_put_value(w, doc ? doc : row->doc, v);
+    }
+    json_free(&doc);
+    return rc;
+}
+
+static int put_variables(struct json_writer *w, const struct dataset_row *row)
+{
+    const struct json *v = column(row, "chat_template_kwargs");
+    if (v && json_type(v) != JSON_OBJECT)
+        return fault(row, "chat_template_kwargs", "an object", v);
+    if (v) {
+        json_put_key(w, "variables");
+        json_put_value(w, row->doc, v);
+    }
+    return 0;
+}
+
+// The conversation as rl/chat.h takes it; a completion that is a message is its last.
+static int read_conversation(struct problem *out, struct arena *a, const struct dataset_row *row)
+{
+    const struct json *messages = conversation_of(row), *turns = column(row, "completion");
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    if (!messages)
+        return 0;
+    json_begin_object(&w);
+    json_put_key(&w, "messages");
+    json_begin_array(&w);
+    for (const struct json *m = json_first(messages); m; m = json_next(m))
+        json_put_value(&w, row->doc, m);
+    if (json_type(turns) == JSON_ARRAY)
+        json_put_value(&w, row->doc, json_first(turns));
+    json_end_array(&w);
+    int rc = put_tools(&w, row);
+    rc = rc ? rc : put_variables(&w, row);
+    if (rc == 0) {
+        json_end_object(&w);
+        out->conversation = arena_strndup(a, text.data, text.len);
+    }
+    strbuf_free(&text);
+    return rc;
 }
 
 static int read_prompt(struct problem *out, struct arena *a, const struct dataset_row *row)
 {
-    static const char *const conversations[] = {"messages", "prompt"};
-    for (int i = 0; i < 2; i++) {
-        const struct json *v = column(row, conversations[i]);
-        if (json_type(v) == JSON_ARRAY)
-            return read_conversation(out, a, row, conversations[i], v);
-    }
+    if (conversation_of(row))
+        return read_messages(out, a, row, conversation_of(row));
     const char *body = json_string(column(row, "Body")); // SVAMP
     const char *question = json_string(column(row, "Question"));
     if (body && question) {
@@ -352,6 +429,8 @@ static int read_question(struct problem *out, struct arena *a, const struct data
         rc = read_answer(out, a, row);
     if (!rc)
         rc = read_completion(out, a, row);
+    if (!rc)
+        rc = read_conversation(out, a, row);
     if (!rc)
         rc = read_tests(out, a, row);
     return rc;

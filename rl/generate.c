@@ -141,8 +141,8 @@ int generate(struct generated **out, struct generator *g, struct arena *a,
                          .top_p = r->top_p,
                          .min_p = r->min_p,
                          .max_tokens = r->max_tokens,
-                         .stop_tokens = &g->stop_token,
-                         .num_stop_tokens = g->stop_token >= 0},
+                         .stop_tokens = g->stops.ids,
+                         .num_stop_tokens = g->stops.count},
         };
     }
     const double start = log_clock();

@@ -6,6 +6,7 @@
 
 #include "policy/tokenizer.h"
 #include "rl/scoring.h"
+#include "rl/stops.h"
 #include "rl/task.h"
 #include "rollout/rollout.h"
 
@@ -28,7 +29,7 @@ struct generator {
     const struct tokenizer *tokenizer;
     struct rollout_engine *engine;
     const struct scoring *scoring;
-    int stop_token;
+    struct stops stops;
     struct comm *comm; // the ranks that share the tasks; NULL: this process has them all
 };
 

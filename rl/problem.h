@@ -9,7 +9,9 @@
 struct problem {
     const char *id;
     const char *source; // of the data set; NULL: not said
-    const char *prompt;
+    const char *prompt; // of a conversation, what the user said last
+    const char
+        *conversation; // JSON text for rl/chat.h, which gives prompt and completion; NULL: none
     const char *completion;             // to learn from by SFT; NULL: none
     const char *answer;                 // reference; NULL: none
     const char *tests;                  // JSON text, as CLI.md's data section says; NULL: none

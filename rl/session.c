@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/str.h"
 #include "base/team.h"
 #include "kernels/device_cuda.h"
@@ -46,6 +47,18 @@ int session_dtype(enum dtype *out, const char *name)
     return 0;
 }
 
+void session_tell_model(const struct policy *p, const char *model_dir)
+{
+    const struct arch *a = &p->arch;
+    if (a->num_mtp_layers > 0)
+        log_line(LOG_INFO, "%s: %d layer%s for multi-token prediction %s passed over", model_dir,
+                 a->num_mtp_layers, a->num_mtp_layers > 1 ? "s" : "",
+                 a->num_mtp_layers > 1 ? "are" : "is");
+    if (a->fp8_rows > 0)
+        log_line(LOG_INFO, "%s: weights in float8 with a scale a block of %d x %d, dequantised",
+                 model_dir, a->fp8_rows, a->fp8_columns);
+}
+
 int session_open(struct session *out, const char *model_dir, const char *device, const char *dtype,
                  int threads, bool need_tokenizer)
 {
@@ -58,6 +71,8 @@ int session_open(struct session *out, const char *model_dir, const char *device,
         rc = session_open_device(&s.dev, device, s.team);
     if (rc == 0)
         rc = policy_open(&s.policy, s.dev, model_dir, type, /* value_head= */ false);
+    if (rc == 0)
+        session_tell_model(s.policy, model_dir);
     if (rc == 0)
         rc = open_tokenizer(&s, model_dir, need_tokenizer);
     if (rc != 0) {
@@ -74,11 +89,4 @@ void session_close(struct session *s)
     tokenizer_free(&s->tokenizer);
     device_free(&s->dev);
     team_close(&s->team);
-}
-
-int session_stop_token(const struct session *s)
-{
-    if (s->policy->arch.eos_id >= 0 || s->tokenizer == NULL)
-        return s->policy->arch.eos_id;
-    return tokenizer_eos(s->tokenizer);
 }

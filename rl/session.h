@@ -21,13 +21,14 @@ int session_open_device(struct device **out, const char *name, struct team *team
 int session_dtype(enum dtype *out, const char *name);
 
 // device, dtype: as above. threads 0: as many as this process may use. need_tokenizer false: a
-// directory without tokenizer.json will do. session_close takes a session that is zeroed or was
-// opened in part.
+// directory without tokenizer.json will do. Tells of the model. session_close takes a session that
+// is zeroed or was opened in part.
 int session_open(struct session *out, const char *model_dir, const char *device, const char *dtype,
                  int threads, bool need_tokenizer);
 void session_close(struct session *s);
 
-// The token that ends a completion: the model's, else the tokenizer's; -1: none.
-int session_stop_token(const struct session *s);
+// Lines about what a model's files hold that is not used as it stands: layers for multi-token
+// prediction, weights in float8.
+void session_tell_model(const struct policy *p, const char *model_dir);
 
 #endif

@@ -4,12 +4,14 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "base/philox.h"
+#include "rl/chat.h"
 #include "rl/games.h"
 #include "rl/programs.h"
 #include "rl/rows.h"
 
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +27,8 @@ struct sources {
     const struct tokenizer *tokenizer;
     int count;
     struct source *items;
+    struct chat chat; // opened by the first conversation
+    bool chat_open;
     struct json_doc **docs; // of the tests of tasks, until sources_recycle
     int num_docs, cap_docs;
 };
@@ -77,6 +81,7 @@ void sources_close(struct sources **s)
     if (*s == NULL)
         return;
     sources_recycle(*s);
+    chat_close(&(*s)->chat);
     free((*s)->docs);
     for (int i = 0; i < (*s)->count; i++) {
         games_close(&(*s)->items[i].games);
@@ -157,14 +162,40 @@ static void use_tokens(struct task *t, const struct problem *p)
     t->loss_mask = p->loss_mask != NULL ? p->loss_mask + t->prompt_len : NULL;
 }
 
+// prompt: what the model reads; t->prompt, which scorers see, may be the question in it.
 static int use_text(struct task *t, const struct sources *s, struct arena *a,
-                    const struct problem *p)
+                    const struct problem *p, const char *prompt, bool add_special)
 {
-    int rc = encode(&t->prompt_tokens, &t->prompt_len, s, a, p->prompt, true, false);
+    int rc = encode(&t->prompt_tokens, &t->prompt_len, s, a, prompt, add_special, false);
     if (rc == 0 && t->prompt_len == 0)
         rc = err_set(ERR_DATA, "item '%s' of '%s' has an empty prompt", p->id, t->group);
-    if (rc == 0 && p->completion != NULL)
-        rc = encode(&t->completion_tokens, &t->completion_len, s, a, p->completion, false, true);
+    if (rc == 0 && t->completion != NULL)
+        rc = encode(&t->completion_tokens, &t->completion_len, s, a, t->completion, false, true);
+    return rc;
+}
+
+// A conversation: its prompt and, unless the row has one of its own, its completion. Templates are
+// not told the date, so that a run can be repeated.
+static int use_conversation(struct task *t, struct sources *s, struct arena *a,
+                            const struct problem *p)
+{
+    struct chat_text text = {0};
+    char where[256];
+    snprintf(where, sizeof where, "item '%.100s' of '%.100s'", p->id, t->group);
+    int rc = s->chat_open ? 0 : chat_open(&s->chat, s->tokenizer, -1);
+    if (rc != 0)
+        return rc;
+    s->chat_open = true;
+    rc = chat_render(&text, &s->chat, p->conversation, where);
+    if (rc == 0) {
+        if (text.answered)
+            t->completion = NULL;
+        if (text.has_completion)
+            t->completion = arena_strndup(a, text.completion.len ? text.completion.data : "",
+                                          text.completion.len);
+        rc = use_text(t, s, a, p, text.prompt.len ? text.prompt.data : "", !text.rendered);
+    }
+    chat_text_free(&text);
     return rc;
 }
 
@@ -186,8 +217,10 @@ static int task_of(struct task *out, struct sources *s, struct arena *a, int sou
     int rc = reference_of(&t.ref, s, p);
     if (rc == 0 && p->tokens != NULL)
         use_tokens(&t, p);
+    else if (rc == 0 && p->conversation != NULL)
+        rc = use_conversation(&t, s, a, p);
     else if (rc == 0)
-        rc = use_text(&t, s, a, p);
+        rc = use_text(&t, s, a, p, p->prompt, true);
     if (rc == 0)
         *out = t;
     return rc;

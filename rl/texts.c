@@ -3,11 +3,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "rl/chat.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 // ---- reading
 
@@ -54,6 +56,7 @@ static int open_data(struct texts *t, const char *path)
                                        .where = where(t, name, p->line),
                                        .prompt = p->prompt,
                                        .completion = p->completion,
+                                       .conversation = p->conversation,
                                        .tokens = p->tokens,
                                        .num_tokens = p->num_tokens};
     }
@@ -82,6 +85,105 @@ void texts_close(struct texts *t)
     strbuf_free(&t->text);
     arena_free(&t->arena);
     memset(t, 0, sizeof *t);
+}
+
+// ---- conversations
+
+// A lone message of the user, as a row of a data file would have it.
+static const char *conversation_of_prompt(struct texts *t, const char *prompt)
+{
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    json_begin_object(&w);
+    json_put_key(&w, "messages");
+    json_begin_array(&w);
+    json_begin_object(&w);
+    json_put_key(&w, "role");
+    json_put_string(&w, "user");
+    json_put_key(&w, "content");
+    json_put_string(&w, prompt);
+    json_end_object(&w);
+    json_end_array(&w);
+    json_end_object(&w);
+    const char *copy = arena_strndup(&t->arena, text.data, text.len);
+    strbuf_free(&text);
+    return copy;
+}
+
+// The conversation with variables in place of its own.
+static int with_variables(const char **out, struct texts *t, const char *conversation,
+                          const char *variables)
+{
+    struct json_doc *doc = NULL, *given = NULL;
+    struct strbuf text = {0};
+    struct json_writer w = {.out = &text};
+    int rc = json_parse(&given, variables, strlen(variables), 0, "--chat-args", 1, ERR_CONFIG);
+    if (rc == 0 && json_type(json_root(given)) != JSON_OBJECT)
+        rc = err_set(ERR_CONFIG, "--chat-args must be a JSON object, found %s",
+                     json_type_name(json_type(json_root(given))));
+    if (rc == 0)
+        rc = json_parse(&doc, conversation, strlen(conversation), 0, "a conversation", 1, ERR_DATA);
+    if (rc == 0) {
+        json_begin_object(&w);
+        for (const struct json *v = json_first(json_root(doc)); v; v = json_next(v)) {
+            if (strcmp(json_key(v), "variables") != 0) {
+                json_put_key(&w, json_key(v));
+                json_put_value(&w, doc, v);
+            }
+        }
+        json_put_key(&w, "variables");
+        json_put_value(&w, given, json_root(given));
+        json_end_object(&w);
+        *out = arena_strndup(&t->arena, text.data, text.len);
+    }
+    strbuf_free(&text);
+    json_free(&doc);
+    json_free(&given);
+    return rc;
+}
+
+static int render_row(struct texts *t, struct text_row *row, const struct chat *chat,
+                      const char *variables)
+{
+    struct chat_text text = {0};
+    const char *conversation = row->conversation;
+    int rc = variables ? with_variables(&conversation, t, conversation, variables) : 0;
+    rc = rc ? rc : chat_render(&text, chat, conversation, row->where);
+    if (rc == 0) {
+        row->prompt =
+            arena_strndup(&t->arena, text.prompt.len ? text.prompt.data : "", text.prompt.len);
+        row->rendered = text.rendered;
+        if (text.answered)
+            row->completion = NULL;
+        if (text.has_completion)
+            row->completion = arena_strndup(
+                &t->arena, text.completion.len ? text.completion.data : "", text.completion.len);
+    }
+    chat_text_free(&text);
+    return rc;
+}
+
+int texts_render(struct texts *t, const struct tokenizer *tokenizer, bool always,
+                 const char *variables)
+{
+    struct chat chat = {0};
+    int rc = tokenizer ? chat_open(&chat, tokenizer, (int64_t)time(NULL)) : 0;
+    bool needed = always;
+    for (int i = 0; i < t->count; i++) {
+        struct text_row *row = &t->rows[i];
+        if (always && !row->conversation && row->prompt)
+            row->conversation = conversation_of_prompt(t, row->prompt);
+        needed = needed || row->conversation;
+    }
+    if (!needed) // a template that is not used may be what it likes
+        rc = 0;
+    else if (rc == 0 && always && !chat.templates)
+        rc = err_set(ERR_MODEL, "the tokenizer has no chat template");
+    for (int i = 0; i < t->count && rc == 0 && tokenizer; i++)
+        if (t->rows[i].conversation)
+            rc = render_row(t, &t->rows[i], &chat, variables);
+    chat_close(&chat);
+    return rc;
 }
 
 // ---- tokens
@@ -116,7 +218,7 @@ int texts_encode(struct token_list *out, const struct text_row *row, const struc
     if (row->tokens)
         return add_tokens(out, row, V);
     const int before = out->count;
-    int rc = add_text(out, row, t, row->prompt, special);
+    int rc = add_text(out, row, t, row->prompt, special && !row->rendered);
     if (rc == 0 && with_completion)
         rc = add_text(out, row, t, row->completion, false);
     if (rc != 0)

@@ -17,6 +17,8 @@ struct text_row {
     const char *prompt, *completion;
     const int *tokens; // [num_tokens]
     int num_tokens;
+    const char *conversation; // as in struct problem; NULL: none
+    bool rendered;            // the prompt is a chat template's, with its special tokens
 };
 
 struct texts {
@@ -33,9 +35,17 @@ int texts_open(struct texts *out, const char *verb, const char *option, const ch
                const char *data);
 void texts_close(struct texts *t); // leaves a zeroed struct
 
+// Gives rows that are conversations their prompts and completions, by the tokenizer's chat template
+// (NULL: such rows are an error). always: every prompt is taken for a message of the user, and
+// there must be a template. variables: JSON text of an object that templates are given (NULL:
+// none). Errors: ERR_DATA, ERR_MODEL; ERR_CONFIG, variables that are no object.
+int texts_render(struct texts *t, const struct tokenizer *tokenizer, bool always,
+                 const char *variables);
+
 // Appends the tokens of a row: its own, checked against a vocabulary of size V (0: unchecked), or
-// the prompt's with what the post-processor adds (special), then the completion's when asked for.
-// Errors (out as it was): ERR_DATA; ERR_MODEL when a text meets a model without tokenizer (NULL).
+// the prompt's with what the post-processor adds (special, and the prompt is no template's), then
+// the completion's when asked for. Errors (out as it was): ERR_DATA; ERR_MODEL when a text meets a
+// model without tokenizer (NULL).
 int texts_encode(struct token_list *out, const struct text_row *row, const struct tokenizer *t,
                  int V, bool special, bool with_completion);
 

@@ -16,12 +16,11 @@ uint64_t trainer_seed(const struct trainer *t)
 struct generator trainer_generator(const struct trainer *t, struct rollout_engine *engine,
                                    const struct scoring *scoring)
 {
-    const int eos = t->policy->arch.eos_id;
     return (struct generator){
         .tokenizer = t->tokenizer,
         .engine = engine,
         .scoring = scoring,
-        .stop_token = eos >= 0 ? eos : tokenizer_eos(t->tokenizer),
+        .stops = stops_of(t->policy, t->tokenizer),
         .comm = t->comm,
     };
 }

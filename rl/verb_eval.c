@@ -79,7 +79,7 @@ static int run(struct evaluation *out, struct task **tasks, struct eval *e)
         .tokenizer = e->session.tokenizer,
         .engine = e->engine,
         .scoring = e->scoring,
-        .stop_token = session_stop_token(&e->session),
+        .stops = stops_of(e->session.policy, e->session.tokenizer),
     };
     const int k[] = {1, e->samples};
     const struct evaluate_options o = {

@@ -127,6 +127,8 @@ int verb_logprobs(int argc, char **argv)
     if (rc == 0)
         rc = session_open(&l.session, model, device, dtype, threads, /* need_tokenizer= */ false);
     if (rc == 0)
+        rc = texts_render(&l.texts, l.session.tokenizer, false, NULL);
+    if (rc == 0)
         rc = encode_rows(&l);
     if (rc == 0)
         rc = put_all(&out, &l);

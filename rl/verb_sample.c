@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // gradus sample: completions of prompts, one JSON line a sample.
 #include "base/error.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "rl/session.h"
+#include "rl/stops.h"
 #include "rl/texts.h"
 #include "rl/verb.h"
 #include "rollout/rollout.h"
@@ -14,10 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_STOP_TOKENS = 64 };
-
 struct sample_options {
-    const char *model, *prompt, *data, *out, *device, *dtype;
+    const char *model, *prompt, *data, *out, *device, *dtype, *chat_args;
+    bool chat;
     int n, max_tokens, top_k, seed, threads;
     double temperature, top_p, min_p;
 };
@@ -30,17 +29,22 @@ static int parse(struct sample_options *o, int argc, char **argv, bool *done)
          "one prompt; - reads standard input"},
         {"--data", "FILE", OPTION_STRING, &o->data, 0, 0, false,
          "or JSON Lines of prompts; - reads standard input"},
+        {"--chat", NULL, OPTION_FLAG, &o->chat, 0, 0, false,
+         "prompts are messages of the user, put into the model's chat template (rows with messages "
+         "always are)"},
+        {"--chat-args", "JSON", OPTION_STRING, &o->chat_args, 0, 0, false,
+         "an object of variables for the chat template, such as {\"enable_thinking\": false}"},
         {"-n", "N", OPTION_INT, &o->n, 1, 1000000, false, "samples of each prompt (1)"},
         {"--temperature", "T", OPTION_REAL, &o->temperature, 0, 100, false,
-         "0 takes the likeliest token (1)"},
+         "0 takes the likeliest token (the model's, else 1)"},
         {"--top-p", "P", OPTION_REAL, &o->top_p, 1e-9, 1, false,
-         "only the likeliest tokens that reach P together (1: off)"},
+         "only the likeliest tokens that reach P together (the model's, else 1: off)"},
         {"--top-k", "K", OPTION_INT, &o->top_k, 0, INT_MAX, false,
-         "only the K likeliest tokens (0: off)"},
+         "only the K likeliest tokens (the model's, else 0: off)"},
         {"--min-p", "P", OPTION_REAL, &o->min_p, 0, 1, false,
-         "only tokens at least P times as likely as the likeliest (0: off)"},
+         "only tokens at least P times as likely as the likeliest (the model's, else 0: off)"},
         {"--max-tokens", "M", OPTION_INT, &o->max_tokens, 1, INT_MAX, false,
-         "end a completion after M tokens (256)"},
+         "end a completion after M tokens (the model's, else 256)"},
         {"--seed", "S", OPTION_INT, &o->seed, 0, INT_MAX, false, "of the randomness (0)"},
         {"--device", "NAME", OPTION_STRING, &o->device, 0, 0, false,
          "cpu, cuda (the first GPU) or cuda:N (cpu)"},
@@ -51,47 +55,37 @@ static int parse(struct sample_options *o, int argc, char **argv, bool *done)
         {0}};
     return options_parse(options, argc, argv,
                          "Completions of prompts, JSON lines {\"id\",\"prompt\",\"completion\","
-                         "\"tokens\",\"logprobs\",\"finish\"}.",
+                         "\"tokens\",\"logprobs\",\"finish\"}. Defaults are those of the model's "
+                         "generation_config.json.",
                          done);
 }
 
-// ---- the tokens that end a completion
+// ---- what the model's generation_config.json says, where no option does
 
-struct stops {
-    int ids[MAX_STOP_TOKENS], count;
-};
-
-static void add_stop(struct stops *s, int64_t id)
+static void set_default(double *option, double of_model, double otherwise)
 {
-    for (int i = 0; i < s->count; i++) {
-        if (s->ids[i] == id)
-            return;
-    }
-    if (id >= 0 && s->count < MAX_STOP_TOKENS)
-        s->ids[s->count++] = (int)id;
+    if (isnan(*option))
+        *option = isnan(of_model) ? otherwise : of_model;
 }
 
-// The model's end token, and those of generation_config.json (eos_token_id: one id or several).
-static int read_stops(struct stops *out, const struct session *s, const char *dir)
+static void set_defaults(struct sample_options *o, const struct generation_config *g)
 {
-    add_stop(out, session_stop_token(s));
-    char *path = path_join(dir, "generation_config.json");
-    struct json_doc *doc = NULL;
-    int rc = file_exists(path) ? json_parse_file(&doc, path, 0, ERR_MODEL) : 0;
-    const struct json *eos = doc ? json_get(json_root(doc), "eos_token_id") : NULL;
-    const bool several = json_type(eos) == JSON_ARRAY;
-    const struct json *v = several ? json_first(eos) : eos;
-    for (; rc == 0 && json_type(v) != JSON_NULL; v = several ? json_next(v) : NULL) {
-        int64_t id;
-        if (json_int(doc, v, 0, INT_MAX, &id))
-            add_stop(out, id);
-        else
-            rc = err_set(ERR_MODEL, "%s:%d: \"eos_token_id\" is no token id", path,
-                         json_line(doc, v));
-    }
-    json_free(&doc);
-    free(path);
-    return rc;
+    const bool said = g->greedy || !isnan(g->temperature) || !isnan(g->top_p) || !isnan(g->min_p) ||
+                      g->top_k >= 0 || g->max_new_tokens > 0;
+    set_default(&o->temperature, g->greedy ? 0 : g->temperature, 1);
+    set_default(&o->top_p, g->top_p, 1);
+    set_default(&o->min_p, g->min_p, 0);
+    if (o->top_k < 0)
+        o->top_k = g->top_k >= 0 ? g->top_k : 0;
+    if (o->max_tokens < 0)
+        o->max_tokens = g->max_new_tokens > 0 ? g->max_new_tokens : 256;
+    if (said)
+        log_line(LOG_INFO,
+                 "with generation_config.json: temperature %g, top-p %g, top-k %d, min-p %g, "
+                 "max-tokens %d",
+                 o->temperature, o->top_p, o->top_k, o->min_p, o->max_tokens);
+    if (*g->ignored)
+        log_line(LOG_WARN, "%s of generation_config.json is not applied", g->ignored);
 }
 
 // ---- requests
@@ -220,14 +214,18 @@ static int generate_lines(struct strbuf *out, const struct session *s, const str
 
 int verb_sample(int argc, char **argv)
 {
-    struct sample_options o = {.n = 1, .max_tokens = 256, .temperature = 1, .top_p = 1};
+    struct sample_options o = {.n = 1,
+                               .max_tokens = -1,
+                               .top_k = -1,
+                               .temperature = (double)NAN,
+                               .top_p = (double)NAN,
+                               .min_p = (double)NAN};
     bool done = false;
     int rc = parse(&o, argc, argv, &done);
     if (rc != 0 || done)
         return rc;
     struct texts texts = {0};
     struct session session = {0};
-    struct stops stops = {0};
     struct token_list tokens = {0};
     struct strbuf out = {0};
     struct rollout_request *requests = NULL;
@@ -236,8 +234,11 @@ int verb_sample(int argc, char **argv)
         rc = session_open(&session, o.model, o.device, o.dtype, o.threads,
                           /* need_tokenizer= */ false);
     if (rc == 0)
-        rc = read_stops(&stops, &session, o.model);
+        rc = texts_render(&texts, session.tokenizer, o.chat, o.chat_args);
+    if (rc == 0)
+        set_defaults(&o, &session.policy->generation);
     if (rc == 0) {
+        const struct stops stops = stops_of(session.policy, session.tokenizer);
         requests = mem_array0((size_t)texts.count, sizeof *requests);
         rc = make_requests(requests, &tokens, &texts, &session, &o, &stops);
     }

@@ -57,6 +57,8 @@ int verb_tokenize(int argc, char **argv)
     rc = texts_open(&texts, "tokenize", "--text", text, data);
     if (rc == 0)
         rc = tokenizer_open(&t, model ? model : file);
+    if (rc == 0)
+        rc = texts_render(&texts, t, false, NULL);
     for (int i = 0; rc == 0 && i < texts.count; i++)
         rc = put_text(&out, t, &texts.rows[i], special);
     if (rc == 0)

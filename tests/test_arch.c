@@ -85,6 +85,7 @@ static void fields_become_the_letters(void **state)
     assert_true(a.route_bias && a.route_normalise && !a.rope_halves);
     assert_true(a.norm_eps == 1e-3 && a.yarn.factor == 0);
     assert_int_equal(a.pad_id, -1);
+    assert_int_equal(a.fp8_rows, 0);
 }
 
 static void parameters_are_counted_as_they_are_laid_out(void **state)
@@ -162,6 +163,20 @@ static void rows_of_the_table_do_not_depend_on_its_size(void **state)
 #define V3  "{\"model_type\":\"deepseek_v3\"," LITE_SIZES ","
 #define MOE "\"n_routed_experts\":16,\"num_experts_per_tok\":4,\"moe_intermediate_size\":8,"
 
+static void blocks_of_float8_are_read_as_deepseek_publishes_them(void **state)
+{
+    (void)state;
+    struct arch a;
+    assert_ok(parse(&a, "{\"model_type\":\"deepseek_v3\"," LITE_SIZES ","
+                        "\"quantization_config\":{\"activation_scheme\":\"dynamic\",\"fmt\":"
+                        "\"e4m3\",\"quant_method\":\"fp8\",\"weight_block_size\":[128,64]}}"));
+    assert_int_equal(a.fp8_rows, 128);
+    assert_int_equal(a.fp8_columns, 64);
+    char *text = written(&a); // what is written is not quantised
+    assert_null(strstr(text, "quantization_config"));
+    free(text);
+}
+
 static void bad_configs_are_refused_with_their_key(void **state)
 {
     (void)state;
@@ -174,7 +189,16 @@ static void bad_configs_are_refused_with_their_key(void **state)
         {V3 "\"hidden_act\":\"gelu\"}", "\"hidden_act\" is \"gelu\""},
         {V3 "\"attention_bias\":true}", "attention_bias"},
         {V3 "\"num_key_value_heads\":4}", "differs from \"num_attention_heads\" 16"},
-        {V3 "\"quantization_config\":{\"quant_method\":\"fp8\"}}", "quantised"},
+        {V3 "\"quantization_config\":{\"quant_method\":\"fp8\"}}", "\"weight_block_size\" [rows"},
+        {V3 "\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}",
+         "\"quant_method\" \"fp8\""},
+        {V3 "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\"}}",
+         "\"fmt\" \"e4m3\""},
+        {V3 "\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,0]}}",
+         "\"weight_block_size\" [rows"},
+        {V3 "\"quantization_config\":3}", "no other is supported"},
+        {"{\"model_type\":\"deepseek_v3\",\"num_hidden_layers\":0}",
+         "\"num_hidden_layers\" is 0, expected an integer in 1..512"},
         {V3 "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", "linear"},
         {V3 "\"rope_scaling\":{\"type\":\"yarn\"}}", "\"factor\" is missing"},
         {V3 "\"rope_scaling\":3}", "expected an object"},
@@ -224,6 +248,7 @@ int main(void)
         cmocka_unit_test(both_layouts_of_a_model_are_one_architecture),
         cmocka_unit_test(what_is_written_reads_as_the_same),
         cmocka_unit_test(fields_become_the_letters),
+        cmocka_unit_test(blocks_of_float8_are_read_as_deepseek_publishes_them),
         cmocka_unit_test(parameters_are_counted_as_they_are_laid_out),
         cmocka_unit_test(yarn_has_the_constants_of_published_models),
         cmocka_unit_test(rows_of_the_table_do_not_depend_on_its_size),

@@ -89,7 +89,7 @@ static void our_own_columns_are_read(void **state)
     dataset_close(&d);
 }
 
-static void conversations_of_one_turn_are_read(void **state)
+static void conversations_are_read(void **state)
 {
     struct dataset *d = read_text(
         *state,
@@ -99,18 +99,23 @@ static void conversations_of_one_turn_are_read(void **state)
         "\"assistant\","
         "\"content\":\"r\"}]}\n"
         "{\"data_source\":\"openai/gsm8k\",\"prompt\":[{\"role\":\"user\",\"content\":\"q\"}],"
-        "\"reward_model\":{\"style\":\"rule\",\"ground_truth\":\"72\"}}\n");
-    for (int i = 0; i < 3; i++)
+        "\"reward_model\":{\"style\":\"rule\",\"ground_truth\":\"72\"}}\n"
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":"
+        "\"p\"},{\"role\":\"assistant\",\"content\":\"r\"},{\"role\":\"user\",\"content\":"
+        "\"q\"}]}\n");
+    for (int i = 0; i < 4; i++)
         assert_string_equal(d->items[i].prompt, "q");
+    assert_null(d->items[3].completion);
+    assert_string_equal(d->items[1].conversation,
+                        "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":"
+                        "\"assistant\",\"content\":\"r\"}]}");
     for (int i = 0; i < 2; i++)
         assert_string_equal(d->items[i].completion, "r");
     assert_string_equal(d->items[2].answer, "72");
     assert_string_equal(d->items[2].source, "openai/gsm8k");
     dataset_close(&d);
-    refuse(*state,
-           "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":"
-           "\"q\"}]}",
-           "d.jsonl:1: \"messages\" must be one message of the user");
+    refuse(*state, "{\"messages\":[{\"content\":\"s\"}]}",
+           "d.jsonl:1: message 0 must be an object with a text \"role\"");
 }
 
 static void steps_and_labels_are_read(void **state)
@@ -299,7 +304,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_A_PLACE(our_own_columns_are_read),
-        IN_A_PLACE(conversations_of_one_turn_are_read),
+        IN_A_PLACE(conversations_are_read),
         IN_A_PLACE(steps_and_labels_are_read),
         IN_A_PLACE(faults_name_file_line_and_text),
         IN_A_PLACE(an_id_is_used_once_unless_the_rows_are_samples),

@@ -68,32 +68,36 @@ static void bad_headers_are_refused(void **state)
         const char *message;
     } cases[] = {
         {"[]", 0, "an array"},
-        {"{} x", 0, ""},
+        {"{} x", 0, "model.safetensors:1: "},
         {"{\"a\":3}", 0, "\"a\" is a number"},
         {"{" TENSOR("a", "F32", "[2]", "0", "8") "," TENSOR("a", "F32", "[2]", "8", "16") "}", 16,
-         "a"},
+         "the key \"a\" appears twice in one object (its values begin at bytes 5 and 58)"},
         {"{" TENSOR("a", "F32", "[2]", "0", "8") "," TENSOR("b", "F32", "[2]", "4", "12") "}", 12,
          "inside the one before"},
         {"{" TENSOR("a", "F32", "[2]", "0", "8") "," TENSOR("b", "F32", "[2]", "12", "20") "}", 20,
          "after a hole"},
         {"{" TENSOR("a", "F32", "[2]", "4", "12") "}", 12, "after a hole"},
         {"{" TENSOR("a", "F32", "[2]", "0", "8") "}", 9, "1 bytes follow"},
-        {"{" TENSOR("a", "F32", "[2]", "0", "8") "}", 7, "do not lie"},
-        {"{" TENSOR("a", "F32", "[2]", "8", "0") "}", 8, "do not lie"},
+        {"{" TENSOR("a", "F32", "[2]", "0", "8") "}", 7,
+         "tensor \"a\" ends at byte 8 of the data: expected as many bytes after the header, got 7"},
+        {"{" TENSOR("a", "F32", "[2]", "8", "0") "}", 8,
+         "tensor \"a\" ends at byte 0 of the data, before it begins at 8"},
         {"{" TENSOR("a", "F32", "[3]", "0", "8") "}", 8, "12 bytes, its offsets 8"},
         {"{" TENSOR("a", "F32", "[-2]", "0", "8") "}", 8, "dimension 0"},
         {"{" TENSOR("a", "F32", "[2.0]", "0", "8") "}", 8, "dimension 0"},
         {"{" TENSOR("a", "F32", "[1,1e300]", "0", "8") "}", 8, "dimension 1"},
         {"{" TENSOR("a", "F32", "[4294967296,4294967296]", "0", "8") "}", 8, "overflows"},
         {"{" TENSOR("a", "F32", "[1,1,1,1,1,1,1,1,2]", "0", "8") "}", 8, "at most 8"},
-        {"{" TENSOR("a", "F31", "[2]", "0", "8") "}", 8, "unknown dtype \"F31\""},
+        {"{" TENSOR("a", "F31", "[2]", "0", "8") "}", 8,
+         "unknown dtype \"F31\"; the format has BOOL, U8, I8, F8_E5M2, F8_E4M3, I16, U16, F16, "
+         "BF16"},
         {"{\"a\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "no dtype"},
         {"{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8, "\"shape\""},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "\"data_offsets\""},
         {"{" TENSOR("a", "F32", "[2]", "0", "8.0") "}", 8, "\"data_offsets\""},
         {"{\"__metadata__\":{\"step\":3}}", 0, "\"step\" is not a string"},
         {"{\"__metadata__\":3}", 0, "not an object"},
-        {"{\"a\xff\":3}", 0, ""},
+        {"{\"a\xff\":3}", 0, "UTF-8"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(parse(cases[i].header, cases[i].data), ERR_MODEL);
@@ -117,15 +121,29 @@ static void nesting_does_not_exhaust_the_stack(void **state)
 static void lengths_of_headers_are_checked_before_use(void **state)
 {
     (void)state;
-    static const uint64_t lengths[] = {1ull << 63, UINT64_MAX, 0, 3, 100000001, 99999999};
-    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+    static const struct {
+        uint64_t length;
+        const char *message;
+    } cases[] = {
+        {1ull << 63, "over the limit of 100000000"},
+        {UINT64_MAX, "over the limit of 100000000"},
+        {0, "f:1: "},
+        {1, "f:1: "},
+        {3, "expected 11 bytes of header, got a file of 10 bytes"},
+        {100000001, "a header of 100000001 bytes is over the limit of 100000000"},
+        {99999999, "expected 100000007 bytes of header, got a file of 10 bytes"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         uint8_t bytes[10] = {0};
         struct safetensors *s = NULL;
         for (int j = 0; j < 8; j++) {
-            bytes[j] = (uint8_t)(lengths[i] >> (8 * j));
+            bytes[j] = (uint8_t)(cases[i].length >> (8 * j));
         }
         assert_int_equal(safetensors_parse(&s, bytes, sizeof bytes, "f", ERR_MODEL), ERR_MODEL);
         assert_null(s);
+        if (!strstr(err_message(), cases[i].message)) {
+            fail_msg("length %zu says: %s", i, err_message());
+        }
     }
 }
 
@@ -140,6 +158,8 @@ static void a_file_cut_at_any_byte_is_refused(void **state)
         struct safetensors *s = NULL;
         memcpy(part, bytes, cut);
         assert_int_equal(safetensors_parse(&s, part, cut, "f", ERR_MODEL), ERR_MODEL);
+        assert_non_null(strstr(err_message(), "expected"));
+        assert_non_null(strstr(err_message(), "got"));
         free(part);
     }
     free(bytes);
@@ -166,8 +186,35 @@ static void halves_widen_exactly(void **state)
         assert_true(tensor_to_floats(&value, &t));
         assert_same_bits("widened", &value, &cases[i].value, 1);
     }
-    struct tensor t = {"x", TENSOR_F8_E4M3, 1, {0}, NULL, 0};
+    struct tensor t = {"x", TENSOR_F8_E5M2, 1, {0}, NULL, 0};
     assert_false(tensor_to_floats(NULL, &t));
+}
+
+// The landmarks of E4M3 in the OCP 8-bit floating point specification (revision 1.0, table 2), and
+// what lies between them: eight steps to each power of two.
+static void float8_widens_as_the_specification_says(void **state)
+{
+    (void)state;
+    uint8_t codes[256];
+    float value[256];
+    for (int i = 0; i < 256; i++) {
+        codes[i] = (uint8_t)i;
+    }
+    struct tensor t = {"x", TENSOR_F8_E4M3, 1, {256}, codes, 256};
+    assert_true(tensor_to_floats(value, &t));
+    assert_true(value[0x00] == 0 && !signbit(value[0x00]) && value[0x80] == 0);
+    assert_true(signbit(value[0x80]));
+    assert_true(value[0x01] == 0x1p-9f);          // the least subnormal
+    assert_true(value[0x07] == 0.875f * 0x1p-6f); // the largest
+    assert_true(value[0x08] == 0x1p-6f);          // the least normal
+    assert_true(value[0x38] == 1.0f);
+    assert_true(value[0x7e] == 448.0f); // the largest
+    assert_true(isnan(value[0x7f]) && isnan(value[0xff]));
+    for (int i = 0x08; i < 0x7e; i++) {
+        const float step = ldexpf(1, i / 8 - 10);
+        assert_true(value[i + 1] - value[i] == step);
+        assert_true(value[i | 0x80] == -value[i]);
+    }
 }
 
 static void a_written_file_is_read_back_and_written_again_with_its_bytes(void **state)
@@ -212,6 +259,7 @@ int main(void)
         cmocka_unit_test(lengths_of_headers_are_checked_before_use),
         cmocka_unit_test(a_file_cut_at_any_byte_is_refused),
         cmocka_unit_test(halves_widen_exactly),
+        cmocka_unit_test(float8_widens_as_the_specification_says),
         cmocka_unit_test(a_written_file_is_read_back_and_written_again_with_its_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

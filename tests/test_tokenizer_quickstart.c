@@ -29,14 +29,14 @@ static void put_random_char(struct strbuf *s, struct philox_stream *random)
                       0x80 | (c & 63));
 }
 
-static void random_text_comes_back(void **state)
+static void a_million_random_texts_come_back(void **state)
 {
     (void)state;
     struct philox_stream random = philox_stream(11, 0);
     struct tokenizer *t = open_or_skip(QUICKSTART);
     struct strbuf text = {0};
     struct token_list ids = {0};
-    for (int i = 0; i < 200000; i++) {
+    for (int i = 0; i < 1000000; i++) {
         strbuf_clear(&text);
         strbuf_puts(&text, i % 5 == 0 ? "x =" : "");
         for (int n = (int)philox_below(&random, 24); n > 0; n--)
@@ -218,7 +218,7 @@ static void saving_writes_the_very_bytes_and_reopens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_text_comes_back),
+        cmocka_unit_test(a_million_random_texts_come_back),
         cmocka_unit_test(threads_may_share_a_tokenizer),
         cmocka_unit_test(quickstart_writes_numbers_and_lines_in_few_tokens),
         cmocka_unit_test(saving_writes_the_very_bytes_and_reopens),

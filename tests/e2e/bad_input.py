@@ -122,6 +122,141 @@ def check_models():
     refused(MODEL, ["UTF-8"], "tokenize", "--text", "x", "--tokenizer", put("latin1.tokenizer.json", b'{"a": "\xe9"}'))
 
 
+def rewrite(edit_header):
+    """edit_header(header) changes the header of model.safetensors in place; its data stays."""
+    def edit(data, header, begin):
+        edit_header(header)
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + bytes(data[begin:])
+    return edit_weights(edit)
+
+
+def header_text(edit):
+    """The same by edit(text of the header), which gives the new one."""
+    def rewritten(data, header, begin):
+        text = edit(bytes(data[8:begin]))
+        return struct.pack("<Q", len(text)) + text + bytes(data[begin:])
+    return edit_weights(rewritten)
+
+
+def shards(index):
+    """The weights in one shard under an index; index(weight map) edits it."""
+    def change(path):
+        os.rename(os.path.join(path, "model.safetensors"), os.path.join(path, "model-00001-of-00001.safetensors"))
+        with open(os.path.join(path, "model-00001-of-00001.safetensors"), "rb") as f:
+            names = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        weights = {n: "model-00001-of-00001.safetensors" for n in names if n != "__metadata__"}
+        index(weights, path)
+        with open(os.path.join(path, "model.safetensors.index.json"), "w") as f:
+            json.dump({"metadata": {}, "weight_map": weights}, f)
+    return change
+
+
+def check_model_files():
+    """The faults of model files, one by one (the numbers are those of the project's list of bad inputs)."""
+    row = put("row.jsonl", '{"tokens": [1, 2, 3]}\n')
+    norm, proj = "model.norm.weight", "model.layers.1.self_attn.o_proj.weight"
+
+    def spoiled(number, words, change):
+        refused(MODEL, words, "logprobs", "--data", row, "--model", model(f"row-{number}-{count}", change))
+
+    def edit(fields):
+        return rewrite(lambda header: header[norm].update(fields))
+
+    def moved(header):
+        begin, end = header[norm]["data_offsets"]
+        header[norm]["data_offsets"] = [begin - 4, end - 4]
+
+    spoiled(1, ["expected a header's length in 8 bytes, got 4 bytes"], edit_weights(lambda d, h, b: d[:4]))
+    spoiled(1, ["model.safetensors", "expected", "got", "truncated"], edit_weights(lambda d, h, b: d[:-1]))
+    spoiled(2, ["over the limit of 100000000"], edit_weights(lambda d, h, b: struct.pack("<Q", 1 << 63) + d[8:]))
+    spoiled(2, ["model.safetensors:1: "], edit_weights(lambda d, h, b: struct.pack("<Q", 0) + d[8:]))
+    spoiled(2, ["expected", "bytes of header"], edit_weights(lambda d, h, b: struct.pack("<Q", len(d)) + d[8:]))
+    spoiled(3, ["a header of 100000001 bytes is over the limit of 100000000"],
+            edit_weights(lambda d, h, b: struct.pack("<Q", 100000001) + d[8:]))
+    spoiled(4, ["model.safetensors:1: ", "UTF-8"], header_text(lambda t: t.replace(b"norm", b"n\xffrm", 1)))
+    spoiled(4, ["an array, expected an object"], header_text(lambda t: b"[" + t + b"]"))
+    spoiled(4, ["model.safetensors:1: "], header_text(lambda t: b"[" * 5000))
+    spoiled(4, ["model.safetensors:1: "], header_text(lambda t: t + b"x"))
+    spoiled(5, [f'the key "{norm}" appears twice', "its values begin at bytes"],
+            header_text(lambda t: b'{"' + norm.encode() + b'":{},' + t.lstrip()[1:]))
+    spoiled(6, ["inside the one before it"], rewrite(moved))
+    spoiled(6, ["before it begins"], edit({"data_offsets": [8, 4]}))
+    spoiled(6, [norm, "expected as many bytes after the header"], edit({"data_offsets": [0, 1 << 40]}))
+    spoiled(7, [norm, "the size overflows"], edit({"shape": [1 << 40, 1 << 40]}))
+    for size in (-1, 1.5, 1e300):
+        spoiled(7, [norm, "dimension 0 is not a size"], edit({"shape": [size]}))
+    spoiled(8, [norm, 'unknown dtype "F12"', "BF16"], edit({"dtype": "F12"}))
+    spoiled(8, [norm, "dtype I32 is not supported (F32, BF16, F16 and F8_E4M3 are)"], edit({"dtype": "I32"}))
+    spoiled(8, [proj, "F8_E4M3 needs"], to_float8(proj))
+    spoiled(8, [proj, "without its scales"], lambda path: (to_float8(proj)(path), edit_config(quantization_config={
+        "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]})(path)))
+    spoiled(9, ["kv_a_proj_with_mqa.weight: want [48,48], have [40,48]", "kv_a_layernorm.weight: want", "kv_b_proj"],
+            edit_config(kv_lora_rank=40))
+    spoiled(10, [f"{norm}: missing", "model.nrm.weight: unexpected"],
+            header_text(lambda t: t.replace(b"model.norm.", b"model.nrm.")))
+    spoiled(10, ["model.layers.3.x: unexpected"], header_text(lambda t: t.replace(b"{", b'{"model.layers.3.x":{"dtype":'
+            b'"F32","shape":[0],"data_offsets":[0,0]},', 1)))
+    spoiled(11, [proj, "nan at index 2"], edit_weights(with_nan))
+    spoiled(12, ["absent.safetensors"], shards(lambda w, path: w.update({norm: "absent.safetensors"})))
+    spoiled(12, ["not a plain name"], shards(lambda w, path: w.update({norm: "../x.safetensors"})))
+    spoiled(12, ["not a plain name"], shards(lambda w, path: w.update({norm: "/etc/passwd"})))
+    spoiled(12, ["loop.safetensors"], shards(lambda w, path: (w.update({norm: "loop.safetensors"}), os.symlink(
+        "loop.safetensors", os.path.join(path, "loop.safetensors")))))
+    spoiled(14, ["16 is not a multiple of", '"n_group" 3'], edit_config(n_group=3))
+    spoiled(14, ["num_experts_per_tok", "is more than the"], edit_config(num_experts_per_tok=15))
+    spoiled(14, ["num_key_value_heads", "differs from"], edit_config(num_key_value_heads=1))
+    spoiled(14, ['"num_hidden_layers" is 0'], edit_config(num_hidden_layers=0))
+
+
+def to_float8(name):
+    """Says that a tensor is float8, of as many bytes."""
+    def change(path):
+        def edit(data, header, begin):
+            t = header[name]
+            first, last = t["data_offsets"]
+            count = (last - first) // 4
+            body = data[begin:begin + first] + bytes(count) + data[begin + last:]
+            for other in header.values():
+                if "data_offsets" in other and other["data_offsets"][0] >= last:
+                    other["data_offsets"] = [x - 3 * count for x in other["data_offsets"]]
+            t.update(dtype="F8_E4M3", data_offsets=[first, first + count])
+            text = json.dumps(header).encode()
+            return struct.pack("<Q", len(text)) + text + body
+        edit_weights(edit)(path)
+    return change
+
+
+def check_tokenizers(tokenizer):
+    with open(tokenizer) as f:
+        good = json.load(f)
+
+    def spoiled(words, **sections):
+        path = put("spoiled.tokenizer.json", json.dumps(dict(good, **sections)))
+        refused(MODEL, ["spoiled.tokenizer.json", *words], "tokenize", "--text", "x", "--tokenizer", path)
+
+    def beside(name, **fields):
+        """A model directory with the tokenizer, and fields of its tokenizer_config.json."""
+        def change(path):
+            shutil.copy(tokenizer, os.path.join(path, "tokenizer.json"))
+            with open(os.path.join(path, "tokenizer_config.json"), "w") as f:
+                json.dump(fields, f)
+        return model(name, change)
+
+    refused(MODEL, ["absent.json"], "tokenize", "--text", "x", "--tokenizer", os.path.join(folder, "absent.json"))
+    spoiled(["pre_tokenizer", '"Metaspace"'], pre_tokenizer={"type": "Metaspace"})
+    spoiled(["model.merges: element 0", "not in the vocabulary"], model=dict(good["model"], merges=[["q", "q"]]))
+    refused(MODEL, ["the tokenizer has", "the model's vocabulary 160"], "sample", "--prompt", "x", "--model",
+            beside("large-vocabulary"))
+    for number, (template, code, words) in enumerate((
+            ("a\n{% block b %}{% endblock %}", MODEL, ["tokenizer_config.json: chat_template:2: ", '"block"']),
+            ("{{ messages | unique }}", MODEL, ["chat_template:1: ", 'the filter "unique" is not supported']),
+            ("\n\n{{ raise_exception('not so') }}", DATA, ["chat.jsonl:1", "chat_template:3: ", "not so"]))):
+        rows = put("chat.jsonl", json.dumps({"messages": [{"role": "user", "content": "x"}]}))
+        place = beside(f"template-{number}", chat_template=template)
+        refused(code, words, "tokenize", "--data", rows, "--model", place)
+
+
 def check_data(good):
     whole = model("whole")
 
@@ -174,6 +309,8 @@ def main():
         check_usage()
         check_configs(good)
         check_models()
+        check_model_files()
+        check_tokenizers(os.path.realpath(tokenizer))
         check_data(good)
         check_sandbox()
         check_writing(tokenizer)

@@ -131,6 +131,29 @@ def check_stops(name):
                f"a completion ends with eos_token_id {eos}", got)
 
 
+def check_defaults(name):
+    """What generation_config.json says is used where no option says otherwise."""
+    directory = os.path.join(folder, "defaults")
+    widen(directory, name, 256)
+    rows = put_rows("default.jsonl", [{"tokens": [3, 5, 8]}])
+
+    def sample(settings, *options):
+        with open(os.path.join(directory, "generation_config.json"), "w") as f:
+            json.dump(settings, f)
+        return run("sample", "--model", directory, "--data", rows, "-n", "4", *options)
+
+    short = ("--max-tokens", "12")
+    greedy = sample({}, "--temperature", "0", *short)
+    report(sample({"do_sample": False, "temperature": 0.9}, *short) == greedy, "do_sample false takes the likeliest")
+    report(sample({"top_k": 1}, *short).count(greedy.split(b'"tokens":')[1].split(b"]")[0]) == 4, "top_k is used")
+    drawn = sample({}, "--temperature", "0.7", "--top-p", "0.9", *short)
+    report(sample({"temperature": 0.7, "top_p": 0.9}, *short) == drawn != greedy, "temperature and top_p are used")
+    optional = sample({"do_sample": False}, "--temperature", "0.7", "--top-p", "0.9", *short)
+    report(optional == drawn, "options come before the file")
+    long = [len(json.loads(line)["tokens"]) for line in sample({"max_new_tokens": 5}).split(b"\n") if line]
+    report(max(long) <= 5, "max_new_tokens is used", long)
+
+
 def check_tokenizer(name):
     """Every case of the library through the verb, by a file and by standard input."""
     fixtures = os.path.join(data, "fixtures", "tokenizer")
@@ -211,6 +234,7 @@ try:
         check_samples(model)
         check_greedy(model)
     check_stops("deepseek_v3_tiny")
+    check_defaults("deepseek_v3_tiny")
     check_texts()
     if os.path.isdir(os.path.join(data, "fixtures", "tokenizer")):
         for name in ("deepseek_v3", "gpt2", "llama3", "qwen2", "smollm"):
