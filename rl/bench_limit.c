@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ enum { SPINS = 300, ROUNDS = 100000, CHAINS = 12, READS = 20, READ_BYTES = 64 <<
 
 struct work {
     enum device_isa isa;
+    bool dots;         // of bfloat16, where the instruction set has them
     uint64_t **memory; // [ranks] READ_BYTES each
     double *results;   // [ranks] so that no work is dropped
 };
@@ -37,7 +39,12 @@ static float spin_reference(float x)
 }
 
 #if defined(__x86_64__)
-#define SPIN(name, isa_, vector, set1, fmadd, store)                                               \
+// A step of one chain, z = x y + z, or of pairs of bfloat16: z += x1 y1 + x2 y2.
+#define STEP_FMA_256(x, y, z) _mm256_fmadd_ps(z, y, x)
+#define STEP_FMA_512(x, y, z) _mm512_fmadd_ps(z, y, x)
+#define STEP_DOT_512(x, y, z)                                                                      \
+    _mm512_dpbf16_ps(z, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(y))
+#define SPIN(name, isa_, vector, set1, step, store)                                                \
     __attribute__((target(isa_))) static float name(float x)                                       \
     {                                                                                              \
         const vector factor = set1(x);                                                             \
@@ -46,7 +53,7 @@ static float spin_reference(float x)
             c[i] = set1(x + (float)i);                                                             \
         for (int round = 0; round < ROUNDS; round++)                                               \
             _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) c[i] =                       \
-                fmadd(c[i], factor, factor);                                                       \
+                step(factor, factor, c[i]);                                                        \
         float lanes[sizeof(vector) / sizeof(float)], sum = 0;                                      \
         for (int i = 0; i < CHAINS; i++) {                                                         \
             store(lanes, c[i]);                                                                    \
@@ -54,15 +61,21 @@ static float spin_reference(float x)
         }                                                                                          \
         return sum;                                                                                \
     }
-SPIN(spin_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps)
-SPIN(spin_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps)
+SPIN(spin_avx2, "avx2,fma", __m256, _mm256_set1_ps, STEP_FMA_256, _mm256_storeu_ps)
+SPIN(spin_avx512, "avx512f", __m512, _mm512_set1_ps, STEP_FMA_512, _mm512_storeu_ps)
+SPIN(spin_dots, "avx512f,avx512bf16", __m512, _mm512_set1_ps, STEP_DOT_512, _mm512_storeu_ps)
 #endif
 
-static spin_fn *choose_spin(enum device_isa isa, int *lanes)
+// The spin of an instruction set, and the multiply-adds of one of its steps.
+static spin_fn *choose_spin(enum device_isa isa, bool dots, int *lanes)
 {
     *lanes = 1;
 #if defined(__x86_64__)
-    if (isa == DEVICE_AVX512) {
+    if (isa == DEVICE_AVX512BF16 && dots) {
+        *lanes = 32;
+        return spin_dots;
+    }
+    if (isa == DEVICE_AVX512 || isa == DEVICE_AVX512BF16) {
         *lanes = 16;
         return spin_avx512;
     }
@@ -70,6 +83,8 @@ static spin_fn *choose_spin(enum device_isa isa, int *lanes)
         *lanes = 8;
         return spin_avx2;
     }
+#else
+    (void)isa, (void)dots;
 #endif
     return spin_reference;
 }
@@ -79,7 +94,7 @@ static void spin(void *arg, int rank, int size)
     (void)size;
     const struct work *w = arg;
     int lanes;
-    w->results[rank] = (double)choose_spin(w->isa, &lanes)(0.5F);
+    w->results[rank] = (double)choose_spin(w->isa, w->dots, &lanes)(0.5F);
 }
 
 static void read_memory(void *arg, int rank, int size)
@@ -118,9 +133,13 @@ void bench_limit_measure(struct bench_limit *out, struct team *team, enum device
         w.memory[i] = mem_aligned(READ_BYTES);
         memset(w.memory[i], i, READ_BYTES);
     }
-    int lanes;
-    choose_spin(isa, &lanes);
-    out->flops = 2.0 * ROUNDS * CHAINS * lanes * ranks / fastest(team, spin, &w, SPINS);
+    for (int dots = 0; dots < 2; dots++) {
+        int lanes;
+        w.dots = dots;
+        choose_spin(isa, dots, &lanes);
+        *(dots ? &out->flops_bf16 : &out->flops) =
+            2.0 * ROUNDS * CHAINS * lanes * ranks / fastest(team, spin, &w, SPINS);
+    }
     out->bytes = (double)READ_BYTES * ranks / fastest(team, read_memory, &w, READS);
     for (int i = 0; i < ranks; i++)
         free(w.memory[i]);

@@ -5,7 +5,7 @@
 #define KERNELS_CPU_FAST_H
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/fast_gemm.h"
+#include "kernels/cpu/fast_gemm_bf16.h"
 #include "kernels/cpu/vec.h"
 
 size_t FAST(matmul_packed_size)(const struct device *dev, int k, int n);
