@@ -171,7 +171,7 @@ static void matmul_share(void *arg, int rank, int size)
     const int panels = (a->n + GEMM_COLS - 1) / GEMM_COLS;
     int row_begin = 0, row_end = rows, panel_begin = 0, panel_end = panels;
     if (rows >= 2 * size * GEMM_ROWS || rows >= panels * GEMM_ROWS)
-        team_share(rows, GEMM_ROWS, rank, size, &row_begin, &row_end);
+        team_share(rows, 1, rank, size, &row_begin, &row_end);
     else
         team_share(panels, 1, rank, size, &panel_begin, &panel_end);
     const int col = panel_begin * GEMM_COLS;

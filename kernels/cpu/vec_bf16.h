@@ -124,6 +124,19 @@ static inline void vec_store_as(void *array, enum dtype type, size_t i, vec x, i
         vec_store_mask((float *)array + i, x, vec_mask_first(n));
 }
 
+// y[0,n) from its yi-th element on = x from its xi-th on, in the other's type.
+static inline void copy_as(void *y, enum dtype y_type, size_t yi, const void *x, enum dtype x_type,
+                           size_t xi, size_t n)
+{
+    const size_t size = dtype_size(x_type);
+    if (x_type == y_type && n > 0)
+        memcpy((char *)y + yi * size, (const char *)x + xi * size, n * size);
+    for (size_t i = 0; x_type != y_type && i < n; i += VEC_WIDTH) {
+        const int lanes = vec_lanes_at(n, i);
+        vec_store_as(y, y_type, yi + i, vec_load_as(x, x_type, xi + i, lanes), lanes);
+    }
+}
+
 static inline vec_bits vec_pair(vec first, vec second) // rounded
 {
     return vec_or(vec_lower(vec_round_upper(first)), vec_keep_upper(vec_round_upper(second)));
