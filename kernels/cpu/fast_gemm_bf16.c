@@ -173,8 +173,7 @@ static void set_rows(struct tile *t, const struct gemm_bf16 *g, int i, int m)
     for (size_t r = 0; r < (size_t)m; r++)
         for (size_t l = 0; l < k; l += VEC_WIDTH) {
             const int n = vec_lanes_at(k, l);
-            vec_store_mask(g->work + r * t->a_row + l, vec_load_bf16(a + r * g->a_row + l, n),
-                           vec_mask_first(n));
+            vec_store_n(g->work + r * t->a_row + l, vec_load_bf16(a + r * g->a_row + l, n), n);
         }
 #endif
 }

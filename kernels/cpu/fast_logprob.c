@@ -163,7 +163,7 @@ static void hidden_grad_share(void *arg, int rank, int size)
         for (size_t j = 0; rounded && j < (size_t)m * V; j += VEC_WIDTH) {
             const int lanes = vec_lanes_at((size_t)m * V, j);
             vec_store_bf16((uint16_t *)job->dlogits + (size_t)i * V + j,
-                           vec_load_mask(logits + j, vec_mask_first(lanes)), lanes);
+                           vec_load_n(logits + j, lanes), lanes);
         }
         product_rows(job->dlogits, a->type, i, m, a->V, a->w_t, a->C, a->dhidden + (size_t)t * C,
                      scratch + floats);

@@ -223,8 +223,7 @@ static void widen_columns(const uint16_t *x, size_t ldx, int count, int n, size_
     for (size_t t = 0; t < (size_t)count; t++)
         for (size_t i = 0; i < (size_t)n; i += VEC_WIDTH) {
             const int lanes = vec_lanes_at((size_t)n, i);
-            vec_store_mask(out + t * ldo + i, vec_load_bf16(x + t * ldx + i, lanes),
-                           vec_mask_first(lanes));
+            vec_store_n(out + t * ldo + i, vec_load_bf16(x + t * ldx + i, lanes), lanes);
         }
 }
 

@@ -19,9 +19,8 @@ static void row_add_scaled(float *y, const void *x, enum dtype type, size_t at, 
     const vec s = vec_set1(scale);
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         const int lanes = vec_lanes_at(n, i);
-        const vec_mask m = vec_mask_first(lanes);
-        const vec sum = vec_fma(s, vec_load_as(x, type, at + i, lanes), vec_load_mask(y + i, m));
-        vec_store_mask(y + i, sum, m);
+        const vec sum = vec_fma(s, vec_load_as(x, type, at + i, lanes), vec_load_n(y + i, lanes));
+        vec_store_n(y + i, sum, lanes);
     }
 }
 
@@ -298,11 +297,13 @@ static void combine_grad_share(void *arg, int rank, int size)
         const float *dy = a->dy + p / K * C;
         const vec weight = vec_set1(a->weights[p]);
         vec sum = vec_zero();
-        for (size_t c = 0; c < C; c += VEC_WIDTH) { // dys may be ys
+        for (size_t c = 0; c < C; c += VEC_WIDTH) {
             const int n = vec_lanes_at(C, c);
-            const vec d = vec_load_mask(dy + c, vec_mask_first(n));
-            sum = vec_fma(vec_load_as(a->ys, a->ys_type, row + c, n), d, sum);
-            vec_store_as(a->dys, a->dys_type, row + c, vec_mul(weight, d), n);
+            sum = vec_fma(vec_load_as(a->ys, a->ys_type, row + c, n), vec_load_n(dy + c, n), sum);
+        }
+        for (size_t c = 0; c < C; c += VEC_WIDTH) {
+            const int n = vec_lanes_at(C, c);
+            vec_store_as(a->dys, a->dys_type, row + c, vec_mul(weight, vec_load_n(dy + c, n)), n);
         }
         a->dweights[p] = vec_sum(sum);
     }

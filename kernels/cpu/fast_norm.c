@@ -19,12 +19,13 @@ static void norm_row(const struct rmsnorm_args *a, size_t t)
         x = sum;
     }
     const float rstd = 1.0f / sqrtf(vec_dot(x, x, C) / (float)a->C + a->eps);
-    for (size_t c = 0; c < C; c += VEC_WIDTH) {
+    float *y = a->y_type == DTYPE_F32 ? (float *)a->y + t * a->ldy : NULL;
+    for (size_t c = 0; y && c < C; c++)
+        y[c] = a->w[c] * (x[c] * rstd);
+    for (size_t c = 0; !y && c < C; c += VEC_WIDTH) {
         const int n = vec_lanes_at(C, c);
-        const vec_mask m = vec_mask_first(n);
-        const vec normed = vec_mul(vec_load_mask(x + c, m), vec_set1(rstd));
-        vec_store_as(a->y, a->y_type, t * a->ldy + c, vec_mul(vec_load_mask(a->w + c, m), normed),
-                     n);
+        const vec normed = vec_mul(vec_load_n(x + c, n), vec_set1(rstd));
+        vec_store_as(a->y, a->y_type, t * a->ldy + c, vec_mul(vec_load_n(a->w + c, n), normed), n);
     }
     if (a->rstd)
         a->rstd[t] = rstd;

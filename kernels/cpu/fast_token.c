@@ -60,9 +60,9 @@ int FAST(kv_store)(struct device *dev, const struct kv_store_args *a)
     return 0;
 }
 
-// n pairs (x[step i], x[step i + apart]); y may be x.
-static void rope_pairs(const float *x, float *y, int n, int step, int apart, const float *c,
-                       const float *s, float sign)
+// n pairs, the i-th (x[step i], x[step i + apart]); y may be x.
+static inline void rope_pairs(const float *x, float *y, int n, int step, int apart, const float *c,
+                              const float *s, float sign)
 {
     for (int i = 0; i < n; i++) {
         const float u = x[step * i], v = x[step * i + apart], sine = sign * s[i];
@@ -71,49 +71,58 @@ static void rope_pairs(const float *x, float *y, int n, int step, int apart, con
     }
 }
 
-#define ROPE_PAIRS 32 // at a time in float32
-
-// One head, from element x on to element y on, with the cosines and sines of its position.
-static void rope_head(const struct rope_args *a, size_t x, size_t y, const float *c, const float *s)
+// A head of half pairs.
+static void rope_head(const float *x, float *y, int half, bool halves, const float *c,
+                      const float *s, float sign)
 {
-    const int half = a->D / 2;
-    const float sign = a->inverse ? -1.0f : 1.0f;
-    float u[2 * ROPE_PAIRS];
-    for (int i = 0; i < half; i += ROPE_PAIRS) {
-        const int n = half - i < ROPE_PAIRS ? half - i : ROPE_PAIRS;
-        const size_t first = (size_t)i, second = first + (size_t)half, pairs = (size_t)n;
-        if (a->halves) {
-            copy_as(u, DTYPE_F32, 0, a->x, a->x_type, x + first, pairs);
-            copy_as(u, DTYPE_F32, ROPE_PAIRS, a->x, a->x_type, x + second, pairs);
-            rope_pairs(u, u, n, 1, ROPE_PAIRS, c + i, s + i, sign);
-            copy_as(a->y, a->y_type, y + first, u, DTYPE_F32, 0, pairs);
-            copy_as(a->y, a->y_type, y + second, u, DTYPE_F32, ROPE_PAIRS, pairs);
-        } else {
-            copy_as(u, DTYPE_F32, 0, a->x, a->x_type, x + 2 * first, 2 * pairs);
-            rope_pairs(u, u, n, 2, 1, c + i, s + i, sign);
-            copy_as(a->y, a->y_type, y + 2 * first, u, DTYPE_F32, 0, 2 * pairs);
-        }
-    }
+    if (halves)
+        rope_pairs(x, y, half, 1, half, c, s, sign);
+    else
+        rope_pairs(x, y, half, 2, 1, c, s, sign);
+}
+
+struct rope_job {
+    struct device *dev;
+    const struct rope_args *a;
+};
+
+// One head, from element x on to element y on; bfloat16 by way of wide[D].
+static void rope_typed_head(const struct rope_args *a, float *wide, size_t x, size_t y,
+                            const float *c, const float *s)
+{
+    const size_t D = (size_t)a->D;
+    const float *from = wide;
+    float *to = wide;
+    if (a->x_type == DTYPE_F32)
+        from = (const float *)a->x + x;
+    else
+        copy_as(wide, DTYPE_F32, 0, a->x, a->x_type, x, D);
+    if (a->y_type == DTYPE_F32)
+        to = (float *)a->y + y;
+    rope_head(from, to, a->D / 2, a->halves, c, s, a->inverse ? -1.0f : 1.0f);
+    if (a->y_type != DTYPE_F32)
+        copy_as(a->y, a->y_type, y, wide, DTYPE_F32, 0, D);
 }
 
 static void rope_share(void *arg, int rank, int size)
 {
-    const struct rope_args *a = arg;
-    const size_t half = (size_t)a->D / 2;
+    const struct rope_job *job = arg;
+    const struct rope_args *a = job->a;
+    float *wide = cpu_scratch(job->dev, rank, (size_t)a->D);
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (size_t t = (size_t)begin; t < (size_t)end; t++) {
-        const size_t row = (size_t)a->position[t] * half;
+        const size_t row = (size_t)a->position[t] * (size_t)(a->D / 2);
         for (size_t h = 0; h < (size_t)a->heads; h++)
-            rope_head(a, t * a->ldx + h * a->stride_x, t * a->ldy + h * a->stride_y, a->cos + row,
-                      a->sin + row);
+            rope_typed_head(a, wide, t * a->ldx + h * a->stride_x, t * a->ldy + h * a->stride_y,
+                            a->cos + row, a->sin + row);
     }
 }
 
 int FAST(rope)(struct device *dev, const struct rope_args *a)
 {
     assert(a->D % 2 == 0);
-    struct rope_args job = *a;
+    struct rope_job job = {dev, a};
     cpu_run(dev, 8.0 * a->T * a->heads * a->D, rope_share, &job);
     return 0;
 }
@@ -156,7 +165,7 @@ static void swiglu_grad_share(void *arg, int rank, int size)
             const int n = vec_lanes_at(F, f);
             const vec gate = vec_load_as(a->gate_up, a->gate_up_type, row + f, n);
             const vec up = vec_load_as(a->gate_up, a->gate_up_type, row + F + f, n);
-            const vec dh = vec_load_mask(a->dh + t * F + f, vec_mask_first(n));
+            const vec dh = vec_load_n(a->dh + t * F + f, n);
             const vec s = vec_sigmoid(gate);
             const vec slope = vec_mul(s, vec_fma(gate, vec_sub(one, s), one));
             vec_store_as(a->dgate_up, a->dgate_up_type, row + f, vec_mul(vec_mul(dh, up), slope),

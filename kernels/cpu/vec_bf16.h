@@ -16,12 +16,17 @@ typedef __m512i vec_bits;
 
 static inline vec_bits vec_load_u16(const uint16_t *p, int n)
 {
-    const __mmask16 m = (__mmask16)((1u << n) - 1u);
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p));
+    if (n == VEC_WIDTH)
+        return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(vec_mask_first(n), p));
 }
 static inline void vec_store_u16(uint16_t *p, vec_bits x, int n)
 {
-    _mm512_mask_cvtepi32_storeu_epi16(p, (__mmask16)((1u << n) - 1u), x);
+    const __m256i low = _mm512_cvtepi32_epi16(x);
+    if (n == VEC_WIDTH)
+        _mm256_storeu_si256((__m256i *)(void *)p, low);
+    else
+        _mm256_mask_storeu_epi16(p, vec_mask_first(n), low);
 }
 static inline void vec_store_bits(uint32_t *p, vec_bits x) { _mm512_storeu_si512(p, x); }
 static inline vec_bits vec_upper(vec_bits x) { return _mm512_slli_epi32(x, 16); }
@@ -109,19 +114,32 @@ static inline void vec_store_bf16(uint16_t *p, vec x, int n)
     vec_store_u16(p, vec_lower(vec_round_upper(x)), n);
 }
 
+// n float32. A whole vector is faster than one with a mask of all lanes.
+static inline vec vec_load_n(const float *p, int n)
+{
+    return n == VEC_WIDTH ? vec_load(p) : vec_load_mask(p, vec_mask_first(n));
+}
+static inline void vec_store_n(float *p, vec x, int n)
+{
+    if (n == VEC_WIDTH)
+        vec_store(p, x);
+    else
+        vec_store_mask(p, x, vec_mask_first(n));
+}
+
 // Elements [i, i + n) of an array of either type.
 static inline vec vec_load_as(const void *array, enum dtype type, size_t i, int n)
 {
     if (type == DTYPE_BF16)
         return vec_load_bf16((const uint16_t *)array + i, n);
-    return vec_load_mask((const float *)array + i, vec_mask_first(n));
+    return vec_load_n((const float *)array + i, n);
 }
 static inline void vec_store_as(void *array, enum dtype type, size_t i, vec x, int n)
 {
     if (type == DTYPE_BF16)
         vec_store_bf16((uint16_t *)array + i, x, n);
     else
-        vec_store_mask((float *)array + i, x, vec_mask_first(n));
+        vec_store_n((float *)array + i, x, n);
 }
 
 // y[0,n) from its yi-th element on = x from its xi-th on, in the other's type.
