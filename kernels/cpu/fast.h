@@ -57,10 +57,6 @@ static inline float row_logprob(const struct row_stats *s, float logit, float in
     return logit * inv_tau - s->max - s->log_total;
 }
 
-// Keys [0, keys) of a block, rows of D floats, transposed: out[d ATTENTION_BLOCK + u] = kv[u D +
-// d]. Lanes of the last vector past `keys` repeat the last key.
-void FAST(transpose_keys)(const float *kv, int keys, int D, float *out);
-
 static inline float vec_dot(const float *x, const float *y, size_t n)
 {
     vec sum = vec_zero();

@@ -180,7 +180,8 @@ static void set_rows(struct tile *t, const struct gemm_bf16 *g, int i, int m)
 
 void FAST(gemm_bf16)(const struct gemm_bf16 *g)
 {
-    const size_t panel = gemm_bf16_panel(g->k), c_size = dtype_size(g->c_type);
+    const size_t panel = g->b_panel ? g->b_panel : gemm_bf16_panel(g->k);
+    const size_t c_size = dtype_size(g->c_type);
     struct tile t = {
         .pairs = g->k / 2, .odd = g->k % 2, .ldc = g->ldc, .c_type = g->c_type, .mode = g->mode};
     for (int i = 0; i < g->m; i += GEMM_BF16_ROWS) {

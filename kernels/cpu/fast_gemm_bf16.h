@@ -20,8 +20,9 @@ struct gemm_bf16 {
     int m, n, k;
     const uint16_t *a; // A[i,l] at a + i a_row + (l / 2) a_depth + l % 2; without dots a_depth is 2
     size_t a_row, a_depth;
-    const uint16_t *b; // [k,n] packed by pairs
-    void *c;           // C[i,j] at c + i ldc + j, of c_type
+    const uint16_t *b; // [k,n] packed by pairs, panels b_panel apart; 0: gemm_bf16_panel(k)
+    size_t b_panel;
+    void *c; // C[i,j] at c + i ldc + j, of c_type
     size_t ldc;
     enum dtype c_type;
     enum gemm_mode mode;

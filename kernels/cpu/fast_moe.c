@@ -286,6 +286,31 @@ int FAST(moe_combine)(struct device *dev, const struct moe_combine_args *a)
     return 0;
 }
 
+// Inner product of n elements of x, from the at-th on, and y.
+static float dot_as(const void *x, enum dtype type, size_t at, const float *y, size_t n)
+{
+    vec sum = vec_zero();
+    if (type == DTYPE_F32)
+        return vec_dot((const float *)x + at, y, n);
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const int lanes = vec_lanes_at(n, i);
+        sum = vec_fma(vec_load_as(x, type, at + i, lanes), vec_load_n(y + i, lanes), sum);
+    }
+    return vec_sum(sum);
+}
+
+// out[n] from its at-th element on = scale x.
+static void scale_as(void *out, enum dtype type, size_t at, const float *x, float scale, size_t n)
+{
+    float *wide = type == DTYPE_F32 ? (float *)out + at : NULL;
+    for (size_t i = 0; wide && i < n; i++)
+        wide[i] = scale * x[i];
+    for (size_t i = 0; !wide && i < n; i += VEC_WIDTH) {
+        const int lanes = vec_lanes_at(n, i);
+        vec_store_as(out, type, at + i, vec_mul(vec_set1(scale), vec_load_n(x + i, lanes)), lanes);
+    }
+}
+
 static void combine_grad_share(void *arg, int rank, int size)
 {
     const struct moe_combine_grad_args *a = arg;
@@ -295,17 +320,8 @@ static void combine_grad_share(void *arg, int rank, int size)
     for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++) {
         const size_t row = (size_t)a->slot[p] * C;
         const float *dy = a->dy + p / K * C;
-        const vec weight = vec_set1(a->weights[p]);
-        vec sum = vec_zero();
-        for (size_t c = 0; c < C; c += VEC_WIDTH) {
-            const int n = vec_lanes_at(C, c);
-            sum = vec_fma(vec_load_as(a->ys, a->ys_type, row + c, n), vec_load_n(dy + c, n), sum);
-        }
-        for (size_t c = 0; c < C; c += VEC_WIDTH) {
-            const int n = vec_lanes_at(C, c);
-            vec_store_as(a->dys, a->dys_type, row + c, vec_mul(weight, vec_load_n(dy + c, n)), n);
-        }
-        a->dweights[p] = vec_sum(sum);
+        a->dweights[p] = dot_as(a->ys, a->ys_type, row, dy, C);
+        scale_as(a->dys, a->dys_type, row, dy, a->weights[p], C);
     }
 }
 
