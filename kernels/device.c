@@ -20,6 +20,8 @@ bool device_has_isa(enum device_isa isa)
         return probe_avx512();
     case DEVICE_AVX512BF16:
         return probe_avx512bf16();
+    case DEVICE_AMX:
+        return probe_amx();
     case DEVICE_REFERENCE:
     case DEVICE_BEST:
     default:
@@ -29,6 +31,8 @@ bool device_has_isa(enum device_isa isa)
 
 enum device_isa device_best_isa(void)
 {
+    if (device_has_isa(DEVICE_AMX))
+        return DEVICE_AMX;
     if (device_has_isa(DEVICE_AVX512BF16) && probe_dots_pay())
         return DEVICE_AVX512BF16;
     if (device_has_isa(DEVICE_AVX512))
@@ -39,8 +43,8 @@ enum device_isa device_best_isa(void)
 static const struct kernels *table_of(enum device_isa isa)
 {
 #if defined(__x86_64__)
-    static const struct kernels *const tables[] = {&reference_kernels, &kernels_avx2,
-                                                   &kernels_avx512, &kernels_avx512bf16};
+    static const struct kernels *const tables[] = {
+        &reference_kernels, &kernels_avx2, &kernels_avx512, &kernels_avx512bf16, &kernels_amx};
     return tables[isa];
 #else
     (void)isa;
@@ -113,7 +117,7 @@ static const struct device_memory host_memory = {
 
 const char *device_isa_name(enum device_isa isa)
 {
-    static const char *const names[] = {"reference", "avx2", "avx512", "avx512bf16", "best"};
+    static const char *const names[] = {"reference", "avx2", "avx512", "avx512bf16", "amx", "best"};
     return names[isa];
 }
 

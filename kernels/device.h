@@ -13,9 +13,16 @@ extern "C" {
 #endif
 
 // Instruction sets of the CPU variants. DEVICE_REFERENCE is the plain definition of every
-// operation. AVX512BF16 differs from AVX512 in products of bfloat16 alone: dot products of pairs
-// instead of widened multiply-adds.
-enum device_isa { DEVICE_REFERENCE, DEVICE_AVX2, DEVICE_AVX512, DEVICE_AVX512BF16, DEVICE_BEST };
+// operation. AVX512BF16 and AMX differ from AVX512 in products of bfloat16 alone: dot products of
+// pairs, or products of tiles, instead of widened multiply-adds.
+enum device_isa {
+    DEVICE_REFERENCE,
+    DEVICE_AVX2,
+    DEVICE_AVX512,
+    DEVICE_AVX512BF16,
+    DEVICE_AMX,
+    DEVICE_BEST
+};
 
 // Memory of a device. Operations are ordered with the device's kernels; upload and download are
 // over when they return. An alloc that the device has no room for is ERR_ENV.
@@ -46,7 +53,7 @@ struct device {
 // ERR_ENV when the CPU lacks the instruction set. DEVICE_BEST: device_best_isa's.
 int device_open(struct device **out, struct team *team, enum device_isa isa);
 void device_free(struct device **dev);
-const char *device_isa_name(enum device_isa isa); // "reference", "avx2", "avx512", "avx512bf16"
+const char *device_isa_name(enum device_isa isa); // "avx512"
 bool device_has_isa(enum device_isa isa);         // whether this CPU can run it
 // The fastest that this CPU can run: AVX512BF16 only where its dot products were measured to beat
 // multiply-adds.

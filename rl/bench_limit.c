@@ -16,7 +16,7 @@ enum { SPINS = 300, ROUNDS = 100000, CHAINS = 12, READS = 20, READ_BYTES = 64 <<
 
 struct work {
     enum device_isa isa;
-    bool dots;         // of bfloat16, where the instruction set has them
+    bool bf16;         // what products of bfloat16 are made of
     uint64_t **memory; // [ranks] READ_BYTES each
     double *results;   // [ranks] so that no work is dropped
 };
@@ -66,25 +66,64 @@ SPIN(spin_avx512, "avx512f", __m512, _mm512_set1_ps, STEP_FMA_512, _mm512_storeu
 SPIN(spin_dots, "avx512f,avx512bf16", __m512, _mm512_set1_ps, STEP_DOT_512, _mm512_storeu_ps)
 #endif
 
+#if defined(__x86_64__)
+// Products of tiles of 16 x 16, 32 deep, each of which takes as long as TILE_ROUNDS other steps.
+enum { TILE_ROUNDS = 16 };
+__attribute__((target("amx-tile,amx-bf16"))) static float spin_tiles(float x)
+{
+    struct {
+        uint8_t palette, rest[15];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    float sums[16][16] = {{x}};
+    for (int t = 0; t < 8; t++) {
+        config.row_bytes[t] = 64;
+        config.rows[t] = 16;
+    }
+    __asm__ volatile("" : : "r"(&config), "r"(sums) : "memory");
+    _tile_loadconfig(&config);
+    _tile_loadd(6, sums, 64);
+    _tile_loadd(7, sums, 64);
+    for (int round = 0; round < ROUNDS / TILE_ROUNDS; round++)
+        for (int i = 0; i < CHAINS; i += 4) {
+            _tile_dpbf16ps(0, 6, 7);
+            _tile_dpbf16ps(1, 6, 7);
+            _tile_dpbf16ps(2, 6, 7);
+            _tile_dpbf16ps(3, 6, 7);
+        }
+    _tile_stored(0, sums, 64);
+    _tile_release();
+    __asm__ volatile("" : : "r"(sums) : "memory");
+    return sums[0][0];
+}
+#endif
+
 // The spin of an instruction set, and the multiply-adds of one of its steps.
-static spin_fn *choose_spin(enum device_isa isa, bool dots, int *lanes)
+static spin_fn *choose_spin(enum device_isa isa, bool bf16, int *lanes)
 {
     *lanes = 1;
 #if defined(__x86_64__)
-    if (isa == DEVICE_AVX512BF16 && dots) {
-        *lanes = 32;
-        return spin_dots;
-    }
-    if (isa == DEVICE_AVX512 || isa == DEVICE_AVX512BF16) {
-        *lanes = 16;
-        return spin_avx512;
-    }
-    if (isa == DEVICE_AVX2) {
+    switch (isa) {
+    case DEVICE_AVX2:
         *lanes = 8;
         return spin_avx2;
+    case DEVICE_AVX512BF16:
+        *lanes = bf16 ? 32 : 16;
+        return bf16 ? spin_dots : spin_avx512;
+    case DEVICE_AMX:
+        *lanes = bf16 ? 16 * 16 * 32 / TILE_ROUNDS : 16;
+        return bf16 ? spin_tiles : spin_avx512;
+    case DEVICE_AVX512:
+        *lanes = 16;
+        return spin_avx512;
+    case DEVICE_REFERENCE:
+    case DEVICE_BEST:
+    default:
+        break;
     }
 #else
-    (void)isa, (void)dots;
+    (void)isa, (void)bf16;
 #endif
     return spin_reference;
 }
@@ -94,7 +133,7 @@ static void spin(void *arg, int rank, int size)
     (void)size;
     const struct work *w = arg;
     int lanes;
-    w->results[rank] = (double)choose_spin(w->isa, w->dots, &lanes)(0.5F);
+    w->results[rank] = (double)choose_spin(w->isa, w->bf16, &lanes)(0.5F);
 }
 
 static void read_memory(void *arg, int rank, int size)
@@ -133,11 +172,11 @@ void bench_limit_measure(struct bench_limit *out, struct team *team, enum device
         w.memory[i] = mem_aligned(READ_BYTES);
         memset(w.memory[i], i, READ_BYTES);
     }
-    for (int dots = 0; dots < 2; dots++) {
+    for (int bf16 = 0; bf16 < 2; bf16++) {
         int lanes;
-        w.dots = dots;
-        choose_spin(isa, dots, &lanes);
-        *(dots ? &out->flops_bf16 : &out->flops) =
+        w.bf16 = bf16;
+        choose_spin(isa, bf16, &lanes);
+        *(bf16 ? &out->flops_bf16 : &out->flops) =
             2.0 * ROUNDS * CHAINS * lanes * ranks / fastest(team, spin, &w, SPINS);
     }
     out->bytes = (double)READ_BYTES * ranks / fastest(team, read_memory, &w, READS);

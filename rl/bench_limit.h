@@ -9,7 +9,8 @@
 
 struct bench_limit {
     double flops;      // float32 operations a second of all ranks; a multiply-add counts as two
-    double flops_bf16; // of products of bfloat16: dots of pairs where isa has them, else as flops
+    double flops_bf16; // of products of bfloat16: dots of pairs or tiles where isa has them, else
+                       // as flops
     double bytes;      // bytes read a second by all ranks
 };
 

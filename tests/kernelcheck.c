@@ -43,6 +43,20 @@ static int open_avx512bf16(struct device **out, struct team *team)
     return device_open(out, team, DEVICE_AVX512BF16);
 }
 
+// The program that is linked with emulated tiles checks what is built on them.
+static int open_amx(struct device **out, struct team *team)
+{
+#ifdef KERNELCHECK_TILES
+    extern const struct kernels kernels_amx_emulated;
+    const int rc = device_open(out, team, DEVICE_AVX512);
+    if (rc == 0)
+        (*out)->k = &kernels_amx_emulated;
+    return rc;
+#else
+    return device_open(out, team, DEVICE_AMX);
+#endif
+}
+
 static int open_gpu(struct device **out, struct team *team)
 {
     return device_open_cuda(out, team, 0);
@@ -60,6 +74,7 @@ static const struct device_kind kinds[] = {
     {"avx2", open_avx2, MAX_THREADS, true, false},
     {"avx512", open_avx512, MAX_THREADS, true, false},
     {"avx512bf16", open_avx512bf16, MAX_THREADS, true, false},
+    {"amx", open_amx, MAX_THREADS, true, false},
     {KERNELCHECK_GPU, open_gpu, 1, false, true},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof *kinds };

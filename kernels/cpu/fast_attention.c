@@ -61,11 +61,11 @@ struct attention_job {
 
 // Scratch of a rank.
 struct attention_work {
-    float *keys_t;    // [R+Dr,KEYS]
-    float *kv;        // [KEYS,round_up_cols(R+Dr)] widened rows, or packed ones
-    float *q;         // [GEMM_ROWS,R+Dr] widened
-    float *p;         // [GEMM_ROWS,KEYS]
-    uint16_t *half;   // [GEMM_ROWS,KEYS]
+    float *keys_t; // [R+Dr,KEYS]
+    float *kv;     // [KEYS,round_up_cols(R+Dr)] widened rows, or packed ones
+    float *q;      // [GEMM_BF16_TILE,R+Dr] widened
+    float *p;      // [GEMM_BF16_TILE,KEYS]
+    struct attention_room room;
     float *max, *sum; // [rows of an item]
     float *out;       // [rows of an item,R] when the output is bfloat16
 };
@@ -130,12 +130,12 @@ static void attend_tile(const struct attended *t, struct attention_values kv, in
     const size_t R = (size_t)a->R, first = t->base + (size_t)row;
     float *out = t->out + (size_t)row * R;
     score_rows(read_rows(a->q, a->type, first * (size_t)D, (size_t)D, m, D, w->q), m, w->keys_t, D,
-               D, keys, w->p);
+               D, keys, w->p, w->room);
     for (int i = 0; i < m; i++)
         softmax_step(w->p + i * KEYS, t->pos + (row + i) / a->H + 1 - b * KEYS, lanes,
                      vec_set1(a->scale), &w->max[row + i], &w->sum[row + i], out + (size_t)i * R,
                      a->R);
-    weigh_keys(w->p, m, kv, keys, a->R, out, R, b == 0, w->half);
+    weigh_keys(w->p, m, kv, keys, a->R, out, R, b == 0, w->room);
 }
 
 static void finish_item(const struct attended *t)
@@ -174,8 +174,9 @@ static void attend_item(const struct attention_args *a, const struct attention_w
         const struct attention_values kv = {pack_rows(rows, keys, a->R, w->kv), rows.ld, keys,
                                             rows.type};
         FAST(transpose_keys)(rows, keys, D, w->keys_t);
-        for (int row = 0; row < t.rows; row += GEMM_ROWS)
-            attend_tile(&t, kv, b, row, t.rows - row < GEMM_ROWS ? t.rows : row + GEMM_ROWS);
+        for (int row = 0; row < t.rows; row += GEMM_BF16_TILE)
+            attend_tile(&t, kv, b, row,
+                        t.rows - row < GEMM_BF16_TILE ? t.rows : row + GEMM_BF16_TILE);
     }
     finish_item(&t);
 }
@@ -187,15 +188,17 @@ static void attention_share(void *arg, int rank, int size)
     const size_t D = (size_t)(a->R + a->Dr), cols = round_up_cols(a->R + a->Dr);
     const size_t rows = (size_t)(queries_per_item(ITEM_ROWS, a->H) * a->H);
     const size_t out = a->type == DTYPE_F32 ? 0 : rows * (size_t)a->R;
+    const size_t gemm = gemm_bf16_work((int)D > KEYS ? (int)D : KEYS);
     float *scratch = cpu_scratch(job->dev, rank,
-                                 (D + 1 + cols) * KEYS + GEMM_ROWS * (D + 2 * KEYS) + 2 * rows +
-                                     out + 8 * SCRATCH_LINE);
+                                 gemm + (D + 1 + cols) * KEYS + GEMM_BF16_TILE * (D + 2 * KEYS) +
+                                     2 * rows + out + 9 * SCRATCH_LINE);
     struct attention_work w;
     w.keys_t = take(&scratch, (D + 1) * KEYS);
     w.kv = take(&scratch, cols * KEYS);
-    w.q = take(&scratch, GEMM_ROWS * D);
-    w.p = take(&scratch, GEMM_ROWS * KEYS);
-    w.half = (uint16_t *)(void *)take(&scratch, GEMM_ROWS * KEYS);
+    w.q = take(&scratch, GEMM_BF16_TILE * D);
+    w.p = take(&scratch, GEMM_BF16_TILE * KEYS);
+    w.room.half = (uint16_t *)(void *)take(&scratch, GEMM_BF16_TILE * KEYS);
+    w.room.gemm = take(&scratch, gemm);
     w.max = take(&scratch, rows);
     w.sum = take(&scratch, rows);
     w.out = take(&scratch, out);
@@ -222,7 +225,7 @@ int FAST(attention)(struct device *dev, const struct attention_args *a)
             const int len = seq->len - i < queries ? seq->len - i : queries;
             const double keys = seq->pos + i + 0.5 * len + VEC_WIDTH;
             items[k] = (struct attention_item){n, i, len};
-            cost[k + 1] = cost[k] + keys * (len * a->H + GEMM_ROWS);
+            cost[k + 1] = cost[k] + keys * (len * a->H + GEMM_BF16_TILE);
         }
     }
     struct attention_job job = {dev, a, items, cost, k};

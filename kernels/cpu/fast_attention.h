@@ -73,10 +73,16 @@ static inline const void *pack_rows(struct attention_rows x, int rows, int n, vo
     return work;
 }
 
+// Scratch of the products.
+struct attention_room {
+    uint16_t *half; // [rows,KEYS]
+    float *gemm;    // gemm_bf16_work of the deepest
+};
+
 // out[m,KEYS] = x[m, 0..depth) keys_t[0..depth) for the first `keys` keys (whole vectors of them
 // are written), of keys of D.
 static inline void score_rows(struct attention_rows x, int m, const float *keys_t, int D, int depth,
-                              int keys, float *out)
+                              int keys, float *out, struct attention_room room)
 {
     if (x.type == DTYPE_BF16)
         FAST(gemm_bf16)
@@ -90,7 +96,8 @@ static inline void score_rows(struct attention_rows x, int m, const float *keys_
                          .b_panel = gemm_bf16_panel(D),
                          .c = out,
                          .ldc = KEYS,
-                         .mode = GEMM_SET});
+                         .mode = GEMM_SET,
+                         .work = room.gemm});
     else FAST(gemm)(&(struct gemm){.m = m,
                                    .n = round_up_lanes(keys),
                                    .k = depth,
@@ -116,25 +123,26 @@ struct attention_values {
 // out[m,n] = or += p[m, 0..keys) kv[0..keys)[0,n), the chain over keys ascending. p is 0 from
 // `keys` on to the end of a vector; half: scratch of m KEYS elements.
 static inline void weigh_keys(const float *p, int m, struct attention_values kv, int keys, int n,
-                              float *out, size_t ldo, bool first, uint16_t *half)
+                              float *out, size_t ldo, bool first, struct attention_room room)
 {
     const enum gemm_mode mode = first ? GEMM_SET : GEMM_CHAIN;
     if (kv.type == DTYPE_BF16) {
         for (int i = 0; i < m; i++)
             for (int u = 0; u < keys; u += VEC_WIDTH)
-                vec_store_bf16(half + i * KEYS + u, vec_load(p + i * KEYS + u), VEC_WIDTH);
+                vec_store_bf16(room.half + i * KEYS + u, vec_load(p + i * KEYS + u), VEC_WIDTH);
         FAST(gemm_bf16)
         (&(struct gemm_bf16){.m = m,
                              .n = n,
                              .k = (keys + 1) / 2 * 2,
-                             .a = half,
+                             .a = room.half,
                              .a_row = KEYS,
                              .a_depth = 2,
                              .b = kv.data,
                              .b_panel = gemm_bf16_panel(kv.packed),
                              .c = out,
                              .ldc = ldo,
-                             .mode = mode});
+                             .mode = mode,
+                             .work = room.gemm});
         return;
     }
     FAST(gemm)

@@ -39,9 +39,9 @@ struct grad_work {
     float *q, *dout;    // [rows,D] and [rows,R] widened
     void *q_b, *dout_b; // and packed by pairs of rows
     float *p, *ds;      // [rows,KEYS]
-    uint16_t *half;     // [rows,KEYS], or pairs of rows of them
-    float *delta;       // [rows] dout . out
-    float *dq;          // [rows,D] when dq is bfloat16
+    struct attention_room room;
+    float *delta; // [rows] dout . out
+    float *dq;    // [rows,D] when dq is bfloat16
 };
 
 static size_t keys_floats(const struct attention_grad_args *a)
@@ -69,8 +69,8 @@ static void probabilities(const struct attention_grad_args *a, const struct grad
     const int keys = seen < KEYS ? seen : KEYS;
     float *p = w->p + (size_t)row * KEYS, *ds = w->ds + (size_t)row * KEYS;
     const vec scale = vec_set1(a->scale);
-    score_rows(skip_rows(g->q, row), m, keys_t, D, D, keys, p);
-    score_rows(skip_rows(g->dout, row), m, keys_t, D, a->R, keys, ds);
+    score_rows(skip_rows(g->q, row), m, keys_t, D, D, keys, p, w->room);
+    score_rows(skip_rows(g->dout, row), m, keys_t, D, a->R, keys, ds, w->room);
     for (int i = 0; i < m; i++, p += KEYS, ds += KEYS) {
         const int visible = visible0 + (row + i) / a->H;
         const vec lse = vec_set1(a->lse[g->base + (size_t)(row + i)]);
@@ -117,20 +117,21 @@ static void add_to_keys(const struct grad_work *work, const float *w, int rows, 
         for (int u = 0; u < keys; u += VEC_WIDTH) {
             const float *first = w + (size_t)i * KEYS + u;
             const vec second = i + 1 < rows ? vec_load(first + KEYS) : vec_zero();
-            vec_store_bits((uint32_t *)(void *)work->half + i / 2 * KEYS + u,
+            vec_store_bits((uint32_t *)(void *)work->room.half + i / 2 * KEYS + u,
                            vec_pair(vec_load(first), second));
         }
     FAST(gemm_bf16)
     (&(struct gemm_bf16){.m = keys,
                          .n = n,
                          .k = rows + rows % 2,
-                         .a = work->half,
+                         .a = work->room.half,
                          .a_row = 2,
                          .a_depth = 2 * KEYS,
                          .b = x,
                          .c = dkv,
                          .ldc = D,
-                         .mode = GEMM_CHAIN});
+                         .mode = GEMM_CHAIN,
+                         .work = work->room.gemm});
 }
 
 // The group against key block b, `keys_t` and `kv` of it. The first group that sees a key finds its
@@ -143,16 +144,16 @@ static void group_grad(const struct attention_grad_args *a, const struct grad_wo
               seen = visible0 + g->len - 1;
     const int keys = seen < KEYS ? seen : KEYS, D = a->R + a->Dr;
     float *dkv = (float *)a->dkv + (g->start + (size_t)b * KEYS) * (size_t)D;
-    for (int row = 0; row < rows; row += GEMM_ROWS) {
-        const int m = rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS;
+    for (int row = 0; row < rows; row += GEMM_BF16_TILE) {
+        const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
         probabilities(a, w, g, keys_t, row, m, visible0);
     }
-    for (int row = 0; row < rows && item->dq; row += GEMM_ROWS) {
-        const int m = rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS;
+    for (int row = 0; row < rows && item->dq; row += GEMM_BF16_TILE) {
+        const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
         const int here = visible0 + (row + m - 1) / a->H;
         if (here > 0)
             weigh_keys(w->ds + (size_t)row * KEYS, m, kv, here < KEYS ? here : KEYS, D,
-                       g->dq + (size_t)row * (size_t)D, (size_t)D, b == 0, w->half);
+                       g->dq + (size_t)row * (size_t)D, (size_t)D, b == 0, w->room);
     }
     if (item->dkv) {
         add_to_keys(w, w->ds, rows, keys, g->q.type, g->q_b, g->q.ld, D, dkv, (size_t)D);
@@ -236,9 +237,11 @@ static void attention_grad_share(void *arg, int rank, int size)
     }
     const size_t keys = (size_t)blocks * keys_floats(a);
     const size_t values = (size_t)blocks * sizeof(struct attention_values) / sizeof(float);
+    const size_t deepest = D > rows ? D : rows;
+    const size_t gemm = gemm_bf16_work(deepest > KEYS ? (int)deepest : KEYS);
     float *scratch = cpu_scratch(job->dev, rank,
-                                 2 * keys + values + rows * (3 * D + 2 * cols + 3 * KEYS + 1) +
-                                     11 * SCRATCH_LINE);
+                                 gemm + 2 * keys + values +
+                                     rows * (3 * D + 2 * cols + 3 * KEYS + 1) + 12 * SCRATCH_LINE);
     struct grad_work w;
     w.keys_t = take(&scratch, keys);
     w.kv = take(&scratch, keys);
@@ -248,7 +251,8 @@ static void attention_grad_share(void *arg, int rank, int size)
     w.dout_b = take(&scratch, rows * cols);
     w.p = take(&scratch, rows * KEYS);
     w.ds = take(&scratch, rows * KEYS);
-    w.half = (uint16_t *)(void *)take(&scratch, rows * KEYS);
+    w.room.half = (uint16_t *)(void *)take(&scratch, rows * KEYS);
+    w.room.gemm = take(&scratch, gemm);
     w.delta = take(&scratch, rows);
     w.dq = take(&scratch, rows * D);
     struct attention_values *kv = (struct attention_values *)(void *)take(&scratch, values);

@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <stdbool.h>
 
+#if !GEMM_TILES
+
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 // What a tile reads of A: the numbers themselves, or widened ones.
@@ -196,6 +198,8 @@ void FAST(gemm_bf16)(const struct gemm_bf16 *g)
         }
     }
 }
+
+#endif
 
 void FAST(gemm_bf16_pack)(const uint16_t *x, size_t ldx, int k, int n, uint16_t *out)
 {

@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // The matrix product of bfloat16 numbers with float32 sums, on one thread. B is packed by pairs
-// along the depth. Where the instruction set has dot products of such pairs (AVX512-BF16: two
-// products are added to a float32, denormals count as 0), an element is one chain of them, pairs
-// ascending; else the numbers are widened and an element is the chain of fused multiply-adds of
-// fast_gemm.h. Either way its bits do not depend on the tile or the blocking.
+// along the depth, in one layout for all instruction sets. What an element is:
+// - with AMX, the chain of steps of 32 numbers (fast_gemm_tiles.c);
+// - with AVX512-BF16, one chain of dot products of pairs, which add two products to a float32;
+// - else the numbers are widened and it is the chain of fused multiply-adds of fast_gemm.h.
+// The first two count denormals as 0. In each its bits do not depend on the tile or the blocking.
 #ifndef KERNELS_CPU_FAST_GEMM_BF16_H
 #define KERNELS_CPU_FAST_GEMM_BF16_H
 
 #include "kernels/cpu/fast_gemm.h"
 #include "kernels/cpu/vec_bf16.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__) || defined(TILES_EMULATED)
+#define GEMM_TILES 1
+#else
+#define GEMM_TILES 0
+#endif
+// Whether operands are read as bfloat16.
+#if GEMM_TILES || defined(__AVX512BF16__)
 #define GEMM_DOTS 1
 #else
 #define GEMM_DOTS 0
@@ -18,7 +25,9 @@
 
 struct gemm_bf16 {
     int m, n, k;
-    const uint16_t *a; // A[i,l] at a + i a_row + (l / 2) a_depth + l % 2; without dots a_depth is 2
+    // A[i,l] at a + i a_row + (l / 2) a_depth + l % 2: rows (a_depth 2), or, with dots, pairs of
+    // rows of its transpose (a_row 2, k even; as many as make m a multiple of 4 may be read).
+    const uint16_t *a;
     size_t a_row, a_depth;
     const uint16_t *b; // [k,n] packed by pairs, panels b_panel apart; 0: gemm_bf16_panel(k)
     size_t b_panel;
@@ -44,7 +53,12 @@ void FAST(gemm_bf16_pack)(const uint16_t *x, size_t ldx, int k, int n, uint16_t 
 
 static inline size_t gemm_bf16_work(int k)
 {
+    if (GEMM_TILES)
+        return GEMM_BF16_ROWS * ((gemm_pairs(k) + 15) / 16 * 16);
     return GEMM_DOTS ? 0 : GEMM_BF16_ROWS * 2 * gemm_pairs(k);
 }
+
+// Rows that make a product efficient.
+#define GEMM_BF16_TILE (GEMM_TILES ? 32 : GEMM_ROWS)
 
 #endif

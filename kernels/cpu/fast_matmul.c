@@ -206,16 +206,17 @@ struct token_block {
     const struct matmul_grad_args *a;
     size_t dy, x; // first elements
     int count;    // tokens
-    float *dy_work, *x_work;
+    float *dy_work, *gemm_work, *x_work;
 };
 
 #define GRAD_ROWS 96 // of dW: a multiple of all GEMM_ROWS
 
-// Floats of scratch, dy_work first.
+// Floats of scratch, dy_work first, then gemm_work.
 #define DY_WORK (TOKEN_BLOCK * GRAD_ROWS)
 static size_t grad_work(const struct matmul_grad_args *a)
 {
-    return DY_WORK + TOKEN_BLOCK * (((size_t)a->k + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
+    return DY_WORK + gemm_bf16_work(TOKEN_BLOCK) +
+           TOKEN_BLOCK * (((size_t)a->k + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
 }
 
 static void widen_columns(const uint16_t *x, size_t ldx, int count, int n, size_t ldo, float *out)
@@ -282,7 +283,8 @@ static void block_rows_bf16(const struct token_block *b, int row, int rows, floa
                          .b = (const uint16_t *)(const void *)b->x_work,
                          .c = dw,
                          .ldc = (size_t)a->k,
-                         .mode = GEMM_ADD});
+                         .mode = GEMM_ADD,
+                         .work = b->gemm_work});
 }
 
 #else
@@ -312,7 +314,8 @@ static void weight_grad(const struct matmul_grad_args *a, float *work, int g, in
             .x = group * a->stride_x + (first + (size_t)t) * a->ldx,
             .count = end - begin - t < TOKEN_BLOCK ? end - begin - t : TOKEN_BLOCK,
             .dy_work = work,
-            .x_work = work + DY_WORK,
+            .gemm_work = work + DY_WORK,
+            .x_work = work + DY_WORK + gemm_bf16_work(TOKEN_BLOCK),
         };
         if (bf16)
             block_x_bf16(&b);

@@ -2,10 +2,12 @@
 #include "kernels/cpu/probe.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #include <pthread.h>
-#include <stdint.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 bool probe_avx2(void)
 {
@@ -21,6 +23,18 @@ bool probe_avx512(void)
 }
 
 bool probe_avx512bf16(void) { return probe_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// Tiles are state that a process has to ask the kernel for (Linux 5.16 and later).
+bool probe_amx(void)
+{
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24; // leaf 7, EDX
+    const long request = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned a, b, c, d;
+    if (!probe_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) ||
+        (d & (amx_bf16 | amx_tile)) != (amx_bf16 | amx_tile))
+        return false;
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
 
 // Twelve chains that wait for no other, so that the rate is what counts. The numbers are of no
 // interest, but for not being such that a CPU takes longer with them.
@@ -94,6 +108,7 @@ bool probe_dots_pay(void)
 bool probe_avx2(void) { return false; }
 bool probe_avx512(void) { return false; }
 bool probe_avx512bf16(void) { return false; }
+bool probe_amx(void) { return false; }
 bool probe_dots_pay(void) { return false; }
 
 #endif

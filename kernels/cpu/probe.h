@@ -7,7 +7,8 @@
 
 bool probe_avx2(void);
 bool probe_avx512(void);
-bool probe_avx512bf16(void); // what it adds, besides AVX-512
+bool probe_avx512bf16(void); // AVX-512 and its dot products of bfloat16
+bool probe_amx(void); // AVX-512 and tiles of bfloat16, which the kernel lets this process use
 
 // Whether dot products of bfloat16 do clearly more operations a second than float32 multiply-adds.
 // Measured once in a process, in less than a millisecond; asks for probe_avx512bf16.
