@@ -11,7 +11,7 @@
 #include "kernels/cpu/fast_gemm.h"
 #include "kernels/cpu/vec_bf16.h"
 
-#if defined(__AMX_BF16__) || defined(TILES_EMULATED)
+#if defined(KERNELS_AMX) || defined(TILES_EMULATED)
 #define GEMM_TILES 1
 #else
 #define GEMM_TILES 0

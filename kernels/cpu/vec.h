@@ -16,7 +16,7 @@
 
 #if defined(TILES_EMULATED)
 #define FAST(name) name##_amx_emulated
-#elif defined(__AMX_BF16__)
+#elif defined(KERNELS_AMX)
 #define FAST(name) name##_amx
 #elif defined(__AVX512BF16__)
 #define FAST(name) name##_avx512bf16
