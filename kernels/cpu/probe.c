@@ -4,7 +4,6 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,8 +35,7 @@ bool probe_amx(void)
     return syscall(SYS_arch_prctl, request, tile_data) == 0;
 }
 
-// Twelve chains that wait for no other, so that the rate is what counts. The numbers are of no
-// interest, but for not being such that a CPU takes longer with them.
+// Twelve chains that wait for no other, so that the rate is what counts.
 enum { CHAINS = 12, ROUNDS = 1000, TRIES = 12 };
 
 #define PROBE_ISA __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
@@ -58,7 +56,7 @@ PROBE_ISA static float run_fmas(float x)
 
 PROBE_ISA static float run_dots(float x)
 {
-    const __m512 factor = _mm512_set1_ps(x); // as pairs: 0 and x, when x has few bits
+    const __m512 factor = _mm512_set1_ps(x);
     __m512 c[CHAINS];
     for (int i = 0; i < CHAINS; i++)
         c[i] = factor;
@@ -80,13 +78,10 @@ static double seconds_of(float (*run)(float))
     return (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
 }
 
-static pthread_once_t measured = PTHREAD_ONCE_INIT;
-static bool dots_pay;
-
 // A dot is two multiply-adds. On the CPUs that are known it does either twice the operations of
 // float32 or at most as many: between the two, noise does not change the answer. The fastest of
 // each counts, since others share the machine.
-static void measure(void)
+bool probe_dots_pay(void)
 {
     double fmas = 1.0, dots = 1.0;
     for (int i = 0; i < TRIES; i++) {
@@ -94,13 +89,7 @@ static void measure(void)
         fmas = f < fmas ? f : fmas;
         dots = d < dots ? d : dots;
     }
-    dots_pay = 2.0 * fmas > 1.4 * dots;
-}
-
-bool probe_dots_pay(void)
-{
-    pthread_once(&measured, measure);
-    return dots_pay;
+    return 2.0 * fmas > 1.4 * dots;
 }
 
 #else

@@ -10,8 +10,8 @@ bool probe_avx512(void);
 bool probe_avx512bf16(void); // AVX-512 and its dot products of bfloat16
 bool probe_amx(void); // AVX-512 and tiles of bfloat16, which the kernel lets this process use
 
-// Whether dot products of bfloat16 do clearly more operations a second than float32 multiply-adds.
-// Measured once in a process, in less than a millisecond; asks for probe_avx512bf16.
+// Whether dot products of bfloat16 do clearly more operations a second than float32 multiply-adds,
+// measured in some 50 microseconds. Only where probe_avx512bf16.
 bool probe_dots_pay(void);
 
 #endif

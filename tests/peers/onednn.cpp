@@ -18,7 +18,8 @@
 #include <thread>
 #include <vector>
 
-namespace {
+namespace
+{
 
 constexpr int pairs = 9;               // of blocks
 constexpr double block_seconds = 0.03; // of one
@@ -187,9 +188,9 @@ void compare(struct device *dev, const shape &s)
         o.push_back(block(ours, calls));
         ratio.push_back(t.back() / o.back());
     }
-    std::printf("%5d %5d %5d  %8.1f  %8.1f  %5.2f  %s%s\n", s.m, s.k, s.n,
-                flops / median(t) / 1e9, flops / median(o) / 1e9, median(ratio),
-                theirs.implementation(), apart > 0.01 ? "  RESULTS DIFFER" : "");
+    std::printf("%5d %5d %5d  %8.1f  %8.1f  %5.2f  %s%s\n", s.m, s.k, s.n, flops / median(t) / 1e9,
+                flops / median(o) / 1e9, median(ratio), theirs.implementation(),
+                apart > 0.01 ? "  RESULTS DIFFER" : "");
     std::fflush(stdout);
 }
 
@@ -200,17 +201,19 @@ int main(int argc, char **argv)
     const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
     struct team *team = nullptr;
     struct device *dev = nullptr;
-    if (threads < 1 || team_open(&team, threads) != 0 || device_open(&dev, team, DEVICE_BEST) != 0) {
+    if (threads < 1 || team_open(&team, threads) != 0 ||
+        device_open(&dev, team, DEVICE_BEST) != 0) {
         std::fprintf(stderr, "usage: onednn [THREADS]\n");
         return 2;
     }
     omp_set_num_threads(threads);
     const dnnl_version_t *v = dnnl_version();
-    std::printf("oneDNN %d.%d.%d and %s, %d threads, GFLOP/s\n    m     k     n    oneDNN      ours  ratio\n",
+    std::printf("oneDNN %d.%d.%d and %s, %d threads, GFLOP/s\n    m     k     n    oneDNN      "
+                "ours  ratio\n",
                 v->major, v->minor, v->patch, dev->name, threads);
-    const shape shapes[] = {{1, 512, 512},    {4, 512, 512},    {8, 512, 512},  {16, 512, 512},
-                            {32, 512, 512},   {64, 512, 512},   {32, 1536, 512}, {64, 2048, 2048},
-                            {256, 512, 512},  {1024, 512, 512}, {1024, 1024, 1024}};
+    const shape shapes[] = {{1, 512, 512},   {4, 512, 512},    {8, 512, 512},     {16, 512, 512},
+                            {32, 512, 512},  {64, 512, 512},   {32, 1536, 512},   {64, 2048, 2048},
+                            {256, 512, 512}, {1024, 512, 512}, {1024, 1024, 1024}};
     for (const shape &s : shapes)
         compare(dev, s);
     device_free(&dev);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One optimiser step of the "small" shape (58 M parameters, 25 M active), and its forward pass alone:
-// 4,096 tokens in 16 sequences of 256, four sequences at a time, every token but a sequence's first
-// a target. Prints tokens a second, the median of REPEATS. step.py does the same with PyTorch.
+// One optimiser step of the "small" shape (58 M parameters, 25 M active), and its forward pass
+// alone: 4,096 tokens in 16 sequences of 256, four sequences at a time, every token but a
+// sequence's first a target. Prints tokens a second, the median of REPEATS. step.py does the same
+// with PyTorch.
 //
 // usage: peer_step float32|bfloat16 [THREADS]
 #include "base/error.h"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of step.c with PyTorch and transformers: one optimiser step of the "small" DeepSeek-V3 shape, and its forward
-pass alone, 4,096 tokens in 16 sequences of 256, four sequences at a time. Prints tokens a second, the median of REPEATS,
-for two ways in which transformers runs the experts (its third, batched_mm, is fifty times slower here); the best of them
-is what step.c is to be compared with.
+"""The work of step.c with PyTorch and transformers: one optimiser step of the "small" DeepSeek-V3 shape, and its
+forward pass alone, 4,096 tokens in 16 sequences of 256, four sequences at a time. Prints tokens a second, the median
+of REPEATS, for two ways in which transformers runs the experts (its third, batched_mm, is fifty times slower on a
+CPU); the best of them is what step.c is to be compared with.
 
 usage: step.py THREADS [float32|bfloat16]...      (needs: pip install torch transformers)
 """
@@ -42,7 +42,8 @@ def report(name, run):
         run()
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
-    print(f"{name:36} {SEQUENCES * LENGTH / median:8.0f} tokens/s  ({median:.3f} s, best {min(seconds):.3f} s)", flush=True)
+    rate = SEQUENCES * LENGTH / median
+    print(f"{name:36} {rate:8.0f} tokens/s  ({median:.3f} s, best {min(seconds):.3f} s)", flush=True)
 
 
 def measure(dtype, experts):
