@@ -10,7 +10,7 @@ build=${1:-$root/build}
 ninja -C "$build" tests/kernelcheck >/dev/null # which needs all of them
 program=$(mktemp)
 trap 'rm -f "$program"' EXIT
-variants=$(ls "$build"/kernels/libkernels_avx*.a)
+variants=$(ls "$build"/kernels/libkernels_avx*.a "$build"/kernels/libkernels_amx.a)
 # shellcheck disable=SC2086
 c++ -std=c++17 -O2 -Wall -Wextra -fopenmp -I"$root" "$root/tests/peers/onednn.cpp" -o "$program" \
     -Wl,--start-group "$build/kernels/libkernels.a" $variants "$build/base/libbase.a" -Wl,--end-group \
