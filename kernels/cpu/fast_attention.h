@@ -84,32 +84,39 @@ struct attention_room {
 static inline void score_rows(struct attention_rows x, int m, const float *keys_t, int D, int depth,
                               int keys, float *out, struct attention_room room)
 {
-    if (x.type == DTYPE_BF16)
-        FAST(gemm_bf16)
-    (&(struct gemm_bf16){.m = m,
-                         .n = round_up_lanes(keys),
-                         .k = depth,
-                         .a = x.data,
-                         .a_row = x.ld,
-                         .a_depth = 2,
-                         .b = (const uint16_t *)(const void *)keys_t,
-                         .b_panel = gemm_bf16_panel(D),
-                         .c = out,
-                         .ldc = KEYS,
-                         .mode = GEMM_SET,
-                         .work = room.gemm});
-    else FAST(gemm)(&(struct gemm){.m = m,
-                                   .n = round_up_lanes(keys),
-                                   .k = depth,
-                                   .a = x.data,
-                                   .a_row = x.ld,
-                                   .a_depth = 1,
-                                   .b = keys_t,
-                                   .b_depth = GEMM_COLS,
-                                   .b_panel = (size_t)D * GEMM_COLS,
-                                   .c = out,
-                                   .ldc = KEYS,
-                                   .mode = GEMM_SET});
+    if (x.type == DTYPE_BF16) {
+        const struct gemm_bf16 product = {
+            .m = m,
+            .n = round_up_lanes(keys),
+            .k = depth,
+            .a = x.data,
+            .a_row = x.ld,
+            .a_depth = 2,
+            .b = (const uint16_t *)(const void *)keys_t,
+            .b_panel = gemm_bf16_panel(D),
+            .c = out,
+            .ldc = KEYS,
+            .mode = GEMM_SET,
+            .work = room.gemm,
+        };
+        FAST(gemm_bf16)(&product);
+    } else {
+        const struct gemm product = {
+            .m = m,
+            .n = round_up_lanes(keys),
+            .k = depth,
+            .a = x.data,
+            .a_row = x.ld,
+            .a_depth = 1,
+            .b = keys_t,
+            .b_depth = GEMM_COLS,
+            .b_panel = (size_t)D * GEMM_COLS,
+            .c = out,
+            .ldc = KEYS,
+            .mode = GEMM_SET,
+        };
+        FAST(gemm)(&product);
+    }
 }
 
 // The rows of a key block, `packed` of them, as B of a product over keys: pack_rows' result.
@@ -130,34 +137,38 @@ static inline void weigh_keys(const float *p, int m, struct attention_values kv,
         for (int i = 0; i < m; i++)
             for (int u = 0; u < keys; u += VEC_WIDTH)
                 vec_store_bf16(room.half + i * KEYS + u, vec_load(p + i * KEYS + u), VEC_WIDTH);
-        FAST(gemm_bf16)
-        (&(struct gemm_bf16){.m = m,
-                             .n = n,
-                             .k = (keys + 1) / 2 * 2,
-                             .a = room.half,
-                             .a_row = KEYS,
-                             .a_depth = 2,
-                             .b = kv.data,
-                             .b_panel = gemm_bf16_panel(kv.packed),
-                             .c = out,
-                             .ldc = ldo,
-                             .mode = mode,
-                             .work = room.gemm});
+        const struct gemm_bf16 product = {
+            .m = m,
+            .n = n,
+            .k = (keys + 1) / 2 * 2,
+            .a = room.half,
+            .a_row = KEYS,
+            .a_depth = 2,
+            .b = kv.data,
+            .b_panel = gemm_bf16_panel(kv.packed),
+            .c = out,
+            .ldc = ldo,
+            .mode = mode,
+            .work = room.gemm,
+        };
+        FAST(gemm_bf16)(&product);
         return;
     }
-    FAST(gemm)
-    (&(struct gemm){.m = m,
-                    .n = n,
-                    .k = keys,
-                    .a = p,
-                    .a_row = KEYS,
-                    .a_depth = 1,
-                    .b = kv.data,
-                    .b_depth = kv.ld,
-                    .b_panel = GEMM_COLS,
-                    .c = out,
-                    .ldc = ldo,
-                    .mode = mode});
+    const struct gemm product = {
+        .m = m,
+        .n = n,
+        .k = keys,
+        .a = p,
+        .a_row = KEYS,
+        .a_depth = 1,
+        .b = kv.data,
+        .b_depth = kv.ld,
+        .b_panel = GEMM_COLS,
+        .c = out,
+        .ldc = ldo,
+        .mode = mode,
+    };
+    FAST(gemm)(&product);
 }
 
 #endif

@@ -98,19 +98,21 @@ static void add_to_keys(const struct grad_work *work, const float *w, int rows, 
                         enum dtype type, const void *x, size_t ldx, int n, float *dkv, size_t D)
 {
     if (type == DTYPE_F32) {
-        FAST(gemm)
-        (&(struct gemm){.m = keys,
-                        .n = n,
-                        .k = rows,
-                        .a = w,
-                        .a_row = 1,
-                        .a_depth = KEYS,
-                        .b = x,
-                        .b_depth = ldx,
-                        .b_panel = GEMM_COLS,
-                        .c = dkv,
-                        .ldc = D,
-                        .mode = GEMM_CHAIN});
+        const struct gemm product = {
+            .m = keys,
+            .n = n,
+            .k = rows,
+            .a = w,
+            .a_row = 1,
+            .a_depth = KEYS,
+            .b = x,
+            .b_depth = ldx,
+            .b_panel = GEMM_COLS,
+            .c = dkv,
+            .ldc = D,
+            .mode = GEMM_CHAIN,
+        };
+        FAST(gemm)(&product);
         return;
     }
     for (int i = 0; i < rows; i += 2)
@@ -120,18 +122,20 @@ static void add_to_keys(const struct grad_work *work, const float *w, int rows, 
             vec_store_bits((uint32_t *)(void *)work->room.half + i / 2 * KEYS + u,
                            vec_pair(vec_load(first), second));
         }
-    FAST(gemm_bf16)
-    (&(struct gemm_bf16){.m = keys,
-                         .n = n,
-                         .k = rows + rows % 2,
-                         .a = work->room.half,
-                         .a_row = 2,
-                         .a_depth = 2 * KEYS,
-                         .b = x,
-                         .c = dkv,
-                         .ldc = D,
-                         .mode = GEMM_CHAIN,
-                         .work = work->room.gemm});
+    const struct gemm_bf16 product = {
+        .m = keys,
+        .n = n,
+        .k = rows + rows % 2,
+        .a = work->room.half,
+        .a_row = 2,
+        .a_depth = 2 * KEYS,
+        .b = x,
+        .c = dkv,
+        .ldc = D,
+        .mode = GEMM_CHAIN,
+        .work = work->room.gemm,
+    };
+    FAST(gemm_bf16)(&product);
 }
 
 // The group against key block b, `keys_t` and `kv` of it. The first group that sees a key finds its

@@ -51,31 +51,38 @@ static void product_rows(const void *x, enum dtype type, int t, int m, int k, co
                          float *out, float *work)
 {
     const size_t first = (size_t)t * (size_t)k;
-    if (type == DTYPE_BF16)
-        FAST(gemm_bf16)
-    (&(struct gemm_bf16){.m = m,
-                         .n = n,
-                         .k = k,
-                         .a = (const uint16_t *)x + first,
-                         .a_row = (size_t)k,
-                         .a_depth = 2,
-                         .b = w,
-                         .c = out,
-                         .ldc = (size_t)n,
-                         .mode = GEMM_SET,
-                         .work = work});
-    else FAST(gemm)(&(struct gemm){.m = m,
-                                   .n = n,
-                                   .k = k,
-                                   .a = (const float *)x + first,
-                                   .a_row = (size_t)k,
-                                   .a_depth = 1,
-                                   .b = w,
-                                   .b_depth = GEMM_COLS,
-                                   .b_panel = (size_t)k * GEMM_COLS,
-                                   .c = out,
-                                   .ldc = (size_t)n,
-                                   .mode = GEMM_SET});
+    if (type == DTYPE_BF16) {
+        const struct gemm_bf16 product = {
+            .m = m,
+            .n = n,
+            .k = k,
+            .a = (const uint16_t *)x + first,
+            .a_row = (size_t)k,
+            .a_depth = 2,
+            .b = w,
+            .c = out,
+            .ldc = (size_t)n,
+            .mode = GEMM_SET,
+            .work = work,
+        };
+        FAST(gemm_bf16)(&product);
+    } else {
+        const struct gemm product = {
+            .m = m,
+            .n = n,
+            .k = k,
+            .a = (const float *)x + first,
+            .a_row = (size_t)k,
+            .a_depth = 1,
+            .b = w,
+            .b_depth = GEMM_COLS,
+            .b_panel = (size_t)k * GEMM_COLS,
+            .c = out,
+            .ldc = (size_t)n,
+            .mode = GEMM_SET,
+        };
+        FAST(gemm)(&product);
+    }
 }
 
 struct logprob_job {

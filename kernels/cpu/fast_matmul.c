@@ -127,32 +127,39 @@ static void group_product(const struct matmul_args *a, float *work, int g, int r
     const void *b = at_element(a->b, a->b_type, group * gemm_packed_size(a->k, a->n) + panel);
     const size_t c = in * a->ldc + (size_t)col + (a->segments ? 0 : group * a->stride_c);
     const enum gemm_mode mode = a->accumulate ? GEMM_CHAIN : GEMM_SET;
-    if (a->a_type == DTYPE_BF16)
-        FAST(gemm_bf16)
-    (&(struct gemm_bf16){.m = m,
-                         .n = n,
-                         .k = a->k,
-                         .a = x,
-                         .a_row = a->lda,
-                         .a_depth = 2,
-                         .b = b,
-                         .c = (char *)a->c + c * dtype_size(a->c_type),
-                         .ldc = a->ldc,
-                         .c_type = a->c_type,
-                         .mode = mode,
-                         .work = work});
-    else FAST(gemm)(&(struct gemm){.m = m,
-                                   .n = n,
-                                   .k = a->k,
-                                   .a = x,
-                                   .a_row = a->lda,
-                                   .a_depth = 1,
-                                   .b = b,
-                                   .b_depth = GEMM_COLS,
-                                   .b_panel = (size_t)a->k * GEMM_COLS,
-                                   .c = (float *)a->c + c,
-                                   .ldc = a->ldc,
-                                   .mode = mode});
+    if (a->a_type == DTYPE_BF16) {
+        const struct gemm_bf16 product = {
+            .m = m,
+            .n = n,
+            .k = a->k,
+            .a = x,
+            .a_row = a->lda,
+            .a_depth = 2,
+            .b = b,
+            .c = (char *)a->c + c * dtype_size(a->c_type),
+            .ldc = a->ldc,
+            .c_type = a->c_type,
+            .mode = mode,
+            .work = work,
+        };
+        FAST(gemm_bf16)(&product);
+    } else {
+        const struct gemm product = {
+            .m = m,
+            .n = n,
+            .k = a->k,
+            .a = x,
+            .a_row = a->lda,
+            .a_depth = 1,
+            .b = b,
+            .b_depth = GEMM_COLS,
+            .b_panel = (size_t)a->k * GEMM_COLS,
+            .c = (float *)a->c + c,
+            .ldc = a->ldc,
+            .mode = mode,
+        };
+        FAST(gemm)(&product);
+    }
 }
 
 static int matmul_rows(const struct matmul_args *a)
@@ -236,19 +243,21 @@ static void block_rows_f32(const struct token_block *b, int row, int rows, float
     if (!wide)
         widen_columns((const uint16_t *)a->dy + b->dy + row, a->lddy, b->count, rows, GRAD_ROWS,
                       b->dy_work);
-    FAST(gemm)
-    (&(struct gemm){.m = rows,
-                    .n = a->k,
-                    .k = b->count,
-                    .a = wide ? (const float *)a->dy + b->dy + row : b->dy_work,
-                    .a_row = 1,
-                    .a_depth = wide ? a->lddy : GRAD_ROWS,
-                    .b = wide ? (const float *)a->x + b->x : b->x_work,
-                    .b_depth = wide ? a->ldx : (size_t)a->k,
-                    .b_panel = GEMM_COLS,
-                    .c = dw,
-                    .ldc = (size_t)a->k,
-                    .mode = GEMM_ADD});
+    const struct gemm product = {
+        .m = rows,
+        .n = a->k,
+        .k = b->count,
+        .a = wide ? (const float *)a->dy + b->dy + row : b->dy_work,
+        .a_row = 1,
+        .a_depth = wide ? a->lddy : GRAD_ROWS,
+        .b = wide ? (const float *)a->x + b->x : b->x_work,
+        .b_depth = wide ? a->ldx : (size_t)a->k,
+        .b_panel = GEMM_COLS,
+        .c = dw,
+        .ldc = (size_t)a->k,
+        .mode = GEMM_ADD,
+    };
+    FAST(gemm)(&product);
 }
 
 #if GEMM_DOTS
@@ -273,18 +282,20 @@ static void block_rows_bf16(const struct token_block *b, int row, int rows, floa
             vec_store_bits(pairs + t / 2 * GRAD_ROWS + i,
                            vec_load_pair(first, second, vec_lanes_at((size_t)rows, i)));
         }
-    FAST(gemm_bf16)
-    (&(struct gemm_bf16){.m = rows,
-                         .n = a->k,
-                         .k = b->count + b->count % 2,
-                         .a = (const uint16_t *)(const void *)pairs,
-                         .a_row = 2,
-                         .a_depth = 2 * GRAD_ROWS,
-                         .b = (const uint16_t *)(const void *)b->x_work,
-                         .c = dw,
-                         .ldc = (size_t)a->k,
-                         .mode = GEMM_ADD,
-                         .work = b->gemm_work});
+    const struct gemm_bf16 product = {
+        .m = rows,
+        .n = a->k,
+        .k = b->count + b->count % 2,
+        .a = (const uint16_t *)(const void *)pairs,
+        .a_row = 2,
+        .a_depth = 2 * GRAD_ROWS,
+        .b = (const uint16_t *)(const void *)b->x_work,
+        .c = dw,
+        .ldc = (size_t)a->k,
+        .mode = GEMM_ADD,
+        .work = b->gemm_work,
+    };
+    FAST(gemm_bf16)(&product);
 }
 
 #else
@@ -295,7 +306,7 @@ static void block_x_bf16(const struct token_block *b)
                   b->x_work);
 }
 
-#define block_rows_bf16 block_rows_f32
+#define block_rows_bf16 block_rows_f32 // which widens dY
 
 #endif
 
