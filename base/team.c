@@ -15,10 +15,12 @@
 
 // Theory of operation. A run has a number. team_run publishes fn and arg by storing a new run
 // number (release); a worker that sees it (acquire) calls fn once and takes itself off `pending`;
-// the last one ends the run. Both sides poll for a few microseconds and then sleep on a condition
+// the last one ends the run. Both sides poll for some microseconds and then sleep on a condition
 // variable. Numbers change under the lock and sleepers look again under it, so that no wake-up is
 // lost.
-#define SPIN_TURNS 128 // pauses of some 20 to 140 cycles: 1 to 6 microseconds
+// Pauses of some 20 to 140 cycles: 5 to 45 microseconds, longer than what stands between the
+// operations of a step.
+#define SPIN_TURNS 1000
 
 struct team {
     int size;

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/probe.h"
 #include "kernels/cpu/reference.h"
 #include "kernels/cpu/scratch.h"
 #include <stdio.h>
@@ -10,36 +11,46 @@
 #include <string.h>
 #include <unistd.h>
 
-#if defined(__x86_64__)
+bool device_has_isa(enum device_isa isa)
+{
+    switch (isa) {
+    case DEVICE_AVX2:
+        return probe_avx2();
+    case DEVICE_AVX512:
+        return probe_avx512();
+    case DEVICE_AVX512BF16:
+        return probe_avx512bf16();
+    case DEVICE_AMX:
+        return probe_amx();
+    case DEVICE_REFERENCE:
+    case DEVICE_BEST:
+    default:
+        return true;
+    }
+}
 
 enum device_isa device_best_isa(void)
 {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return DEVICE_REFERENCE;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+    if (device_has_isa(DEVICE_AMX))
+        return DEVICE_AMX;
+    if (device_has_isa(DEVICE_AVX512BF16) && probe_dots_pay())
+        return DEVICE_AVX512BF16;
+    if (device_has_isa(DEVICE_AVX512))
         return DEVICE_AVX512;
-    return DEVICE_AVX2;
+    return device_has_isa(DEVICE_AVX2) ? DEVICE_AVX2 : DEVICE_REFERENCE;
 }
 
 static const struct kernels *table_of(enum device_isa isa)
 {
-    if (isa == DEVICE_AVX512)
-        return &kernels_avx512;
-    return isa == DEVICE_AVX2 ? &kernels_avx2 : &reference_kernels;
-}
-
+#if defined(__x86_64__)
+    static const struct kernels *const tables[] = {
+        &reference_kernels, &kernels_avx2, &kernels_avx512, &kernels_avx512bf16, &kernels_amx};
+    return tables[isa];
 #else
-
-enum device_isa device_best_isa(void) { return DEVICE_REFERENCE; }
-
-static const struct kernels *table_of(enum device_isa isa)
-{
     (void)isa;
     return &reference_kernels;
-}
-
 #endif
+}
 
 // ---- memory of a CPU device: the host's
 
@@ -107,19 +118,18 @@ static const struct device_memory host_memory = {
 
 const char *device_isa_name(enum device_isa isa)
 {
-    static const char *const names[] = {"reference", "avx2", "avx512", "best"};
+    static const char *const names[] = {"reference", "avx2", "avx512", "avx512bf16", "amx", "best"};
     return names[isa];
 }
 
 int device_open(struct device **out, struct team *team, enum device_isa isa)
 {
-    const enum device_isa best = device_best_isa();
-    if (isa != DEVICE_BEST && isa > best)
+    if (!device_has_isa(isa))
         return err_set(ERR_ENV,
                        "this CPU does not have the instructions of \"%s\"; its best are \"%s\"",
-                       device_isa_name(isa), device_isa_name(best));
+                       device_isa_name(isa), device_isa_name(device_best_isa()));
     struct device *dev = mem_alloc0(sizeof(*dev));
-    dev->isa = isa == DEVICE_BEST ? best : isa;
+    dev->isa = isa == DEVICE_BEST ? device_best_isa() : isa;
     dev->team = team;
     snprintf(dev->name, sizeof dev->name, "%s", device_isa_name(dev->isa));
     dev->k = table_of(dev->isa);

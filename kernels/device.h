@@ -13,9 +13,17 @@
 extern "C" {
 #endif
 
-// Instruction sets of the CPU variants, weakest first. DEVICE_REFERENCE is the plain definition of
-// every operation.
-enum device_isa { DEVICE_REFERENCE, DEVICE_AVX2, DEVICE_AVX512, DEVICE_BEST };
+// Instruction sets of the CPU variants. DEVICE_REFERENCE is the plain definition of every
+// operation. AVX512BF16 and AMX differ from AVX512 in products of bfloat16 alone: dot products of
+// pairs, or products of tiles, instead of widened multiply-adds.
+enum device_isa {
+    DEVICE_REFERENCE,
+    DEVICE_AVX2,
+    DEVICE_AVX512,
+    DEVICE_AVX512BF16,
+    DEVICE_AMX,
+    DEVICE_BEST
+};
 
 // Memory of a device. Operations are ordered with the device's kernels; upload and download are
 // over when they return. An alloc that the device has no room for is ERR_ENV.
@@ -56,12 +64,14 @@ struct device {
     struct cuda_state *cuda;                // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU
 };
 
-// isa: an upper bound; what the CPU lacks is never chosen. ERR_ENV when a named instruction set is
-// absent.
+// ERR_ENV when the CPU lacks the instruction set. DEVICE_BEST: device_best_isa's.
 int device_open(struct device **out, struct team *team, enum device_isa isa);
 void device_free(struct device **dev);
-const char *device_isa_name(enum device_isa isa); // "reference", "avx2", "avx512"
-enum device_isa device_best_isa(void);            // of this CPU
+const char *device_isa_name(enum device_isa isa); // "avx512"
+bool device_has_isa(enum device_isa isa);         // whether this CPU can run it
+// The fastest that this CPU can run: AVX512BF16 only where its dot products were measured to beat
+// multiply-adds.
+enum device_isa device_best_isa(void);
 
 // Elements of a packed [k,n] matrix on this device.
 size_t matmul_packed_size(const struct device *dev, int k, int n);

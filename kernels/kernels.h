@@ -49,7 +49,7 @@ struct pack_args {
 // C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides),
 // or, with segments, one tall A and C of m rows, of which [segments[g], segments[g+1]) belong to
 // B[g] (experts); stride_a and stride_c are then unused. Sum over k ascending. a_type and b_type
-// are the same.
+// are the same; c_type is float32 where they are.
 struct matmul_args {
     const void *a; // [m,k] each
     size_t lda, stride_a;

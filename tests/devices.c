@@ -13,8 +13,9 @@
 static int here(int out[TEST_DEVICES_MAX])
 {
     int n = 0;
-    for (int isa = DEVICE_REFERENCE; isa <= (int)device_best_isa(); isa++)
-        out[n++] = isa;
+    for (int isa = DEVICE_REFERENCE; isa < DEVICE_BEST; isa++)
+        if (device_has_isa((enum device_isa)isa))
+            out[n++] = isa;
     out[n++] = DEVICE_FENCED;
     if (device_cuda_count() > 0)
         out[n++] = DEVICE_GPU;

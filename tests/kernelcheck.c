@@ -38,6 +38,24 @@ static int open_avx512(struct device **out, struct team *team)
 {
     return device_open(out, team, DEVICE_AVX512);
 }
+static int open_avx512bf16(struct device **out, struct team *team)
+{
+    return device_open(out, team, DEVICE_AVX512BF16);
+}
+
+// The program that is linked with emulated tiles checks what is built on them.
+static int open_amx(struct device **out, struct team *team)
+{
+#ifdef KERNELCHECK_TILES
+    extern const struct kernels kernels_amx_emulated;
+    const int rc = device_open(out, team, DEVICE_AVX512);
+    if (rc == 0)
+        (*out)->k = &kernels_amx_emulated;
+    return rc;
+#else
+    return device_open(out, team, DEVICE_AMX);
+#endif
+}
 
 static int open_gpu(struct device **out, struct team *team)
 {
@@ -55,6 +73,8 @@ static const struct device_kind kinds[] = {
     {"reference", open_reference, 1, true, false},
     {"avx2", open_avx2, MAX_THREADS, true, false},
     {"avx512", open_avx512, MAX_THREADS, true, false},
+    {"avx512bf16", open_avx512bf16, MAX_THREADS, true, false},
+    {"amx", open_amx, MAX_THREADS, true, false},
     {KERNELCHECK_GPU, open_gpu, 1, false, true},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof *kinds };
@@ -243,7 +263,8 @@ static bool bench_shape(const struct slot *slot, const void *shape, struct runne
     slot_build_whole(&c, slot, shape, on, seed);
     const bool ok = call_time(&f, &seconds, on, &c, slot->time ? slot->time : slot->run);
     const double work = (c.flops > 0 ? c.flops : c.bytes) / seconds / 1e9;
-    const double most = (c.flops > 0 ? limit->flops : limit->bytes) / 1e9;
+    const double arithmetic = c.bf16 ? limit->flops_bf16 : limit->flops;
+    const double most = (c.flops > 0 ? arithmetic : limit->bytes) / 1e9;
     if (!ok)
         printf("%-20s %s: %s\n", slot->name, c.text, f.text);
     else
@@ -283,7 +304,8 @@ static int bench_device(const struct device_kind *kind, const struct options *o)
     printf("%s, %d threads", kind->name, team_size(team));
     if (kind->host) {
         bench_limit_measure(&limit, team, on.dev->isa);
-        printf("; at most %.0f GFLOP/s and %.1f GB/s read", limit.flops / 1e9, limit.bytes / 1e9);
+        printf("; at most %.0f GFLOP/s, in bfloat16 %.0f, and %.1f GB/s read", limit.flops / 1e9,
+               limit.flops_bf16 / 1e9, limit.bytes / 1e9);
     }
     printf("\n");
     bool ok = true;

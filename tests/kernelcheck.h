@@ -72,6 +72,7 @@ struct call {
     void *args;
     char text[160];      // the shape, for messages
     double flops, bytes; // work of one call, for --bench: one of them
+    bool bf16;           // flops are of products of bfloat16
 };
 
 // The rows of a batch by identity: the values of a row depend on its identity alone.

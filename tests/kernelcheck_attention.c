@@ -277,6 +277,7 @@ static void build_attention(struct call *c, const void *shape, const struct rows
     struct array *lse =
         s->no_lse ? NULL : call_out(c, &a->lse, "lse", ELEMENT_F32, span_rows(T, H, H), id);
     c->flops = 2.0 * visible_pairs(&p) * s->H * (2 * s->R + s->Dr);
+    c->bf16 = s->bf16;
     if (c->scales)
         attention_scale(c, a, &p, s, array_floats(q), call_scale(c, out),
                         lse ? call_scale(c, lse) : NULL);
@@ -315,8 +316,12 @@ static const struct attention_shape attention_shapes[] = {
     {16, 512, 64, 5, 60, 1100, .tail = 1, .shared = 2, .bf16 = true},
     {3, 512, 64, 3, 1, 600, .tail = 1, .bf16 = true, .empty = true, .no_lse = true},
 };
-static const struct attention_shape attention_cpu[] = {{8, 128, 32, 8, 128, 128},
-                                                       {8, 128, 32, 256, 128, 128, .tail = 1}};
+static const struct attention_shape attention_cpu[] = {
+    {8, 128, 32, 8, 128, 128},
+    {8, 128, 32, 256, 128, 128, .tail = 1},
+    {8, 128, 32, 8, 128, 128, .bf16 = true},
+    {8, 128, 32, 4, 256, 256, .bf16 = true},
+    {8, 128, 32, 256, 128, 128, .tail = 1, .bf16 = true}};
 static const struct attention_shape attention_gpu[] = {
     {16, 512, 64, 8, 1024, 1024},
     {16, 512, 64, 128, 1024, 1024, .tail = 1},
@@ -424,6 +429,7 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
     for (int i = 0; i < rows->n; i++)
         pairs += 0.5 * seqs[i].len * (seqs[i].len + 1);
     c->flops = 2.0 * pairs * s->H * (5 * s->R + 3 * s->Dr);
+    c->bf16 = s->bf16;
     if (!c->scales)
         return;
     double *dq_scale = call_scale(c, dq), *dkv_scale = call_scale(c, dkv);
@@ -456,7 +462,11 @@ static const struct attention_shape attention_grad_shapes[] = {
     {16, 512, 64, 2, 40, 90, .gap = 1, .bf16 = true},
     {128, 512, 64, 2, 3, 20, .bf16 = true},
 };
-static const struct attention_shape attention_grad_cpu[] = {{8, 128, 32, 8, 128, 128}};
+static const struct attention_shape attention_grad_cpu[] = {
+    {8, 128, 32, 8, 128, 128},
+    {8, 128, 32, 8, 128, 128, .bf16 = true},
+    {8, 128, 32, 4, 256, 256, .bf16 = true},
+    {8, 128, 32, 1, 1024, 1024, .bf16 = true}};
 static const struct attention_shape attention_grad_gpu[] = {
     {16, 512, 64, 8, 1024, 1024},
     {8, 128, 32, 32, 512, 512},

@@ -101,6 +101,7 @@ static void build_logprob(struct call *c, const void *shape, const struct rows *
                                           : call_out(c, &a->entropy, "entropy", ELEMENT_F32,
                                                      dense(rows->n, 1), rows->id);
     c->flops = 2.0 * rows->n * s->C * s->V;
+    c->bf16 = s->bf16;
     if (!c->scales)
         return;
     struct row_values r = new_row(c, s->V);
@@ -136,7 +137,8 @@ static const struct logprob_shape logprob_shapes[] = {
     {9, 24, 65, .special = 60, .bf16 = true},
     {130, 136, 513, .bf16 = true},
 };
-static const struct logprob_shape logprob_cpu[] = {{512, 512, 8192}};
+static const struct logprob_shape logprob_cpu[] = {{512, 512, 8192},
+                                                   {512, 512, 8192, .bf16 = true}};
 static const struct logprob_shape logprob_gpu[] = {{4096, 2048, 32768},
                                                    {8192, 2048, 32768, .bf16 = true}};
 
@@ -204,6 +206,7 @@ static void build_logprob_grad(struct call *c, const void *shape, const struct r
     // The gradient of a logit is rounded to bfloat16, and what it is made of may be before.
     dhidden->unit = dw->unit = s->bf16 ? 0x1p-7 / LOGPROB_GRAD_TOLERANCE : 0.0;
     c->flops = 6.0 * rows->n * s->C * s->V;
+    c->bf16 = s->bf16;
     if (!c->scales)
         return;
     struct row_values r = new_row(c, s->V);

@@ -156,6 +156,7 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
     out->unit =
         s->types == ALL_BF16 ? 0x1p-12 : 0.0; // with the tolerance, one rounding to bfloat16
     c->flops = 2.0 * rows->n * s->n * s->k * (tall ? 1 : s->batch);
+    c->bf16 = s->types != ALL_F32;
     if (!c->scales)
         return;
     const struct product p = {.a = x,
@@ -231,7 +232,20 @@ static const struct matmul_shape matmul_shapes[] = {
     {300, 264, 72, 3, LAYOUT_SEGMENTS, .pad = 8, .types = ALL_BF16},
 };
 static const struct matmul_shape matmul_cpu[] = {
-    {1, 512, 512, 1}, {1024, 512, 512, 1}, {4096, 512, 512, 16, LAYOUT_SEGMENTS}};
+    {1, 512, 512, 1},
+    {1024, 512, 512, 1},
+    {4096, 512, 512, 16, LAYOUT_SEGMENTS},
+    {1, 512, 512, 1, .types = ALL_BF16},
+    {8, 512, 512, 1, .types = ALL_BF16},
+    {16, 512, 512, 1, .types = ALL_BF16},
+    {32, 512, 512, 1, .types = ALL_BF16},
+    {64, 512, 512, 1, .types = ALL_BF16},
+    {64, 2048, 2048, 1, .types = ALL_BF16},
+    {1024, 512, 512, 1, .types = ALL_BF16},
+    {1024, 1024, 1024, 1, .types = ALL_BF16},
+    {4096, 512, 512, 16, LAYOUT_SEGMENTS, .types = ALL_BF16},
+    {1024, 128, 64, 8, LAYOUT_HEADS, .types = ALL_BF16},
+    {1024, 512, 512, 256, LAYOUT_SEGMENTS, .types = ALL_BF16}}; // weights from memory
 static const struct matmul_shape matmul_gpu[] = {
     {1, 4096, 4096, 1},
     {64, 4096, 4096, 1},
@@ -300,6 +314,7 @@ static void build_matmul_grad(struct call *c, const void *shape, const struct ro
     struct array *dw = s->overwrite ? call_out(c, &a->dw, "dw", ELEMENT_F32, span, NULL)
                                     : call_inout(c, &a->dw, "dw", span, NULL);
     c->flops = 2.0 * s->m * s->n * s->k * (tall ? 1 : s->batch);
+    c->bf16 = s->types != ALL_F32;
     if (!c->scales)
         return;
     double *scale = call_scale(c, dw);
@@ -350,8 +365,12 @@ static const struct matmul_shape matmul_grad_shapes[] = {
     {600, 31, 65, 1, .overwrite = true, .types = SUMS_F32},
     {65, 136, 132, 12, LAYOUT_SEGMENTS, .overwrite = true, .types = SUMS_F32},
 };
-static const struct matmul_shape matmul_grad_cpu[] = {{1024, 512, 512, 1},
-                                                      {4096, 512, 512, 16, LAYOUT_SEGMENTS}};
+static const struct matmul_shape matmul_grad_cpu[] = {
+    {1024, 512, 512, 1},
+    {4096, 512, 512, 16, LAYOUT_SEGMENTS},
+    {1024, 512, 512, 1, .types = SUMS_F32},
+    {4096, 512, 512, 16, LAYOUT_SEGMENTS, .types = SUMS_F32},
+    {1024, 128, 64, 8, LAYOUT_HEADS, .types = SUMS_F32}};
 static const struct matmul_shape matmul_grad_gpu[] = {
     {4096, 4096, 4096, 1},
     {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS},

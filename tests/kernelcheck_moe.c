@@ -451,7 +451,8 @@ static const struct permute_shape permute_shapes[] = {
     {33, 6, 48, 64, .in_place = true, .in16 = true, .out16 = true},
     {12, 8, 31, 256, .special = 60, .in16 = true, .out16 = true},
 };
-static const struct permute_shape permute_cpu[] = {{4096, 4, 512, 16}};
+static const struct permute_shape permute_cpu[] = {{4096, 4, 512, 16},
+                                                   {4096, 4, 512, 16, .in16 = true, .out16 = true}};
 static const struct permute_shape permute_gpu[] = {
     {16384, 6, 2048, 64}, {16384, 6, 2048, 64, .in16 = true, .out16 = true}};
 

@@ -102,7 +102,7 @@ static const struct token_shape embed_shapes[] = {
     {13, 35, .out16 = true},
     {40, 64, .out16 = true, .special = 50},
 };
-static const struct token_shape embed_cpu[] = {{16384, 512}};
+static const struct token_shape embed_cpu[] = {{16384, 512}, {16384, 512, .out16 = true}};
 static const struct token_shape embed_gpu[] = {{16384, 2048}, {16384, 2048, .out16 = true}};
 
 // ---- rows of a cache
@@ -187,7 +187,8 @@ static const struct token_shape rmsnorm_shapes[] = {
     {17, 512, .add = 1, .out16 = true},
     {3, 2048, .add = 2, .out16 = true},
 };
-static const struct token_shape rmsnorm_cpu[] = {{16384, 512, .add = 1}};
+static const struct token_shape rmsnorm_cpu[] = {{16384, 512, .add = 1},
+                                                 {16384, 512, .add = 1, .out16 = true}};
 static const struct token_shape rmsnorm_gpu[] = {
     {16384, 2048, .add = 1}, {16384, 512}, {16384, 2048, .add = 1, .out16 = true}};
 
@@ -349,7 +350,8 @@ static const struct token_shape rope_shapes[] = {
     {17, 64, .heads = 5, .in16 = true, .out16 = true, .in_place = true},
     {7, 34, .heads = 2, .inverse = true, .in16 = true, .out16 = true, .special = 97},
 };
-static const struct token_shape rope_cpu[] = {{8192, 32, .heads = 8}};
+static const struct token_shape rope_cpu[] = {{8192, 32, .heads = 8},
+                                              {8192, 32, .heads = 8, .in16 = true, .out16 = true}};
 static const struct token_shape rope_gpu[] = {
     {16384, 64, .heads = 16}, {16384, 64, .heads = 16, .in16 = true, .out16 = true}};
 
@@ -437,7 +439,8 @@ static const struct token_shape swiglu_shapes[] = {
     {5, 19, .in16 = true, .extreme = true},
     {33, 66, .in16 = true, .out16 = true, .in_place = true, .special = 60},
 };
-static const struct token_shape swiglu_cpu[] = {{16384, 512}};
+static const struct token_shape swiglu_cpu[] = {{16384, 512},
+                                                {16384, 512, .in16 = true, .out16 = true}};
 static const struct token_shape swiglu_gpu[] = {{16384, 1408},
                                                 {16384, 1408, .in16 = true, .out16 = true}};
 

@@ -7,7 +7,7 @@
 #include "base/team.h"
 #include "kernels/device.h"
 
-extern const struct kernels kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_avx2, kernels_avx512, kernels_avx512bf16, kernels_amx;
 
 // Runs fn on the team when `work` (about one floating-point operation each) is worth waking it,
 // else on the caller alone. What fn computes may not depend on the number of ranks.

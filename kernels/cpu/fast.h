@@ -5,7 +5,7 @@
 #define KERNELS_CPU_FAST_H
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/fast_gemm.h"
+#include "kernels/cpu/fast_gemm_bf16.h"
 #include "kernels/cpu/vec.h"
 
 size_t FAST(matmul_packed_size)(const struct device *dev, int k, int n);
@@ -56,10 +56,6 @@ static inline float row_logprob(const struct row_stats *s, float logit, float in
 {
     return logit * inv_tau - s->max - s->log_total;
 }
-
-// Keys [0, keys) of a block, rows of D floats, transposed: out[d ATTENTION_BLOCK + u] = kv[u D +
-// d]. Lanes of the last vector past `keys` repeat the last key.
-void FAST(transpose_keys)(const float *kv, int keys, int D, float *out);
 
 static inline float vec_dot(const float *x, const float *y, size_t n)
 {

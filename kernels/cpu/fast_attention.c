@@ -11,25 +11,39 @@
 // on its own query and keys alone.
 #include "kernels/cpu/fast_attention.h"
 #include "base/mem.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define ITEM_ROWS 256
 
-void FAST(transpose_keys)(const float *kv, int keys, int D, float *out)
+// The words of 32 bits of a row: numbers, or pairs of bfloat16, an odd last one with a 0.
+static void read_words(const void *row, enum dtype type, int first, int D, int n, float *out)
 {
+    const size_t size = dtype_size(type), at = (size_t)first * (sizeof *out / size);
+    const size_t left = (size_t)D - at, words = (size_t)n * (sizeof *out / size);
+    memset(out, 0, (size_t)n * sizeof *out);
+    memcpy(out, (const char *)row + at * size, (left < words ? left : words) * size);
+}
+
+void FAST(transpose_keys)(struct attention_rows kv, int keys, int D, float *out)
+{
+    const bool pairs = kv.type == DTYPE_BF16;
+    const int words = pairs ? (D + 1) / 2 : D, whole = (pairs ? D / 2 : D) / 4 * 4;
     for (int u = 0; u < keys; u += VEC_WIDTH) {
         const float *row[VEC_WIDTH];
+        float *to = out + (size_t)(u / GEMM_COLS) * (size_t)words * GEMM_COLS + u % GEMM_COLS;
         for (int i = 0; i < VEC_WIDTH; i++)
-            row[i] = kv + (size_t)(u + i < keys ? u + i : keys - 1) * (size_t)D;
-        int d = 0;
-        for (; d + 4 <= D; d += 4)
-            vec_transpose4(row, (size_t)d, out + (size_t)d * KEYS + u, KEYS);
-        for (; d < D; d++)
-            for (int i = 0; i < VEC_WIDTH; i++)
-                out[(size_t)d * KEYS + (size_t)(u + i)] = row[i][d];
+            row[i] = skip_rows(kv, u + i < keys ? u + i : keys - 1).data;
+        for (int d = 0; d < whole; d += 4)
+            vec_transpose4(row, (size_t)d, to + (size_t)d * GEMM_COLS, GEMM_COLS);
+        for (int i = 0; i < VEC_WIDTH && whole < words; i++) {
+            float rest[4];
+            read_words(row[i], kv.type, whole, D, words - whole, rest);
+            for (int d = whole; d < words; d++)
+                memcpy(to + (size_t)d * GEMM_COLS + i, &rest[d - whole], sizeof *to);
+        }
     }
 }
 
@@ -47,9 +61,13 @@ struct attention_job {
 
 // Scratch of a rank.
 struct attention_work {
-    float *keys_t;    // [R+Dr,KEYS]
-    float *p;         // [GEMM_ROWS,KEYS]
+    float *keys_t; // [R+Dr,KEYS]
+    float *kv;     // [KEYS,round_up_cols(R+Dr)] widened rows, or packed ones
+    float *q;      // [GEMM_BF16_TILE,R+Dr] widened
+    float *p;      // [GEMM_BF16_TILE,KEYS]
+    struct attention_room room;
     float *max, *sum; // [rows of an item]
+    float *out;       // [rows of an item,R] when the output is bfloat16
 };
 
 // Turns the scores s[KEYS] of a row that sees `visible` keys of the block into p, and its state and
@@ -87,64 +105,103 @@ static void softmax_step(float *s, int visible, int lanes, vec scale, float *max
     *max = now;
 }
 
-// Rows [row, row + m) of an item (at `base` of all rows) against key block b, kv.
-static void attend_tile(const struct attention_args *a, const struct attention_work *w, int pos,
-                        size_t base, int row, int m, int b, const float *kv)
+// An item of rows at `base` of all rows; its queries begin at position pos. out: [rows,R], not yet
+// divided by the sums.
+struct attended {
+    const struct attention_args *a;
+    const struct attention_work *w;
+    size_t base;
+    int pos, rows;
+    float *out;
+};
+
+// Rows [row, end) against key block b; the first ones may see none of it.
+static void attend_tile(const struct attended *t, struct attention_values kv, int b, int row,
+                        int end)
 {
-    const int D = a->R + a->Dr, seen = pos + (row + m - 1) / a->H + 1 - b * KEYS;
-    const int keys = seen < KEYS ? seen : KEYS, lanes = round_up_lanes(keys);
-    float *out = (float *)a->out + (base + (size_t)row) * (size_t)a->R;
-    if (keys <= 0)
+    const struct attention_args *a = t->a;
+    const struct attention_work *w = t->w;
+    while (row < end && t->pos + row / a->H < b * KEYS)
+        row++;
+    if (row == end)
         return;
-    score_rows((const float *)a->q + (base + (size_t)row) * (size_t)D, (size_t)D, m, w->keys_t, D,
-               keys, w->p);
+    const int D = a->R + a->Dr, m = end - row, seen = t->pos + (end - 1) / a->H + 1 - b * KEYS;
+    const int keys = seen < KEYS ? seen : KEYS, lanes = round_up_lanes(keys);
+    const size_t R = (size_t)a->R, first = t->base + (size_t)row;
+    float *out = t->out + (size_t)row * R;
+    score_rows(read_rows(a->q, a->type, first * (size_t)D, (size_t)D, m, D, w->q), m, w->keys_t, D,
+               D, keys, w->p, w->room);
     for (int i = 0; i < m; i++)
-        softmax_step(w->p + i * KEYS, pos + (row + i) / a->H + 1 - b * KEYS, lanes,
-                     vec_set1(a->scale), &w->max[row + i], &w->sum[row + i],
-                     out + (size_t)i * (size_t)a->R, a->R);
-    weigh_keys(w->p, m, kv, (size_t)D, keys, a->R, out, (size_t)a->R, b == 0);
+        softmax_step(w->p + i * KEYS, t->pos + (row + i) / a->H + 1 - b * KEYS, lanes,
+                     vec_set1(a->scale), &w->max[row + i], &w->sum[row + i], out + (size_t)i * R,
+                     a->R);
+    weigh_keys(w->p, m, kv, keys, a->R, out, R, b == 0, w->room);
+}
+
+static void finish_item(const struct attended *t)
+{
+    const struct attention_args *a = t->a;
+    const size_t R = (size_t)a->R;
+    for (size_t i = 0; i < (size_t)t->rows; i++) {
+        const vec inverse = vec_set1(1.0f / t->w->sum[i]);
+        for (size_t r = 0; r < R; r += VEC_WIDTH) {
+            const int n = vec_lanes_at(R, r);
+            vec_store_as(a->out, a->type, (t->base + i) * R + r,
+                         vec_mul(vec_load_n(t->out + i * R + r, n), inverse), n);
+        }
+        if (a->lse)
+            a->lse[t->base + i] = t->w->max[i] + logf(t->w->sum[i]);
+    }
 }
 
 static void attend_item(const struct attention_args *a, const struct attention_work *w,
                         const struct attention_item *item)
 {
     const struct attention_seq *seq = &a->seqs[item->seq];
-    const int pos = seq->pos + item->first, rows = item->len * a->H, seen = pos + item->len;
-    const size_t base = ((size_t)seq->query + (size_t)item->first) * (size_t)a->H;
-    for (int i = 0; i < rows; i++) {
+    const int pos = seq->pos + item->first, seen = pos + item->len, D = a->R + a->Dr;
+    struct attended t = {a, w, .pos = pos, .rows = item->len * a->H, .out = w->out};
+    t.base = ((size_t)seq->query + (size_t)item->first) * (size_t)a->H;
+    if (a->type == DTYPE_F32)
+        t.out = (float *)a->out + t.base * (size_t)a->R;
+    for (int i = 0; i < t.rows; i++) {
         w->max[i] = -INFINITY;
         w->sum[i] = 0.0f;
     }
     for (int b = 0; b * KEYS < seen; b++) {
-        const float *kv = a->kv_blocks[seq->block + b];
-        FAST(transpose_keys)
-        (kv, seen - b * KEYS < KEYS ? seen - b * KEYS : KEYS, a->R + a->Dr, w->keys_t);
-        for (int row = 0; row < rows; row += GEMM_ROWS)
-            attend_tile(a, w, pos, base, row, rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS, b,
-                        kv);
+        const int keys = seen - b * KEYS < KEYS ? seen - b * KEYS : KEYS;
+        const struct attention_rows rows =
+            read_rows(a->kv_blocks[seq->block + b], a->type, 0, (size_t)D, keys, D, w->kv);
+        const struct attention_values kv = {pack_rows(rows, keys, a->R, w->kv), rows.ld, keys,
+                                            rows.type};
+        FAST(transpose_keys)(rows, keys, D, w->keys_t);
+        for (int row = 0; row < t.rows; row += GEMM_BF16_TILE)
+            attend_tile(&t, kv, b, row,
+                        t.rows - row < GEMM_BF16_TILE ? t.rows : row + GEMM_BF16_TILE);
     }
-    for (int i = 0; i < rows; i++) {
-        float *out = (float *)a->out + (base + (size_t)i) * (size_t)a->R;
-        const vec inverse = vec_set1(1.0f / w->sum[i]);
-        for (size_t r = 0; r < (size_t)a->R; r += VEC_WIDTH) {
-            const vec_mask m = vec_mask_at((size_t)a->R, r);
-            vec_store_mask(out + r, vec_mul(vec_load_mask(out + r, m), inverse), m);
-        }
-        if (a->lse)
-            a->lse[base + (size_t)i] = w->max[i] + logf(w->sum[i]);
-    }
+    finish_item(&t);
 }
 
 static void attention_share(void *arg, int rank, int size)
 {
     const struct attention_job *job = arg;
     const struct attention_args *a = job->a;
-    const size_t keys_t = (size_t)(a->R + a->Dr) * KEYS;
+    const size_t D = (size_t)(a->R + a->Dr), cols = round_up_cols(a->R + a->Dr);
     const size_t rows = (size_t)(queries_per_item(ITEM_ROWS, a->H) * a->H);
-    float *scratch = cpu_scratch(job->dev, rank, keys_t + (size_t)GEMM_ROWS * KEYS + 2 * rows);
-    struct attention_work w = {.keys_t = scratch, .p = scratch + keys_t};
-    w.max = w.p + (size_t)GEMM_ROWS * KEYS;
-    w.sum = w.max + rows;
+    const size_t out = a->type == DTYPE_F32 ? 0 : rows * (size_t)a->R;
+    const size_t gemm = gemm_bf16_work((int)D > KEYS ? (int)D : KEYS);
+    float *scratch = cpu_scratch(job->dev, rank,
+                                 gemm + (D + 1 + cols) * KEYS + GEMM_BF16_TILE * (D + 2 * KEYS) +
+                                     2 * rows + out + 9 * SCRATCH_LINE);
+    struct attention_work w;
+    w.keys_t = take(&scratch, (D + 1) * KEYS);
+    w.kv = take(&scratch, cols * KEYS);
+    w.q = take(&scratch, GEMM_BF16_TILE * D);
+    w.p = take(&scratch, GEMM_BF16_TILE * KEYS);
+    w.room.half = (uint16_t *)(void *)take(&scratch, GEMM_BF16_TILE * KEYS);
+    w.room.gemm = take(&scratch, gemm);
+    w.max = take(&scratch, rows);
+    w.sum = take(&scratch, rows);
+    w.out = take(&scratch, out);
     int begin, end;
     cpu_share_by_cost(job->cost, job->num_items, rank, size, &begin, &end);
     for (int i = begin; i < end; i++)
@@ -153,8 +210,6 @@ static void attention_share(void *arg, int rank, int size)
 
 int FAST(attention)(struct device *dev, const struct attention_args *a)
 {
-    if (a->type != DTYPE_F32)
-        return ref_attention(dev, a);
     const int queries = queries_per_item(ITEM_ROWS, a->H);
     size_t count = 0;
     for (int n = 0; n < a->num_seqs; n++)
@@ -170,7 +225,7 @@ int FAST(attention)(struct device *dev, const struct attention_args *a)
             const int len = seq->len - i < queries ? seq->len - i : queries;
             const double keys = seq->pos + i + 0.5 * len + VEC_WIDTH;
             items[k] = (struct attention_item){n, i, len};
-            cost[k + 1] = cost[k] + keys * (len * a->H + GEMM_ROWS);
+            cost[k + 1] = cost[k] + keys * (len * a->H + GEMM_BF16_TILE);
         }
     }
     struct attention_job job = {dev, a, items, cost, k};

@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GROUP_ROWS 64 // rows of a group of queries
+#define GROUP_ROWS   64 // rows of a group of queries
+#define QUERY_GROUPS 4  // of an item that gives dq alone
 
 struct grad_item {
     int seq;
@@ -30,29 +31,50 @@ struct grad_job {
     int num_items;
 };
 
-// Scratch of a rank.
+// Scratch of a rank. Of the key blocks of an item, one after the other; of the group of queries at
+// hand. Operands of products that lie in the arrays themselves need none.
 struct grad_work {
-    float *keys_t; // [R+Dr,KEYS]
-    float *p, *ds; // [rows of a group,KEYS]
+    float *keys_t;      // [blocks] of keys_floats
+    float *kv;          // [blocks] of keys_floats: widened rows, or packed ones
+    float *q, *dout;    // [rows,D] and [rows,R] widened
+    void *q_b, *dout_b; // and packed by pairs of rows
+    float *p, *ds;      // [rows,KEYS]
+    struct attention_room room;
+    float *delta; // [rows] dout . out
+    float *dq;    // [rows,D] when dq is bfloat16
 };
 
-// p and ds of m rows at `base`, of which row i sees the keys below visible0 + i / H of this block.
-// Lanes past the visible keys are 0.
-static void probabilities(const struct attention_grad_args *a, const struct grad_work *w,
-                          size_t base, int row, int m, int visible0)
+static size_t keys_floats(const struct attention_grad_args *a)
 {
-    const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, first = base + (size_t)row;
-    const int seen = visible0 + (row + m - 1) / a->H, keys = seen < KEYS ? seen : KEYS;
+    return (round_up_cols(a->R + a->Dr) + 1) * KEYS;
+}
+
+// A group of queries of a sequence at `start`: their rows at `base`, and what products read of
+// them.
+struct grad_group {
+    size_t start, base;
+    int first, len;
+    struct attention_rows q, dout;
+    const void *q_b, *dout_b;
+    float *dq;
+};
+
+// p and ds of m rows of the group from `row` on, of which row i sees the keys below visible0 + i /
+// H of the block that keys_t is of. Lanes past the visible keys are 0.
+static void probabilities(const struct attention_grad_args *a, const struct grad_work *w,
+                          const struct grad_group *g, const float *keys_t, int row, int m,
+                          int visible0)
+{
+    const int D = a->R + a->Dr, seen = visible0 + (row + m - 1) / a->H;
+    const int keys = seen < KEYS ? seen : KEYS;
     float *p = w->p + (size_t)row * KEYS, *ds = w->ds + (size_t)row * KEYS;
-    const float *q = a->q, *out = a->out, *dout = a->dout;
     const vec scale = vec_set1(a->scale);
-    score_rows(q + first * D, D, m, w->keys_t, (int)D, keys, p);
-    score_rows(dout + first * R, R, m, w->keys_t, (int)R, keys, ds);
+    score_rows(skip_rows(g->q, row), m, keys_t, D, D, keys, p, w->room);
+    score_rows(skip_rows(g->dout, row), m, keys_t, D, a->R, keys, ds, w->room);
     for (int i = 0; i < m; i++, p += KEYS, ds += KEYS) {
-        const size_t at = first + (size_t)i;
         const int visible = visible0 + (row + i) / a->H;
-        const vec lse = vec_set1(a->lse[at]);
-        const vec delta = vec_set1(vec_dot(dout + at * R, out + at * R, R));
+        const vec lse = vec_set1(a->lse[g->base + (size_t)(row + i)]);
+        const vec delta = vec_set1(w->delta[row + i]);
         for (int u = 0; u < KEYS; u += VEC_WIDTH) {
             const int here = visible - u < 0           ? 0
                              : visible - u < VEC_WIDTH ? visible - u
@@ -71,90 +93,175 @@ static void probabilities(const struct attention_grad_args *a, const struct grad
     }
 }
 
-// dkv[keys, 0..n) += w[rows,KEYS]^T x[rows,n].
-static void add_to_keys(const float *w, int rows, int keys, const float *x, size_t ldx, int n,
-                        float *dkv, size_t D)
+// dkv[keys, 0..n) += w[rows,KEYS]^T x[rows,n], x as pack_rows gives it, its rows ldx apart.
+static void add_to_keys(const struct grad_work *work, const float *w, int rows, int keys,
+                        enum dtype type, const void *x, size_t ldx, int n, float *dkv, size_t D)
 {
-    const struct gemm product = {
+    if (type == DTYPE_F32) {
+        const struct gemm product = {
+            .m = keys,
+            .n = n,
+            .k = rows,
+            .a = w,
+            .a_row = 1,
+            .a_depth = KEYS,
+            .b = x,
+            .b_depth = ldx,
+            .b_panel = GEMM_COLS,
+            .c = dkv,
+            .ldc = D,
+            .mode = GEMM_CHAIN,
+        };
+        FAST(gemm)(&product);
+        return;
+    }
+    for (int i = 0; i < rows; i += 2)
+        for (int u = 0; u < keys; u += VEC_WIDTH) {
+            const float *first = w + (size_t)i * KEYS + u;
+            const vec second = i + 1 < rows ? vec_load(first + KEYS) : vec_zero();
+            vec_store_bits((uint32_t *)(void *)work->room.half + i / 2 * KEYS + u,
+                           vec_pair(vec_load(first), second));
+        }
+    const struct gemm_bf16 product = {
         .m = keys,
         .n = n,
-        .k = rows,
-        .a = w,
-        .a_row = 1,
-        .a_depth = KEYS,
+        .k = rows + rows % 2,
+        .a = work->room.half,
+        .a_row = 2,
+        .a_depth = 2 * KEYS,
         .b = x,
-        .b_depth = ldx,
-        .b_panel = GEMM_COLS,
         .c = dkv,
         .ldc = D,
         .mode = GEMM_CHAIN,
+        .work = work->room.gemm,
     };
-    FAST(gemm)(&product);
+    FAST(gemm_bf16)(&product);
 }
 
-// Queries [first, first + len) of a sequence at `start` against its key block b. The first group
-// that sees a key finds it zero.
+// The group against key block b, `keys_t` and `kv` of it. The first group that sees a key finds its
+// gradient zero.
 static void group_grad(const struct attention_grad_args *a, const struct grad_work *w,
-                       const struct grad_item *item, size_t start, int first, int len, int b)
+                       const struct grad_item *item, const struct grad_group *g, int b,
+                       const float *keys_t, struct attention_values kv)
 {
-    const int rows = len * a->H, visible0 = first + 1 - b * KEYS, seen = visible0 + len - 1;
-    const int keys = seen < KEYS ? seen : KEYS;
-    const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, H = (size_t)a->H;
-    const size_t base = (start + (size_t)first) * H;
-    const float *kv = (const float *)a->kv + (start + (size_t)b * KEYS) * D;
-    const float *q = (const float *)a->q + base * D, *dout = (const float *)a->dout + base * R;
-    float *dq = (float *)a->dq + base * D;
-    float *dkv = (float *)a->dkv + (start + (size_t)b * KEYS) * D;
-    for (int row = 0; row < rows; row += GEMM_ROWS) {
-        const int m = rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS;
-        probabilities(a, w, base, row, m, visible0);
+    const int rows = g->len * a->H, visible0 = g->first + 1 - b * KEYS,
+              seen = visible0 + g->len - 1;
+    const int keys = seen < KEYS ? seen : KEYS, D = a->R + a->Dr;
+    float *dkv = (float *)a->dkv + (g->start + (size_t)b * KEYS) * (size_t)D;
+    for (int row = 0; row < rows; row += GEMM_BF16_TILE) {
+        const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
+        probabilities(a, w, g, keys_t, row, m, visible0);
     }
-    if (item->dq)
-        for (int row = 0; row < rows; row += GEMM_ROWS) {
-            const int m = rows - row < GEMM_ROWS ? rows - row : GEMM_ROWS;
-            const int here = visible0 + (row + m - 1) / a->H;
-            weigh_keys(w->ds + (size_t)row * KEYS, m, kv, D, here < KEYS ? here : KEYS, (int)D,
-                       dq + (size_t)row * D, D, b == 0);
-        }
+    for (int row = 0; row < rows && item->dq; row += GEMM_BF16_TILE) {
+        const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
+        const int here = visible0 + (row + m - 1) / a->H;
+        if (here > 0)
+            weigh_keys(w->ds + (size_t)row * KEYS, m, kv, here < KEYS ? here : KEYS, D,
+                       g->dq + (size_t)row * (size_t)D, (size_t)D, b == 0, w->room);
+    }
     if (item->dkv) {
-        add_to_keys(w->ds, rows, keys, q, D, (int)D, dkv, D);
-        add_to_keys(w->p, rows, keys, dout, R, (int)R, dkv, D);
+        add_to_keys(w, w->ds, rows, keys, g->q.type, g->q_b, g->q.ld, D, dkv, (size_t)D);
+        add_to_keys(w, w->p, rows, keys, g->dout.type, g->dout_b, g->dout.ld, a->R, dkv, (size_t)D);
     }
+}
+
+// Inner product of n elements of x and y from the at-th on.
+static float row_dot(const void *x, const void *y, enum dtype type, size_t at, size_t n)
+{
+    vec sum = vec_zero();
+    if (type == DTYPE_F32)
+        return vec_dot((const float *)x + at, (const float *)y + at, n);
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const int lanes = vec_lanes_at(n, i);
+        sum =
+            vec_fma(vec_load_as(x, type, at + i, lanes), vec_load_as(y, type, at + i, lanes), sum);
+    }
+    return vec_sum(sum);
+}
+
+// Queries [first, first + len) against the key blocks of the item that they see.
+static void queries_grad(const struct attention_grad_args *a, const struct grad_work *w,
+                         const struct grad_item *item, const struct attention_values *kv, int first,
+                         int len)
+{
+    const size_t start = (size_t)a->seqs[item->seq].query, H = (size_t)a->H, R = (size_t)a->R;
+    const size_t D = R + (size_t)a->Dr, base = (start + (size_t)first) * H;
+    const int rows = len * a->H;
+    struct grad_group g = {.start = start, .base = base, .first = first, .len = len, .dq = w->dq};
+    g.q = read_rows(a->q, a->type, base * D, D, rows, (int)D, w->q);
+    g.dout = read_rows(a->dout, a->type, base * R, R, rows, a->R, w->dout);
+    if (item->dkv) {
+        g.q_b = pack_rows(g.q, rows, (int)D, w->q_b);
+        g.dout_b = pack_rows(g.dout, rows, a->R, w->dout_b);
+    }
+    for (int i = 0; i < rows; i++)
+        w->delta[i] = row_dot(a->dout, a->out, a->type, (base + (size_t)i) * R, R);
+    if (a->dq_type == DTYPE_F32)
+        g.dq = (float *)a->dq + base * D;
+    for (int b = item->key_begin; b < item->key_end && b * KEYS < first + len; b++)
+        group_grad(a, w, item, &g, b, w->keys_t + (size_t)(b - item->key_begin) * keys_floats(a),
+                   kv[b - item->key_begin]);
+    if (item->dq && a->dq_type != DTYPE_F32)
+        copy_as(a->dq, a->dq_type, base * D, g.dq, DTYPE_F32, 0, (size_t)rows * D);
 }
 
 static void item_grad(const struct attention_grad_args *a, const struct grad_work *w,
-                      const struct grad_item *item)
+                      const struct grad_item *item, struct attention_values *kv)
 {
     const struct attention_seq *seq = &a->seqs[item->seq];
-    const int queries = queries_per_item(GROUP_ROWS, a->H);
-    const size_t start = (size_t)seq->query, D = (size_t)a->R + (size_t)a->Dr;
+    const int queries = queries_per_item(GROUP_ROWS, a->H), D = a->R + a->Dr;
     for (int b = item->key_begin; b < item->key_end; b++) {
         const int keys = seq->len - b * KEYS < KEYS ? seq->len - b * KEYS : KEYS;
-        const size_t at = (start + (size_t)b * KEYS) * D;
-        FAST(transpose_keys)((const float *)a->kv + at, keys, (int)D, w->keys_t);
+        const size_t at = ((size_t)seq->query + (size_t)b * KEYS) * (size_t)D;
+        const size_t place = (size_t)(b - item->key_begin) * keys_floats(a);
+        const struct attention_rows rows =
+            read_rows(a->kv, a->type, at, (size_t)D, keys, D, w->kv + place);
+        FAST(transpose_keys)(rows, keys, D, w->keys_t + place);
+        kv[b - item->key_begin] = (struct attention_values){pack_rows(rows, keys, D, w->kv + place),
+                                                            rows.ld, keys, rows.type};
         if (item->dkv)
-            memset((float *)a->dkv + at, 0, (size_t)keys * D * sizeof(float));
-        // Groups are counted from the first query of the sequence, in every item.
-        for (int i = item->first; i < item->end; i += queries) {
-            const int len = seq->len - i < queries ? seq->len - i : queries;
-            if (i + len > b * KEYS)
-                group_grad(a, w, item, start, i, len, b);
-        }
+            memset((float *)a->dkv + at, 0, (size_t)keys * (size_t)D * sizeof(float));
     }
+    // Groups are counted from the first query of the sequence, in every item.
+    for (int i = item->first; i < item->end; i += queries)
+        queries_grad(a, w, item, kv, i, seq->len - i < queries ? seq->len - i : queries);
 }
 
 static void attention_grad_share(void *arg, int rank, int size)
 {
     const struct grad_job *job = arg;
     const struct attention_grad_args *a = job->a;
-    const size_t keys_t = (size_t)(a->R + a->Dr) * KEYS;
-    const size_t block = (size_t)(queries_per_item(GROUP_ROWS, a->H) * a->H) * KEYS;
-    float *scratch = cpu_scratch(job->dev, rank, keys_t + 2 * block);
-    const struct grad_work w = {scratch, scratch + keys_t, scratch + keys_t + block};
-    int begin, end;
+    const size_t D = (size_t)(a->R + a->Dr), cols = round_up_cols(a->R + a->Dr);
+    const size_t rows = (size_t)(queries_per_item(GROUP_ROWS, a->H) * a->H) + 1;
+    int begin, end, blocks = 0;
     cpu_share_by_cost(job->cost, job->num_items, rank, size, &begin, &end);
+    for (int i = begin; i < end; i++) {
+        const int here = job->items[i].key_end - job->items[i].key_begin;
+        blocks = here > blocks ? here : blocks;
+    }
+    const size_t keys = (size_t)blocks * keys_floats(a);
+    const size_t values = (size_t)blocks * sizeof(struct attention_values) / sizeof(float);
+    const size_t deepest = D > rows ? D : rows;
+    const size_t gemm = gemm_bf16_work(deepest > KEYS ? (int)deepest : KEYS);
+    float *scratch = cpu_scratch(job->dev, rank,
+                                 gemm + 2 * keys + values +
+                                     rows * (3 * D + 2 * cols + 3 * KEYS + 1) + 12 * SCRATCH_LINE);
+    struct grad_work w;
+    w.keys_t = take(&scratch, keys);
+    w.kv = take(&scratch, keys);
+    w.q = take(&scratch, rows * D);
+    w.dout = take(&scratch, rows * D);
+    w.q_b = take(&scratch, rows * cols);
+    w.dout_b = take(&scratch, rows * cols);
+    w.p = take(&scratch, rows * KEYS);
+    w.ds = take(&scratch, rows * KEYS);
+    w.room.half = (uint16_t *)(void *)take(&scratch, rows * KEYS);
+    w.room.gemm = take(&scratch, gemm);
+    w.delta = take(&scratch, rows);
+    w.dq = take(&scratch, rows * D);
+    struct attention_values *kv = (struct attention_values *)(void *)take(&scratch, values);
     for (int i = begin; i < end; i++)
-        item_grad(a, &w, &job->items[i]);
+        item_grad(a, &w, &job->items[i], kv);
 }
 
 static void push_item(struct grad_job *job, struct grad_item item, double cost)
@@ -180,8 +287,8 @@ static void push_sequence(struct grad_job *job, int n, double fair)
         push_item(job, (struct grad_item){n, b, b + 1, first, len, false, true},
                   0.6 * KEYS * (len - first));
     }
-    for (int i = 0; i < len; i += queries) {
-        const int end = i + queries < len ? i + queries : len;
+    for (int i = 0; i < len; i += QUERY_GROUPS * queries) {
+        const int end = i + QUERY_GROUPS * queries < len ? i + QUERY_GROUPS * queries : len;
         push_item(job, (struct grad_item){n, 0, (end + KEYS - 1) / KEYS, i, end, true, false},
                   0.5 * (end - i) * (double)end);
     }
@@ -189,7 +296,7 @@ static void push_sequence(struct grad_job *job, int n, double fair)
 
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a)
 {
-    if (a->type != DTYPE_F32 || a->dq_type != DTYPE_F32 || a->dkv_type != DTYPE_F32)
+    if (a->dkv_type != DTYPE_F32) // which no caller asks for
         return ref_attention_grad(dev, a);
     const int queries = queries_per_item(GROUP_ROWS, a->H);
     size_t count = 0;

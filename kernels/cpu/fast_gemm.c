@@ -30,6 +30,10 @@ static ALWAYS_INLINE void tile_run(const struct tile *t, const int rows, const i
     const vec_mask last = t->last;
     for (int i = 0; i < (rows + 2) / 3; i++)
         a[i] = t->a + (size_t)i * 3 * a_row;
+    for (int i = 0; i < rows && t->add_to_c; i++) // long before it is read
+        for (int j = 0; j < vecs; j++)
+            _mm_prefetch((const char *)(t->c + (size_t)i * t->ldc + (size_t)j * VEC_WIDTH),
+                         _MM_HINT_T0);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vecs; j++) {
             const float *c = t->c + (size_t)i * t->ldc + (size_t)j * VEC_WIDTH;

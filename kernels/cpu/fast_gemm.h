@@ -29,10 +29,11 @@ struct gemm {
 
 void FAST(gemm)(const struct gemm *g);
 
-// Floats of B [k,n] in panels of GEMM_COLS columns, the last one padded with zeros.
+// Elements of B [k,n], of either type, in panels of GEMM_COLS columns, the last one padded with
+// zeros; k is padded to whole pairs.
 static inline size_t gemm_packed_size(int k, int n)
 {
-    return (size_t)k * (((size_t)n + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
+    return ((size_t)k + 1) / 2 * 2 * (((size_t)n + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
 }
 
 #endif

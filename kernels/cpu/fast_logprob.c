@@ -3,14 +3,15 @@
 // cache and are never stored. The backward keeps the logits' gradient of one chunk of rows, from
 // which both products come.
 #include "kernels/cpu/fast.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 
-#define TILE_FLOATS  (64 * 1024)   // of logits at a time on one thread
-#define CHUNK_FLOATS (1024 * 1024) // of the logits' gradient at a time
+// Of logits at a time on one thread, forward and backward: the weights are read from far once for
+// so many.
+#define TILE_FLOATS      (256 * 1024)
+#define GRAD_TILE_FLOATS (512 * 1024)
+#define CHUNK_FLOATS     (1024 * 1024) // of the logits' gradient at a time; twice as many of bfloat16
 
 static int rows_for(int floats, int V)
 {
@@ -45,24 +46,43 @@ struct row_stats FAST(row_stats)(const float *logits, int V, float inv_tau)
     return s;
 }
 
-// x[m,k] times packed w[k,n].
-static void product_rows(const float *x, int m, int k, const float *w, int n, float *out)
+// Rows [t, t + m) of x[T,k], of the type of packed w[k,n], times w: with the bits of matmul.
+static void product_rows(const void *x, enum dtype type, int t, int m, int k, const void *w, int n,
+                         float *out, float *work)
 {
-    const struct gemm product = {
-        .m = m,
-        .n = n,
-        .k = k,
-        .a = x,
-        .a_row = (size_t)k,
-        .a_depth = 1,
-        .b = w,
-        .b_depth = GEMM_COLS,
-        .b_panel = (size_t)k * GEMM_COLS,
-        .c = out,
-        .ldc = (size_t)n,
-        .mode = GEMM_SET,
-    };
-    FAST(gemm)(&product);
+    const size_t first = (size_t)t * (size_t)k;
+    if (type == DTYPE_BF16) {
+        const struct gemm_bf16 product = {
+            .m = m,
+            .n = n,
+            .k = k,
+            .a = (const uint16_t *)x + first,
+            .a_row = (size_t)k,
+            .a_depth = 2,
+            .b = w,
+            .c = out,
+            .ldc = (size_t)n,
+            .mode = GEMM_SET,
+            .work = work,
+        };
+        FAST(gemm_bf16)(&product);
+    } else {
+        const struct gemm product = {
+            .m = m,
+            .n = n,
+            .k = k,
+            .a = (const float *)x + first,
+            .a_row = (size_t)k,
+            .a_depth = 1,
+            .b = w,
+            .b_depth = GEMM_COLS,
+            .b_panel = (size_t)k * GEMM_COLS,
+            .c = out,
+            .ldc = (size_t)n,
+            .mode = GEMM_SET,
+        };
+        FAST(gemm)(&product);
+    }
 }
 
 struct logprob_job {
@@ -70,42 +90,18 @@ struct logprob_job {
     const struct linear_logprob_args *a;
 };
 
-// Logits of rows [t, t + m), with the bits of matmul.
-static void logits_rows(const struct logprob_job *job, int t, int m, float *logits)
-{
-    const struct linear_logprob_args *a = job->a;
-    const size_t C = (size_t)a->C, first = (size_t)t * C;
-    if (a->type == DTYPE_F32) {
-        product_rows((const float *)a->hidden + first, m, a->C, a->w, a->V, logits);
-        return;
-    }
-    const struct matmul_args product = {
-        .a = (const uint16_t *)a->hidden + first,
-        .lda = C,
-        .b = a->w,
-        .c = logits,
-        .ldc = (size_t)a->V,
-        .m = m,
-        .n = a->V,
-        .k = a->C,
-        .batch = 1,
-        .a_type = a->type,
-        .b_type = a->type,
-    };
-    ref_matmul(job->dev, &product); // what matmul does with bfloat16
-}
-
 static void logprob_share(void *arg, int rank, int size)
 {
     const struct logprob_job *job = arg;
     const struct linear_logprob_args *a = job->a;
     const int rows = rows_for(TILE_FLOATS, a->V);
-    float *logits = cpu_scratch(job->dev, rank, (size_t)rows * (size_t)a->V);
+    const size_t floats = (size_t)rows * (size_t)a->V;
+    float *logits = cpu_scratch(job->dev, rank, floats + gemm_bf16_work(a->C));
     int begin, end;
     team_share(a->T, GEMM_ROWS, rank, size, &begin, &end);
     for (int t = begin; t < end; t += rows) {
         const int m = end - t < rows ? end - t : rows;
-        logits_rows(job, t, m, logits);
+        product_rows(a->hidden, a->type, t, m, a->C, a->w, a->V, logits, logits + floats);
         for (int i = 0; i < m; i++) {
             const float *row = logits + (size_t)i * (size_t)a->V, inv = row_inv_tau(a->tau[t + i]);
             const struct row_stats s = FAST(row_stats)(row, a->V, inv);
@@ -127,9 +123,10 @@ int FAST(linear_logprob)(struct device *dev, const struct linear_logprob_args *a
 }
 
 struct logprob_grad_job {
+    struct device *dev;
     const struct linear_logprob_grad_args *a;
     int first, rows; // of this chunk
-    float *dlogits;  // [rows,V]
+    void *dlogits;   // [rows,V], of the type of hidden
 };
 
 // Logits become their gradient: (g (1[v = token] - p) - h p (l + entropy)) / tau, l = log p, g and
@@ -157,41 +154,51 @@ static void hidden_grad_share(void *arg, int rank, int size)
     const struct logprob_grad_job *job = arg;
     const struct linear_logprob_grad_args *a = job->a;
     const size_t C = (size_t)a->C, V = (size_t)a->V;
-    const int rows = rows_for(TILE_FLOATS, a->V);
+    const int rows = rows_for(GRAD_TILE_FLOATS, a->V);
+    const bool rounded = a->type == DTYPE_BF16;
+    const size_t floats = rounded ? (size_t)rows * V : 0;
+    const size_t work = gemm_bf16_work(a->C > a->V ? a->C : a->V);
+    float *scratch = cpu_scratch(job->dev, rank, floats + work);
     int begin, end;
     team_share(job->rows, GEMM_ROWS, rank, size, &begin, &end);
     for (int i = begin; i < end; i += rows) {
-        const int m = end - i < rows ? end - i : rows;
-        const size_t t = (size_t)(job->first + i);
-        float *dlogits = job->dlogits + (size_t)i * V;
-        product_rows((const float *)a->hidden + t * C, m, a->C, a->w, a->V, dlogits);
+        const int m = end - i < rows ? end - i : rows, t = job->first + i;
+        float *logits = rounded ? scratch : (float *)job->dlogits + (size_t)i * V;
+        product_rows(a->hidden, a->type, t, m, a->C, a->w, a->V, logits, scratch + floats);
         for (int j = 0; j < m; j++)
-            logits_grad(a, (int)t + j, dlogits + (size_t)j * V);
-        product_rows(dlogits, m, a->V, a->w_t, a->C, a->dhidden + t * C);
+            logits_grad(a, t + j, logits + (size_t)j * V);
+        for (size_t j = 0; rounded && j < (size_t)m * V; j += VEC_WIDTH) {
+            const int lanes = vec_lanes_at((size_t)m * V, j);
+            vec_store_bf16((uint16_t *)job->dlogits + (size_t)i * V + j,
+                           vec_load_n(logits + j, lanes), lanes);
+        }
+        product_rows(job->dlogits, a->type, i, m, a->V, a->w_t, a->C, a->dhidden + (size_t)t * C,
+                     scratch + floats);
     }
 }
 
 int FAST(linear_logprob_grad)(struct device *dev, const struct linear_logprob_grad_args *a)
 {
     assert(a->T == 0 || a->V > 0);
-    if (a->type != DTYPE_F32)
-        return ref_linear_logprob_grad(dev, a);
     const size_t C = (size_t)a->C, V = (size_t)a->V;
-    const int rows = a->T > 0 ? rows_for(CHUNK_FLOATS, a->V) : 1;
+    const int floats = a->type == DTYPE_BF16 ? 2 * CHUNK_FLOATS : CHUNK_FLOATS;
+    const int rows = a->T > 0 ? rows_for(floats, a->V) : 1;
     for (int t = 0; t < a->T; t += rows) {
         const int m = a->T - t < rows ? a->T - t : rows;
-        struct logprob_grad_job job = {a, t, m, cpu_scratch(dev, CPU_SHARED, (size_t)m * V)};
+        struct logprob_grad_job job = {dev, a, t, m, cpu_scratch(dev, CPU_SHARED, (size_t)m * V)};
         cpu_run(dev, 4.0 * m * a->C * a->V, hidden_grad_share, &job);
         const struct matmul_grad_args weights = {
             .dy = job.dlogits,
             .lddy = V,
-            .x = (const float *)a->hidden + (size_t)t * C,
+            .x = (const char *)a->hidden + (size_t)t * C * dtype_size(a->type),
             .ldx = C,
             .dw = a->dw,
             .m = m,
             .n = a->V,
             .k = a->C,
             .batch = 1,
+            .dy_type = a->type,
+            .x_type = a->type,
         };
         FAST(matmul_grad)(dev, &weights);
     }

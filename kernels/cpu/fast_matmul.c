@@ -3,7 +3,6 @@
 // rows are few; weight gradients are cut by output tiles, so that no sum crosses a thread.
 #include "base/mem.h"
 #include "kernels/cpu/fast.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +12,65 @@ struct pack_job {
     int panels; // of one matrix
 };
 
-static void pack_panel(const struct pack_args *a, const float *b, int col, float *out)
+#define PACK_DEPTH 128 // of a panel at a time: as many numbers of GEMM_COLS columns fit the cache
+
+// `n` numbers from the at-th on of B into words of out_type, pairs of bfloat16 with 0 as the other
+// half of an odd last one.
+static void pack_words(const struct pack_args *a, size_t at, int n, float *words)
 {
-    const int cols = a->n - col < GEMM_COLS ? a->n - col : GEMM_COLS;
-    for (int l = 0; l < a->k; l++, out += GEMM_COLS) {
-        for (int j = 0; j < cols; j++)
-            out[j] = a->transposed ? b[(size_t)(col + j) * a->ldb + (size_t)l]
-                                   : b[(size_t)l * a->ldb + (size_t)(col + j)];
-        for (int j = cols; j < GEMM_COLS; j++)
-            out[j] = 0.0f;
+    if (a->out_type == DTYPE_BF16)
+        ((uint16_t *)(void *)words)[n - n % 2] = ((uint16_t *)(void *)words)[n - n % 2 + 1] = 0;
+    for (int l = 0; l < n; l += VEC_WIDTH) {
+        const int lanes = vec_lanes_at((size_t)n, (size_t)l);
+        vec_store_as(words, a->out_type, (size_t)l,
+                     vec_load_as(a->b, a->b_type, at + (size_t)l, lanes), lanes);
     }
+}
+
+// VEC_WIDTH columns from `col` on of a matrix at `first` given transposed: each is a row of B.
+static void pack_transposed(const struct pack_args *a, size_t first, int col, float *out)
+{
+    float words[VEC_WIDTH][PACK_DEPTH + 1] = {{0}};
+    const float *row[VEC_WIDTH];
+    for (int i = 0; i < VEC_WIDTH; i++)
+        row[i] = words[i];
+    for (int l = 0; l < a->k; l += PACK_DEPTH) {
+        const int n = a->k - l < PACK_DEPTH ? a->k - l : PACK_DEPTH;
+        const int depth = a->out_type == DTYPE_BF16 ? (n + 1) / 2 : n;
+        int d = 0;
+        for (int i = 0; i < VEC_WIDTH && col + i < a->n; i++)
+            pack_words(a, first + (size_t)(col + i) * a->ldb + (size_t)l, n, words[i]);
+        for (; d + 4 <= depth; d += 4)
+            vec_transpose4(row, (size_t)d, out + (size_t)d * GEMM_COLS, GEMM_COLS);
+        for (; d < depth; d++)
+            for (int i = 0; i < VEC_WIDTH; i++)
+                memcpy(out + (size_t)d * GEMM_COLS + i, &row[i][d], sizeof *out);
+        out += (size_t)depth * GEMM_COLS;
+    }
+}
+
+// VEC_WIDTH columns from `col` on of a matrix at `first`.
+static void pack_columns(const struct pack_args *a, size_t first, int col, float *out)
+{
+    const int lanes = a->n - col < VEC_WIDTH ? a->n - col : VEC_WIDTH;
+    const int step = a->out_type == DTYPE_BF16 ? 2 : 1;
+    for (int l = 0; l < a->k; l += step, out += GEMM_COLS) {
+        const size_t at = first + (size_t)l * a->ldb + (size_t)col;
+        const vec x = lanes > 0 ? vec_load_as(a->b, a->b_type, at, lanes) : vec_zero();
+        vec next = vec_zero();
+        if (step == 1) {
+            vec_store(out, x);
+            continue;
+        }
+        if (lanes > 0 && l + 1 < a->k)
+            next = vec_load_as(a->b, a->b_type, at + a->ldb, lanes);
+        vec_store_bits((uint32_t *)(void *)out, vec_pair(x, next));
+    }
+}
+
+static size_t panel_elements(int k, enum dtype type)
+{
+    return type == DTYPE_BF16 ? gemm_bf16_panel(k) : (size_t)k * GEMM_COLS;
 }
 
 static void pack_share(void *arg, int rank, int size)
@@ -34,10 +82,12 @@ static void pack_share(void *arg, int rank, int size)
     team_share(a->count * job->panels, 1, rank, size, &begin, &end);
     for (int i = begin; i < end; i++) {
         const size_t g = (size_t)(i / job->panels), panel = (size_t)(i % job->panels);
-        const float *b = a->b;
-        float *out = a->out;
-        pack_panel(a, b + g * a->stride_b, (int)panel * GEMM_COLS,
-                   out + g * packed + panel * (size_t)a->k * GEMM_COLS);
+        const size_t at = g * packed + panel * panel_elements(a->k, a->out_type);
+        float *out = (float *)(void *)((char *)a->out + at * dtype_size(a->out_type));
+        for (int v = 0; v < GEMM_COLS; v += VEC_WIDTH) {
+            const int col = (int)panel * GEMM_COLS + v;
+            (a->transposed ? pack_transposed : pack_columns)(a, g * a->stride_b, col, out + v);
+        }
     }
 }
 
@@ -50,37 +100,66 @@ size_t FAST(matmul_packed_size)(const struct device *dev, int k, int n)
 int FAST(matmul_pack)(struct device *dev, const struct pack_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->count >= 0);
-    if (a->b_type != DTYPE_F32 || a->out_type != DTYPE_F32)
-        return ref_matmul_pack(dev, a);
     struct pack_job job = {a, (a->n + GEMM_COLS - 1) / GEMM_COLS};
     cpu_run(dev, 4.0 * a->n * a->k * a->count, pack_share, &job);
     return 0;
 }
 
+struct matmul_job {
+    struct device *dev;
+    const struct matmul_args *a;
+};
+
+static const void *at_element(const void *array, enum dtype type, size_t i)
+{
+    return (const char *)array + i * dtype_size(type);
+}
+
 // Rows [row, row + m) of all groups, all of group g, times columns [col, col + n) of B[g]; col at
 // the start of a panel.
-static void group_product(const struct matmul_args *a, int g, int row, int m, int col, int n)
+static void group_product(const struct matmul_args *a, float *work, int g, int row, int m, int col,
+                          int n)
 {
-    const size_t packed = gemm_packed_size(a->k, a->n), panel = (size_t)a->k * GEMM_COLS;
-    const size_t in = (size_t)(a->segments ? row : row - g * a->m);
-    const float *b = a->b;
-    const float *base_a = (const float *)a->a + (a->segments ? 0 : (size_t)g * a->stride_a);
-    float *base_c = (float *)a->c + (a->segments ? 0 : (size_t)g * a->stride_c);
-    const struct gemm product = {
-        .m = m,
-        .n = n,
-        .k = a->k,
-        .a = base_a + in * a->lda,
-        .a_row = a->lda,
-        .a_depth = 1,
-        .b = b + (size_t)g * packed + (size_t)(col / GEMM_COLS) * panel,
-        .b_depth = GEMM_COLS,
-        .b_panel = panel,
-        .c = base_c + in * a->ldc + (size_t)col,
-        .ldc = a->ldc,
-        .mode = a->accumulate ? GEMM_CHAIN : GEMM_SET,
-    };
-    FAST(gemm)(&product);
+    const size_t in = (size_t)(a->segments ? row : row - g * a->m), group = (size_t)g;
+    const size_t panel = (size_t)(col / GEMM_COLS) * panel_elements(a->k, a->b_type);
+    const void *x =
+        at_element(a->a, a->a_type, in * a->lda + (a->segments ? 0 : group * a->stride_a));
+    const void *b = at_element(a->b, a->b_type, group * gemm_packed_size(a->k, a->n) + panel);
+    const size_t c = in * a->ldc + (size_t)col + (a->segments ? 0 : group * a->stride_c);
+    const enum gemm_mode mode = a->accumulate ? GEMM_CHAIN : GEMM_SET;
+    if (a->a_type == DTYPE_BF16) {
+        const struct gemm_bf16 product = {
+            .m = m,
+            .n = n,
+            .k = a->k,
+            .a = x,
+            .a_row = a->lda,
+            .a_depth = 2,
+            .b = b,
+            .c = (char *)a->c + c * dtype_size(a->c_type),
+            .ldc = a->ldc,
+            .c_type = a->c_type,
+            .mode = mode,
+            .work = work,
+        };
+        FAST(gemm_bf16)(&product);
+    } else {
+        const struct gemm product = {
+            .m = m,
+            .n = n,
+            .k = a->k,
+            .a = x,
+            .a_row = a->lda,
+            .a_depth = 1,
+            .b = b,
+            .b_depth = GEMM_COLS,
+            .b_panel = (size_t)a->k * GEMM_COLS,
+            .c = (float *)a->c + c,
+            .ldc = a->ldc,
+            .mode = mode,
+        };
+        FAST(gemm)(&product);
+    }
 }
 
 static int matmul_rows(const struct matmul_args *a)
@@ -92,12 +171,14 @@ static int matmul_rows(const struct matmul_args *a)
 
 static void matmul_share(void *arg, int rank, int size)
 {
-    const struct matmul_args *a = arg;
+    const struct matmul_job *job = arg;
+    const struct matmul_args *a = job->a;
+    float *work = cpu_scratch(job->dev, rank, gemm_bf16_work(a->k));
     const int rows = matmul_rows(a), first = a->segments ? a->segments[0] : 0;
     const int panels = (a->n + GEMM_COLS - 1) / GEMM_COLS;
     int row_begin = 0, row_end = rows, panel_begin = 0, panel_end = panels;
     if (rows >= 2 * size * GEMM_ROWS || rows >= panels * GEMM_ROWS)
-        team_share(rows, GEMM_ROWS, rank, size, &row_begin, &row_end);
+        team_share(rows, 1, rank, size, &row_begin, &row_end);
     else
         team_share(panels, 1, rank, size, &panel_begin, &panel_end);
     const int col = panel_begin * GEMM_COLS;
@@ -108,16 +189,15 @@ static void matmul_share(void *arg, int rank, int size)
         begin = begin > first + row_begin ? begin : first + row_begin;
         end = end < first + row_end ? end : first + row_end;
         if (begin < end)
-            group_product(a, g, begin, end - begin, col, col_end - col);
+            group_product(a, work, g, begin, end - begin, col, col_end - col);
     }
 }
 
 int FAST(matmul)(struct device *dev, const struct matmul_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->batch >= 0);
-    if (a->a_type != DTYPE_F32 || a->b_type != DTYPE_F32 || a->c_type != DTYPE_F32)
-        return ref_matmul(dev, a);
-    struct matmul_args job = *a;
+    assert(a->a_type == a->b_type && (a->a_type == DTYPE_BF16 || a->c_type == DTYPE_F32));
+    struct matmul_job job = {dev, a};
     if (a->batch > 0)
         cpu_run(dev, 2.0 * matmul_rows(a) * a->n * a->k, matmul_share, &job);
     return 0;
@@ -127,32 +207,135 @@ int FAST(matmul)(struct device *dev, const struct matmul_args *a)
 // in the cache.
 #define TOKEN_BLOCK 256
 
+// A block of tokens of one group. Its operands are laid out anew where that is needed: X once, dY
+// GRAD_ROWS columns at a time, so that what a tile reads lies close together.
+struct token_block {
+    const struct matmul_grad_args *a;
+    size_t dy, x; // first elements
+    int count;    // tokens
+    float *dy_work, *gemm_work, *x_work;
+    enum gemm_mode mode;
+};
+
+#define GRAD_ROWS 96 // of dW: a multiple of all GEMM_ROWS
+
+// Floats of scratch, dy_work first, then gemm_work.
+#define DY_WORK (TOKEN_BLOCK * GRAD_ROWS)
+static size_t grad_work(const struct matmul_grad_args *a)
+{
+    return DY_WORK + gemm_bf16_work(TOKEN_BLOCK) +
+           TOKEN_BLOCK * (((size_t)a->k + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
+}
+
+static void widen_columns(const uint16_t *x, size_t ldx, int count, int n, size_t ldo, float *out)
+{
+    for (size_t t = 0; t < (size_t)count; t++)
+        for (size_t i = 0; i < (size_t)n; i += VEC_WIDTH) {
+            const int lanes = vec_lanes_at((size_t)n, i);
+            vec_store_n(out + t * ldo + i, vec_load_bf16(x + t * ldx + i, lanes), lanes);
+        }
+}
+
+// Rows [row, row + rows) of dW += dY^T X (or =, by the block's mode), summed in float32.
+static void block_rows_f32(const struct token_block *b, int row, int rows, float *dw)
+{
+    const struct matmul_grad_args *a = b->a;
+    const bool wide = a->x_type == DTYPE_F32;
+    if (!wide)
+        widen_columns((const uint16_t *)a->dy + b->dy + row, a->lddy, b->count, rows, GRAD_ROWS,
+                      b->dy_work);
+    const struct gemm product = {
+        .m = rows,
+        .n = a->k,
+        .k = b->count,
+        .a = wide ? (const float *)a->dy + b->dy + row : b->dy_work,
+        .a_row = 1,
+        .a_depth = wide ? a->lddy : GRAD_ROWS,
+        .b = wide ? (const float *)a->x + b->x : b->x_work,
+        .b_depth = wide ? a->ldx : (size_t)a->k,
+        .b_panel = GEMM_COLS,
+        .c = dw,
+        .ldc = (size_t)a->k,
+        .mode = b->mode,
+    };
+    FAST(gemm)(&product);
+}
+
+#if GEMM_DOTS
+
+// X and dY of a block by pairs of tokens.
+static void block_x_bf16(const struct token_block *b)
+{
+    FAST(gemm_bf16_pack)
+    ((const uint16_t *)b->a->x + b->x, b->a->ldx, b->count, b->a->k, (uint16_t *)(void *)b->x_work);
+}
+
+static void block_rows_bf16(const struct token_block *b, int row, int rows, float *dw)
+{
+    static const uint16_t zeros[VEC_WIDTH];
+    const struct matmul_grad_args *a = b->a;
+    const uint16_t *dy = (const uint16_t *)a->dy + b->dy + (size_t)row;
+    uint32_t *pairs = (uint32_t *)(void *)b->dy_work; // [count/2,GRAD_ROWS]
+    for (size_t t = 0; t < (size_t)b->count; t += 2)
+        for (size_t i = 0; i < (size_t)rows; i += VEC_WIDTH) {
+            const uint16_t *first = dy + t * a->lddy + i;
+            const uint16_t *second = t + 1 < (size_t)b->count ? first + a->lddy : zeros;
+            vec_store_bits(pairs + t / 2 * GRAD_ROWS + i,
+                           vec_load_pair(first, second, vec_lanes_at((size_t)rows, i)));
+        }
+    const struct gemm_bf16 product = {
+        .m = rows,
+        .n = a->k,
+        .k = b->count + b->count % 2,
+        .a = (const uint16_t *)(const void *)pairs,
+        .a_row = 2,
+        .a_depth = 2 * GRAD_ROWS,
+        .b = (const uint16_t *)(const void *)b->x_work,
+        .c = dw,
+        .ldc = (size_t)a->k,
+        .mode = b->mode,
+        .work = b->gemm_work,
+    };
+    FAST(gemm_bf16)(&product);
+}
+
+#else
+
+static void block_x_bf16(const struct token_block *b)
+{
+    widen_columns((const uint16_t *)b->a->x + b->x, b->a->ldx, b->count, b->a->k, (size_t)b->a->k,
+                  b->x_work);
+}
+
+#define block_rows_bf16 block_rows_f32 // which widens dY
+
+#endif
+
 // Rows [row, row + rows) of dW[g].
-static void weight_grad(const struct matmul_grad_args *a, int g, int row, int rows)
+static void weight_grad(const struct matmul_grad_args *a, float *work, int g, int row, int rows)
 {
     int begin, end;
     group_rows(a->segments, a->m, g, &begin, &end);
-    const size_t first = (size_t)(a->segments ? begin : 0);
-    const float *dy =
-        (const float *)a->dy + (a->segments ? 0 : (size_t)g * a->stride_dy) + first * a->lddy;
-    const float *x =
-        (const float *)a->x + (a->segments ? 0 : (size_t)g * a->stride_x) + first * a->ldx;
+    const size_t group = a->segments ? 0 : (size_t)g, first = (size_t)(a->segments ? begin : 0);
+    const bool bf16 = a->dy_type == DTYPE_BF16;
+    float *dw = a->dw + (size_t)g * a->stride_dw;
     for (int t = 0; t < end - begin; t += TOKEN_BLOCK) {
-        const struct gemm product = {
-            .m = rows,
-            .n = a->k,
-            .k = end - begin - t < TOKEN_BLOCK ? end - begin - t : TOKEN_BLOCK,
-            .a = dy + (size_t)t * a->lddy + (size_t)row,
-            .a_row = 1,
-            .a_depth = a->lddy,
-            .b = x + (size_t)t * a->ldx,
-            .b_depth = a->ldx,
-            .b_panel = GEMM_COLS,
-            .c = a->dw + (size_t)g * a->stride_dw + (size_t)row * (size_t)a->k,
-            .ldc = (size_t)a->k,
+        const struct token_block b = {
+            .a = a,
+            .dy = group * a->stride_dy + (first + (size_t)t) * a->lddy,
+            .x = group * a->stride_x + (first + (size_t)t) * a->ldx,
+            .count = end - begin - t < TOKEN_BLOCK ? end - begin - t : TOKEN_BLOCK,
+            .dy_work = work,
+            .gemm_work = work + DY_WORK,
+            .x_work = work + DY_WORK + gemm_bf16_work(TOKEN_BLOCK),
             .mode = t == 0 && a->overwrite ? GEMM_SET : GEMM_ADD,
         };
-        FAST(gemm)(&product);
+        if (bf16)
+            block_x_bf16(&b);
+        for (int i = row; i < row + rows; i += GRAD_ROWS) {
+            const int m = row + rows - i < GRAD_ROWS ? row + rows - i : GRAD_ROWS;
+            (bf16 ? block_rows_bf16 : block_rows_f32)(&b, i, m, dw + (size_t)i * (size_t)a->k);
+        }
     }
 }
 
@@ -170,6 +353,7 @@ static void zero_empty_groups(const struct matmul_grad_args *a)
 
 // An item is one row tile of one dW[g], all its tokens; its cost is those tokens.
 struct weight_grad_job {
+    struct device *dev;
     const struct matmul_grad_args *a;
     const double *cost; // [batch+1], of whole groups, cumulated
 };
@@ -178,6 +362,7 @@ static void weight_grad_share(void *arg, int rank, int size)
 {
     const struct weight_grad_job *job = arg;
     const struct matmul_grad_args *a = job->a;
+    float *work = cpu_scratch(job->dev, rank, grad_work(a));
     const double from = job->cost[a->batch] * rank / size;
     const double to = job->cost[a->batch] * (rank + 1) / size;
     const int tiles = (a->n + GEMM_ROWS - 1) / GEMM_ROWS;
@@ -193,7 +378,7 @@ static void weight_grad_share(void *arg, int rank, int size)
         }
         if (first >= 0 && each > 0.0) {
             const int row = first * GEMM_ROWS;
-            weight_grad(a, g, row, (end == tiles ? a->n : end * GEMM_ROWS) - row);
+            weight_grad(a, work, g, row, (end == tiles ? a->n : end * GEMM_ROWS) - row);
         }
     }
 }
@@ -201,8 +386,7 @@ static void weight_grad_share(void *arg, int rank, int size)
 int FAST(matmul_grad)(struct device *dev, const struct matmul_grad_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->batch >= 0);
-    if (a->dy_type != DTYPE_F32 || a->x_type != DTYPE_F32)
-        return ref_matmul_grad(dev, a);
+    assert(a->dy_type == a->x_type);
     double *cost = mem_array0((size_t)a->batch + 1, sizeof(*cost));
     for (int g = 0; g < a->batch; g++) {
         int begin, end;
@@ -211,7 +395,7 @@ int FAST(matmul_grad)(struct device *dev, const struct matmul_grad_args *a)
     }
     if (a->overwrite)
         zero_empty_groups(a);
-    struct weight_grad_job job = {a, cost};
+    struct weight_grad_job job = {dev, a, cost};
     if (a->n > 0)
         cpu_run(dev, 2.0 * cost[a->batch] * a->n * a->k, weight_grad_share, &job);
     free(cost);

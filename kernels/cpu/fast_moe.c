@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mixture of experts: routing and the permutation of tokens to experts, cut by tokens.
 #include "kernels/cpu/fast.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -13,12 +12,15 @@ static void row_add(float *y, const float *x, size_t n)
         y[i] += x[i];
 }
 
-static void row_add_scaled(float *y, const float *x, float scale, size_t n)
+// y[n] += scale x from its at-th element on.
+static void row_add_scaled(float *y, const void *x, enum dtype type, size_t at, float scale,
+                           size_t n)
 {
     const vec s = vec_set1(scale);
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
-        const vec_mask m = vec_mask_at(n, i);
-        vec_store_mask(y + i, vec_fma(s, vec_load_mask(x + i, m), vec_load_mask(y + i, m)), m);
+        const int lanes = vec_lanes_at(n, i);
+        const vec sum = vec_fma(s, vec_load_as(x, type, at + i, lanes), vec_load_n(y + i, lanes));
+        vec_store_n(y + i, sum, lanes);
     }
 }
 
@@ -237,14 +239,12 @@ static void gather_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T * a->K, 1, rank, size, &begin, &end);
     for (int s = begin; s < end; s++)
-        memcpy((float *)a->xs + (size_t)s * C,
-               (const float *)a->x + (size_t)(a->pair[s] / a->K) * C, C * sizeof(float));
+        copy_as(a->xs, a->xs_type, (size_t)s * C, a->x, a->x_type, (size_t)(a->pair[s] / a->K) * C,
+                C);
 }
 
 int FAST(moe_gather)(struct device *dev, const struct moe_gather_args *a)
 {
-    if (a->x_type != DTYPE_F32 || a->xs_type != DTYPE_F32)
-        return ref_moe_gather(dev, a);
     struct moe_gather_args job = *a;
     cpu_run(dev, 2.0 * a->T * a->K * a->C, gather_share, &job);
     return 0;
@@ -275,17 +275,40 @@ static void combine_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++)
-        row_add_scaled(a->y + p / K * C, (const float *)a->ys + (size_t)a->slot[p] * C,
-                       a->weights[p], C);
+        row_add_scaled(a->y + p / K * C, a->ys, a->ys_type, (size_t)a->slot[p] * C, a->weights[p],
+                       C);
 }
 
 int FAST(moe_combine)(struct device *dev, const struct moe_combine_args *a)
 {
-    if (a->ys_type != DTYPE_F32)
-        return ref_moe_combine(dev, a);
     struct moe_combine_args job = *a;
     cpu_run(dev, 4.0 * a->T * a->K * a->C, combine_share, &job);
     return 0;
+}
+
+// Inner product of n elements of x, from the at-th on, and y.
+static float dot_as(const void *x, enum dtype type, size_t at, const float *y, size_t n)
+{
+    vec sum = vec_zero();
+    if (type == DTYPE_F32)
+        return vec_dot((const float *)x + at, y, n);
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const int lanes = vec_lanes_at(n, i);
+        sum = vec_fma(vec_load_as(x, type, at + i, lanes), vec_load_n(y + i, lanes), sum);
+    }
+    return vec_sum(sum);
+}
+
+// out[n] from its at-th element on = scale x.
+static void scale_as(void *out, enum dtype type, size_t at, const float *x, float scale, size_t n)
+{
+    float *wide = type == DTYPE_F32 ? (float *)out + at : NULL;
+    for (size_t i = 0; wide && i < n; i++)
+        wide[i] = scale * x[i];
+    for (size_t i = 0; !wide && i < n; i += VEC_WIDTH) {
+        const int lanes = vec_lanes_at(n, i);
+        vec_store_as(out, type, at + i, vec_mul(vec_set1(scale), vec_load_n(x + i, lanes)), lanes);
+    }
 }
 
 static void combine_grad_share(void *arg, int rank, int size)
@@ -296,18 +319,14 @@ static void combine_grad_share(void *arg, int rank, int size)
     team_share(a->T, 1, rank, size, &begin, &end);
     for (size_t p = (size_t)begin * K; p < (size_t)end * K; p++) {
         const size_t row = (size_t)a->slot[p] * C;
-        const float *dy = a->dy + p / K * C, weight = a->weights[p];
-        float *dys = (float *)a->dys + row;
-        a->dweights[p] = vec_dot((const float *)a->ys + row, dy, C);
-        for (size_t c = 0; c < C; c++)
-            dys[c] = weight * dy[c];
+        const float *dy = a->dy + p / K * C;
+        a->dweights[p] = dot_as(a->ys, a->ys_type, row, dy, C);
+        scale_as(a->dys, a->dys_type, row, dy, a->weights[p], C);
     }
 }
 
 int FAST(moe_combine_grad)(struct device *dev, const struct moe_combine_grad_args *a)
 {
-    if (a->ys_type != DTYPE_F32 || a->dys_type != DTYPE_F32)
-        return ref_moe_combine_grad(dev, a);
     struct moe_combine_grad_args job = *a;
     cpu_run(dev, 5.0 * a->T * a->K * a->C, combine_grad_share, &job);
     return 0;

@@ -2,7 +2,6 @@
 // RMSNorm with the residual addition before it, and its backward. dw is summed over blocks of
 // tokens, then over blocks, both ascending.
 #include "kernels/cpu/fast.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -13,7 +12,6 @@ static void norm_row(const struct rmsnorm_args *a, size_t t)
 {
     const size_t C = (size_t)a->C;
     const float *x = a->x + t * a->ldx;
-    float *y = (float *)a->y + t * a->ldy;
     if (a->add) {
         float *sum = a->sum + t * C;
         for (size_t c = 0; c < C; c++)
@@ -21,8 +19,14 @@ static void norm_row(const struct rmsnorm_args *a, size_t t)
         x = sum;
     }
     const float rstd = 1.0f / sqrtf(vec_dot(x, x, C) / (float)a->C + a->eps);
-    for (size_t c = 0; c < C; c++)
+    float *y = a->y_type == DTYPE_F32 ? (float *)a->y + t * a->ldy : NULL;
+    for (size_t c = 0; y && c < C; c++)
         y[c] = a->w[c] * (x[c] * rstd);
+    for (size_t c = 0; !y && c < C; c += VEC_WIDTH) {
+        const int n = vec_lanes_at(C, c);
+        const vec normed = vec_mul(vec_load_n(x + c, n), vec_set1(rstd));
+        vec_store_as(a->y, a->y_type, t * a->ldy + c, vec_mul(vec_load_n(a->w + c, n), normed), n);
+    }
     if (a->rstd)
         a->rstd[t] = rstd;
 }
@@ -39,8 +43,6 @@ static void rmsnorm_share(void *arg, int rank, int size)
 int FAST(rmsnorm)(struct device *dev, const struct rmsnorm_args *a)
 {
     assert(!a->add == !a->sum);
-    if (a->y_type != DTYPE_F32)
-        return ref_rmsnorm(dev, a);
     struct rmsnorm_args job = *a;
     cpu_run(dev, 5.0 * a->T * a->C, rmsnorm_share, &job);
     return 0;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors of float32 for the fast variants: a fixed set of operations over AVX2 + FMA (8 lanes) or
-// AVX-512 (16 lanes). Every fast_*.c is compiled once for each, and FAST(name) gives the two their
-// names. Operations on a part of a vector take a mask of its first n lanes and do the arithmetic of
-// a whole one, so that a tail has the bits it would have elsewhere. Minima and maxima keep a NaN of
-// their second operand.
+// AVX-512 (16 lanes). Every fast_*.c is compiled once for each, and for AVX-512 with BF16 or AMX,
+// and FAST(name) gives them their names. Operations on a part of a vector take a mask of its first
+// n lanes and do the arithmetic of a whole one, so that a tail has the bits it would have
+// elsewhere. Minima and maxima keep a NaN of their second operand.
 #ifndef KERNELS_CPU_VEC_H
 #define KERNELS_CPU_VEC_H
 
@@ -14,8 +14,16 @@
 
 #if defined(__AVX512F__)
 
+#if defined(TILES_EMULATED)
+#define FAST(name) name##_amx_emulated
+#elif defined(KERNELS_AMX)
+#define FAST(name) name##_amx
+#elif defined(__AVX512BF16__)
+#define FAST(name) name##_avx512bf16
+#else
 #define FAST(name) name##_avx512
-#define VEC_WIDTH  16
+#endif
+#define VEC_WIDTH 16
 typedef __m512 vec;
 typedef __mmask16 vec_mask;
 

@@ -85,7 +85,7 @@ headers_that_need_others() {
     local f isa
     files '*.h' | grep -v '^tests/cuda_emul/' | while read -r f; do
         isa=
-        case $f in kernels/cpu/fast*.h | kernels/cpu/vec.h) isa='-mavx2 -mfma' ;; esac
+        case $f in kernels/cpu/fast*.h | kernels/cpu/vec*.h) isa='-mavx2 -mfma' ;; esac
         $cc $isa -std=gnu17 -D_GNU_SOURCE -I. $(pkg-config --cflags python3-embed 2>/dev/null) -Wall -Wextra -Werror \
             -DTEST_DATA='""' -DTEST_GOLDEN='""' -Wno-unused -fsyntax-only -x c "$f" 2>&1 | head -3
     done

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work of step.c with PyTorch and transformers: one optimiser step of the "small" DeepSeek-V3 shape, and its
+forward pass alone, 4,096 tokens in 16 sequences of 256, four sequences at a time. Prints tokens a second, the median
+of REPEATS, for two ways in which transformers runs the experts (its third, batched_mm, is fifty times slower on a
+CPU); the best of them is what step.c is to be compared with.
+
+usage: step.py THREADS [float32|bfloat16]...      (needs: pip install torch transformers)
+"""
+import statistics
+import sys
+import time
+
+import torch
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+SEQUENCES, LENGTH, AT_ONCE, REPEATS = 16, 256, 4, 5
+SHAPE = DeepseekV3Config(
+    vocab_size=2048, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=8,
+    q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64,
+    first_k_dense_replace=1, intermediate_size=1536, n_routed_experts=16, num_experts_per_tok=4, n_shared_experts=1,
+    moe_intermediate_size=256, n_group=1, topk_group=1, norm_topk_prob=True, routed_scaling_factor=1.0,
+    max_position_embeddings=1024, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+
+
+def model_of(dtype, experts):
+    torch.manual_seed(0)
+    SHAPE._attn_implementation = "sdpa"
+    SHAPE._experts_implementation = experts
+    return DeepseekV3ForCausalLM(SHAPE).to(dtype)
+
+
+def logprobs(model, tokens):
+    logits = model(tokens).logits[:, :-1].float()
+    return torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])
+
+
+def report(name, run):
+    run()
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+    rate = SEQUENCES * LENGTH / median
+    print(f"{name:36} {rate:8.0f} tokens/s  ({median:.3f} s, best {min(seconds):.3f} s)", flush=True)
+
+
+def measure(dtype, experts):
+    tokens = torch.randint(3, SHAPE.vocab_size, (SEQUENCES, LENGTH))
+    model = model_of(dtype, experts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
+
+    def forward():
+        with torch.no_grad():
+            for part in tokens.split(AT_ONCE):
+                logprobs(model, part)
+
+    def update():
+        optimizer.zero_grad(set_to_none=True)
+        for part in tokens.split(AT_ONCE):
+            (-logprobs(model, part).sum() / tokens.numel()).backward()
+        optimizer.step()
+
+    name = f"{str(dtype).removeprefix('torch.')} {experts}"
+    report(f"forward  {name}", forward)
+    report(f"update   {name}", update)
+
+
+def main():
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
+    for dtype in sys.argv[2:] or ["float32", "bfloat16"]:
+        for experts in ["eager", "grouped_mm"]:
+            try:
+                measure(getattr(torch, dtype), experts)
+            except Exception as fault:  # one that this version or machine lacks does not end the others
+                print(f"{dtype} {experts}: {str(fault).splitlines()[0][:100]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
