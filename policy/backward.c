@@ -16,9 +16,15 @@ int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_gr
     args.lddy = args.lddy ? args.lddy : (size_t)args.n;
     args.ldx = args.ldx ? args.ldx : (size_t)args.k;
     args.batch = m->count;
-    args.overwrite = p->acts->first;
     args.dy_type = args.x_type = m->type;
     return p->dev->k->matmul_grad(p->dev, &args);
+}
+
+// The same of what this pass alone adds to, once: the first pass need not read the gradient.
+static int own_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
+{
+    args.overwrite = p->acts->first;
+    return weight_grad(p, m, args);
 }
 
 // x [T,width] as products read it: itself, or rounded into acts->rounded.
@@ -75,11 +81,11 @@ static int feed_forward_grad(const struct policy *p, const struct layer_weights 
     int width = w->m[W_DOWN].in;
     TRY(gated_linear(p, l->gate_up, s->ffn, s->T, width));
     TRY(operand(p, s->dx, p->arch.C, &dy));
-    TRY(weight_grad(p, &w->m[W_DOWN], (struct matmul_grad_args){.dy = dy, .x = s->ffn, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_DOWN], (struct matmul_grad_args){.dy = dy, .x = s->ffn, .m = s->T}));
     TRY(product(p, &w->m[W_DOWN], TO_IN, (struct matmul_args){.a = dy, .c = s->dffn, .m = s->T}));
     TRY(gated_linear_grad(p, l->gate_up, s->dffn, s->T, width));
-    TRY(weight_grad(p, &w->m[W_GATE_UP],
-                    (struct matmul_grad_args){.dy = l->gate_up, .x = s->n, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_GATE_UP],
+                 (struct matmul_grad_args){.dy = l->gate_up, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_GATE_UP], TO_IN,
                    (struct matmul_args){.a = l->gate_up, .c = s->dn, .m = s->T});
 }
@@ -93,16 +99,16 @@ static int slots_grad(const struct policy *p, const struct layer_weights *w,
     const int *segments = l->segments;
     TRY(gather_experts(p, l));
     TRY(gated_linear(p, l->exp_gate_up, s->hs, s->T * a->K, a->F));
-    TRY(weight_grad(p, &w->m[W_EXP_DOWN],
-                    (struct matmul_grad_args){
-                        .dy = l->ys, .x = s->hs, .segments = segments, .m = s->T * a->K}));
+    TRY(own_grad(p, &w->m[W_EXP_DOWN],
+                 (struct matmul_grad_args){
+                     .dy = l->ys, .x = s->hs, .segments = segments, .m = s->T * a->K}));
     TRY(product(
         p, &w->m[W_EXP_DOWN], TO_IN,
         (struct matmul_args){.a = l->ys, .c = s->dhs, .segments = segments, .m = s->T * a->K}));
     TRY(gated_linear_grad(p, l->exp_gate_up, s->dhs, s->T * a->K, a->F));
-    TRY(weight_grad(p, &w->m[W_EXP_GATE_UP],
-                    (struct matmul_grad_args){
-                        .dy = l->exp_gate_up, .x = s->xs, .segments = segments, .m = s->T * a->K}));
+    TRY(own_grad(p, &w->m[W_EXP_GATE_UP],
+                 (struct matmul_grad_args){
+                     .dy = l->exp_gate_up, .x = s->xs, .segments = segments, .m = s->T * a->K}));
     return product(p, &w->m[W_EXP_GATE_UP], TO_IN,
                    (struct matmul_args){
                        .a = l->exp_gate_up, .c = s->dxs, .segments = segments, .m = s->T * a->K});
@@ -156,8 +162,8 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
                                                                 .scoring = a->scoring,
                                                                 .normalise = a->route_normalise,
                                                                 .scale = (float)a->route_scale}));
-    TRY(weight_grad(p, &w->m[W_GATE],
-                    (struct matmul_grad_args){.dy = s->dlogits, .x = s->n_f32, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_GATE],
+                 (struct matmul_grad_args){.dy = s->dlogits, .x = s->n_f32, .m = s->T}));
     return product(
         p, &w->m[W_GATE], TO_IN,
         (struct matmul_args){.a = s->dlogits, .c = s->dn, .m = s->T, .accumulate = true});
@@ -174,17 +180,17 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
     const void *dy;
     size_t H = (size_t)a->H, R = (size_t)a->R, Dv = (size_t)a->Dv;
     TRY(operand(p, s->dx, a->C, &dy));
-    TRY(weight_grad(p, &w->m[W_O], (struct matmul_grad_args){.dy = dy, .x = l->o, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_O], (struct matmul_grad_args){.dy = dy, .x = l->o, .m = s->T}));
     TRY(product(p, &w->m[W_O], TO_IN,
                 (struct matmul_args){.a = dy, .c = s->do_, .c_type = p->dtype, .m = s->T}));
-    TRY(weight_grad(p, &w->m[W_UV],
-                    (struct matmul_grad_args){.dy = s->do_,
-                                              .lddy = H * Dv,
-                                              .stride_dy = Dv,
-                                              .x = l->o_lat,
-                                              .ldx = H * R,
-                                              .stride_x = R,
-                                              .m = s->T}));
+    TRY(own_grad(p, &w->m[W_UV],
+                 (struct matmul_grad_args){.dy = s->do_,
+                                           .lddy = H * Dv,
+                                           .stride_dy = Dv,
+                                           .x = l->o_lat,
+                                           .ldx = H * R,
+                                           .stride_x = R,
+                                           .m = s->T}));
     TRY(product(p, &w->m[W_UV], TO_IN,
                 (struct matmul_args){.a = s->do_,
                                      .lda = H * Dv,
@@ -234,14 +240,14 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t part = (size_t)(a->Dn + a->Dr), row = (size_t)(a->R + a->Dr), H = (size_t)a->H;
-    TRY(weight_grad(p, &w->m[W_UK],
-                    (struct matmul_grad_args){.dy = l->q,
-                                              .lddy = H * part,
-                                              .stride_dy = part,
-                                              .x = s->dq_lat,
-                                              .ldx = H * row,
-                                              .stride_x = row,
-                                              .m = s->T}));
+    TRY(own_grad(p, &w->m[W_UK],
+                 (struct matmul_grad_args){.dy = l->q,
+                                           .lddy = H * part,
+                                           .stride_dy = part,
+                                           .x = s->dq_lat,
+                                           .ldx = H * row,
+                                           .stride_x = row,
+                                           .m = s->T}));
     TRY(product(p, &w->m[W_UK], TO_OUT,
                 (struct matmul_args){.a = s->dq_lat,
                                      .lda = H * row,
@@ -261,13 +267,12 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
                                        .stride_y = part,
                                        .heads = a->H}));
     if (a->Rq == 0) {
-        TRY(weight_grad(p, &w->m[W_Q],
-                        (struct matmul_grad_args){.dy = s->dq, .x = s->n, .m = s->T}));
+        TRY(own_grad(p, &w->m[W_Q], (struct matmul_grad_args){.dy = s->dq, .x = s->n, .m = s->T}));
         return product(p, &w->m[W_Q], TO_IN,
                        (struct matmul_args){.a = s->dq, .c = s->dn, .m = s->T});
     }
     TRY(query_norm(p, w, l));
-    TRY(weight_grad(p, &w->m[W_Q], (struct matmul_grad_args){.dy = s->dq, .x = s->q_n, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_Q], (struct matmul_grad_args){.dy = s->dq, .x = s->q_n, .m = s->T}));
     TRY(product(p, &w->m[W_Q], TO_IN, (struct matmul_args){.a = s->dq, .c = s->dq_n, .m = s->T}));
     TRY(p->dev->k->rmsnorm_grad(p->dev, &(struct rmsnorm_grad_args){.x = l->q_a,
                                                                     .w = p->params.data + w->q_norm,
@@ -282,7 +287,7 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
                                                                     .C = a->Rq}));
     const void *dy;
     TRY(operand(p, s->dq_n, a->Rq, &dy));
-    TRY(weight_grad(p, &w->m[W_Q_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_Q_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_Q_A], TO_IN, (struct matmul_args){.a = dy, .c = s->dn, .m = s->T});
 }
 
@@ -314,7 +319,7 @@ static int latents_grad(const struct policy *p, const struct layer_weights *w,
                                        .heads = 1}));
     const void *dy;
     TRY(operand(p, s->dkv, a->R + a->Dr, &dy));
-    TRY(weight_grad(p, &w->m[W_KV_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
+    TRY(own_grad(p, &w->m[W_KV_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_KV_A], TO_IN,
                    (struct matmul_args){.a = dy, .c = s->dn, .m = s->T, .accumulate = true});
 }
@@ -421,7 +426,7 @@ int policy_backward_values(struct policy *p, const struct policy_batch *b, const
     TRY(bias_grad(p, dscore, b->num_targets));
     TRY(p->dev->memory->upload(p->dev, s->dlogprob, dscore,
                                (size_t)b->num_targets * sizeof *dscore));
-    TRY(weight_grad(
+    TRY(own_grad(
         p, score,
         (struct matmul_grad_args){.dy = s->dlogprob, .x = s->hidden, .m = b->num_targets}));
     TRY(product(p, score, TO_IN,

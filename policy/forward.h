@@ -26,7 +26,7 @@ enum way { TO_OUT, TO_IN }; // x W^T, or y W
 int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args);
 
 // grad of m += dy^T x. args gives dy, x and m; lddy and ldx (0: dense), strides or segments where
-// there are several matrices.
+// there are several matrices, overwrite.
 int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args);
 
 // Element i of an array of the policy's type.
