@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -126,4 +127,40 @@ int python_warm(struct wire_hello *hello)
         return box_fail(hello, "warming up Python: its standard library is incomplete");
     }
     return 0;
+}
+
+// Paths of /proc/self/maps, but for the box's own executable and devices. Each is there several
+// times in a row, once a segment.
+static int put_objects(FILE *out, FILE *maps, const char *self)
+{
+    char line[PATH_MAX + 128], last[PATH_MAX + 128] = "";
+    while (fgets(line, sizeof line, maps) != NULL) {
+        const char *path = strchr(line, '/');
+        line[strcspn(line, "\n")] = 0;
+        if (path == NULL || strncmp(path, "/dev/", 5) == 0 || strcmp(path, self) == 0 ||
+            strcmp(path, last) == 0)
+            continue;
+        strcpy(last, path);
+        if (fwrite(path, 1, strlen(path) + 1, out) != strlen(path) + 1)
+            return -1;
+    }
+    return ferror(maps) ? -1 : 0;
+}
+
+int python_note_objects(struct wire_hello *hello, struct box *box)
+{
+    char self[PATH_MAX];
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    FILE *maps = n > 0 ? fopen("/proc/self/maps", "re") : NULL;
+    FILE *out = maps != NULL ? open_memstream(&box->objects, &box->objects_len) : NULL;
+    int rc = -1;
+    if (out != NULL) {
+        self[n] = 0;
+        rc = put_objects(out, maps, self);
+    }
+    if (maps != NULL)
+        fclose(maps);
+    if (out != NULL && fclose(out) != 0)
+        rc = -1;
+    return rc == 0 ? 0 : box_fail(hello, "reading /proc/self/exe and /proc/self/maps");
 }

@@ -5,11 +5,11 @@
 
 #include <Python.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -97,10 +97,13 @@ static void watch_run(struct watch *w)
     }
 }
 
-// Nothing but this process may be left in the namespace. Returns how many there were.
-static unsigned sweep(void)
+// Nothing but this process may be left in the namespace. Returns how many there were. In a cage the
+// namespace is everybody's, and the filter lets no program start another.
+static unsigned sweep(const struct box *box)
 {
     unsigned found = 0;
+    if (!box->jail || getpid() != 1)
+        return 0;
     while (kill(-1, SIGKILL) == 0 || errno != ESRCH) {
         if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
             break;
@@ -109,50 +112,64 @@ static unsigned sweep(void)
     return found;
 }
 
+// One byte when it was ready, what it failed at when it did not get so far, and both when it could
+// not be started all the same.
 static void read_ready(int fd, struct wire_done *done)
 {
     struct child_failure failure;
-    const ssize_t n = read(fd, &failure, sizeof failure);
+    char said[1 + sizeof failure];
+    const ssize_t n = read(fd, said, sizeof said);
     done->hardened = n == 1;
-    if (n == (ssize_t)sizeof failure) {
+    if (n >= (ssize_t)sizeof failure) {
+        memcpy(&failure, said + n - sizeof failure, sizeof failure);
         done->failed_step = failure.step;
         done->failed_errno = failure.errnum;
     }
 }
 
-static int mount_workdir(const struct wire_limits *limits)
-{
-    char options[96];
-    // One inode is the directory's own.
-    snprintf(options, sizeof options, "size=%uk,nr_inodes=%u,mode=700", limits->disk_kib,
-             limits->files + 1);
-    return mount("work", BOX_WORKDIR, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
-}
-
 static pid_t fork_child(const struct child *child, int ready_read)
 {
-    PyOS_BeforeFork();
+    const bool python = Py_IsInitialized();
+    if (python)
+        PyOS_BeforeFork();
     const pid_t pid = fork();
     if (pid == 0) {
         close(ready_read);
-        PyOS_AfterFork_Child();
+        if (python)
+            PyOS_AfterFork_Child();
         child_run(child);
     }
-    PyOS_AfterFork_Parent();
+    if (python)
+        PyOS_AfterFork_Parent();
     return pid;
 }
 
-// One program. false: the box is not to be used any more.
-static bool serve_run(const struct wire_run *run, struct child *child, struct wire_done *done)
+// What the program needs before it is born.
+static bool prepare(struct child *child, int ready[2], struct workdir *workdir)
+{
+    const struct box *box = child->box;
+    if (child->kind >= WIRE_JOB_KINDS || box->filters[child->kind] == NULL ||
+        (box->jail && workdir_prepare(workdir, &child->limits) != 0) ||
+        pipe2(ready, O_CLOEXEC) != 0)
+        return false;
+    child->ready = ready[1];
+    child->parent = getpid();
+    child->ruleset = files_ruleset(box, child->kind);
+    return child->ruleset >= 0;
+}
+
+// One program. *made becomes the executable that it made, if it did. false: the box is not to be
+// used any more.
+static bool serve_run(const struct wire_run *run, struct child *child, struct workdir *workdir,
+                      struct wire_done *done, int *made)
 {
     int ready[2];
-    if (mount_workdir(&run->limits) != 0 || pipe2(ready, O_CLOEXEC) != 0)
+    if (!prepare(child, ready, workdir))
         return false;
-    child->limits = run->limits;
-    child->ready = ready[1];
     struct watch w = {.serial = run->serial, .cpu_limit_ns = run->limits.cpu_ms * 1000000LL};
     w.pid = fork_child(child, ready[0]);
     close(ready[1]);
+    close(child->ruleset);
     for (int i = 0; i < WIRE_FDS; i++)
         close(child->fds[i]);
     if (w.pid < 0)
@@ -167,8 +184,10 @@ static bool serve_run(const struct wire_run *run, struct child *child, struct wi
     close(w.pidfd);
     read_ready(ready[0], done);
     close(ready[0]);
-    const unsigned swept = sweep();
-    if (umount2(BOX_WORKDIR, MNT_DETACH) != 0)
+    const unsigned swept = sweep(child->box);
+    if (child->kind == WIRE_JOB_COMPILE && done->hardened && done->status == 0)
+        *made = workdir_take_program((size_t)run->limits.disk_kib * 1024);
+    if (workdir_settle(workdir) != 0)
         return false;
     done->serial = run->serial;
     done->cpu_us = (uint32_t)((usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 +
@@ -179,20 +198,47 @@ static bool serve_run(const struct wire_run *run, struct child *child, struct wi
     return !w.orphaned;
 }
 
-int zygote_serve(const struct sock_fprog *filter, size_t base_kib)
+// fd: -1, or what goes along.
+static bool report(const struct wire_done *done, int fd)
 {
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof fd)];
+    } control = {0};
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)done, .iov_len = sizeof *done};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        msg.msg_control = control.bytes;
+        msg.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    }
+    return sendmsg(WIRE_CONTROL_FD, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof *done;
+}
+
+int zygote_serve(const struct box *box)
+{
+    struct workdir workdir = {0};
     for (;;) {
         struct wire_run run;
-        struct child child = {.filter = filter, .base_kib = base_kib};
+        struct child child = {.box = box};
         const int rc = receive(&run, child.fds);
         if (rc <= 0)
             return rc == 0 ? 0 : 1;
         if (run.command == WIRE_KILL) // of a run that has ended meanwhile
             continue;
+        child.kind = run.kind;
+        child.compiler = run.compiler;
+        child.limits = run.limits;
         struct wire_done done = {0};
-        if (!serve_run(&run, &child, &done))
-            return 1;
-        if (send(WIRE_CONTROL_FD, &done, sizeof done, MSG_NOSIGNAL) != (ssize_t)sizeof done)
+        int made = -1;
+        const bool sound = serve_run(&run, &child, &workdir, &done, &made) && report(&done, made);
+        if (made >= 0)
+            close(made);
+        if (!sound)
             return 1;
     }
 }
