@@ -79,10 +79,10 @@ static int limit_resources(const struct child *c)
         ((is_executable(c) ? EXECUTABLE_KIB : c->box->base_kib) + c->limits.memory_kib) * kib;
     // The size of a thread's stack, too, for an executable.
     const rlim_t stack = (rlim_t)(is_executable(c) ? 8 : 64) << 20;
-    // Of the user in this namespace: the zygote and this process too. In a cage that root started a
-    // box has a user to itself; in another, the user's other processes would count, and memory
-    // alone bounds the threads.
-    const rlim_t tasks = c->box->own_user ? c->limits.threads + 2 : RLIM_INFINITY;
+    // Of the user in this namespace: the launcher, the zygote and this process too. In a cage that
+    // root started a box has a user to itself; in another, the user's other processes would count,
+    // and memory alone bounds the threads.
+    const rlim_t tasks = c->box->own_user ? c->limits.threads + 3 : RLIM_INFINITY;
     const struct {
         int resource;
         rlim_t soft, hard;

@@ -20,8 +20,9 @@ static const char *const commands[][12] = {
 };
 enum { NUM_COMMANDS = sizeof commands / sizeof *commands };
 
+// An arena of malloc a thread would be 64 MiB of address space a thread.
 static const char *const environment[] = {"PATH=/usr/bin", "LANG=C.UTF-8", "HOME=" BOX_WORKDIR,
-                                          NULL};
+                                          "MALLOC_ARENA_MAX=1", NULL};
 
 int compiler_find(struct wire_hello *hello)
 {

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,6 +102,9 @@ int python_warm(struct wire_hello *hello)
 {
     if (standard_pipes() != 0)
         return box_fail(hello, "making pipes");
+    // An arena a thread would be 64 MiB of address space a thread.
+    if (mallopt(M_ARENA_MAX, 1) != 1)
+        return box_fail(hello, "mallopt");
     const PyStatus status = initialize();
     if (PyStatus_Exception(status))
         return box_fail(hello, "starting Python: %s",

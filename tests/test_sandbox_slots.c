@@ -13,8 +13,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "sandbox/sandbox.h"
+#include "tests/left_behind.h"
 
-#include <dirent.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -80,57 +80,25 @@ static void jobs_may_be_collected_in_any_order(void **state)
     sandbox_tests_free(&t);
 }
 
-// Parent of a process, by /proc/PID/stat: "PID (NAME) STATE PPID ..."; 0: it is gone.
-static int parent_of(int pid)
-{
-    char path[64];
-    struct strbuf text = {0};
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int parent = 0;
-    if (file_read(&text, path, 0, ERR_ENV) == 0) {
-        const char *end = strrchr(text.data, ')');
-        if (end == NULL || sscanf(end, ") %*c %d", &parent) != 1)
-            parent = 0;
-    }
-    strbuf_free(&text);
-    return parent;
-}
-
-// Processes that come from this one, at any remove. Other tests run boxes of their own meanwhile.
-static int descendants(void)
-{
-    int found = 0;
-    DIR *proc = opendir("/proc");
-    assert_non_null(proc);
-    for (const struct dirent *e; (e = readdir(proc)) != NULL;) {
-        int pid = atoi(e->d_name);
-        while (pid > 0 && (pid = parent_of(pid)) != getpid())
-            ;
-        found += pid > 0;
-    }
-    closedir(proc);
-    return found;
-}
-
 static void closing_leaves_no_process(void **state)
 {
     (void)state;
     // What loses its parent becomes a child of this process, so that it cannot be missed.
     assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
-    const int before = descendants();
+    const int before = left_descendants();
     struct sandbox *other = open_slots(2, 0);
     struct sandbox_tests *t = sandbox_tests_new_run("", 0);
     const char *source = "import time\ntime.sleep(60)";
     const struct sandbox_job job = {.source = source, .source_len = strlen(source), .tests = t};
-    assert_int_equal(descendants(), before + 4); // a slot is a launcher and its PID 1
+    assert_int_equal(left_descendants(), before + 4); // a slot is a launcher and its PID 1
     uint64_t id;
     assert_int_equal(sandbox_submit(other, &job, &id), 0);
     const double give_up = log_clock() + 60;
-    while (descendants() == before + 4 && log_clock() < give_up) // until the program runs
+    while (left_descendants() == before + 4 && log_clock() < give_up) // until the program runs
         sched_yield();
-    assert_int_equal(descendants(), before + 5);
+    assert_int_equal(left_descendants(), before + 5);
     sandbox_close(&other);
-    assert_int_equal(descendants(), before);
+    assert_int_equal(left_descendants(), before);
     sandbox_tests_free(&t);
 }
 
