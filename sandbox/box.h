@@ -42,6 +42,8 @@ struct box_language {
 struct box {
     bool jail;     // else a cage
     bool own_user; // that nothing else runs as, in this user namespace
+    int landlock;  // the version that the kernel has
+    int cpus;      // that a program's threads could use at once
     const struct box_language *language;
     const struct sock_fprog *filters[WIRE_JOB_KINDS]; // NULL: of another language
     size_t base_kib;                                  // address space of the interpreter itself
@@ -67,10 +69,9 @@ int root_enter(struct wire_hello *hello, const struct box *box);
 int root_bind_python(struct wire_hello *hello, const struct box *box);
 int root_bind_compiler(struct wire_hello *hello, const struct box *box);
 
-// Landlock. files_abi: the version that the kernel has, 0: none. files_ruleset: a descriptor, or -1
-// with errno, for a run of that kind; the working directory must be there.
-int files_abi(void);
-int files_prepare(struct wire_hello *hello, const struct box *box);
+// Landlock. files_prepare sets box->landlock. files_ruleset: a descriptor, or -1 with errno, for a
+// run of that kind; the working directory must be there.
+int files_prepare(struct wire_hello *hello, struct box *box);
 int files_ruleset(const struct box *box, enum wire_kind kind);
 int files_restrict(int ruleset); // this process and what it starts
 

@@ -68,19 +68,16 @@ static const struct rule program_rules[] = {{"/usr/lib", READ | FS_EXECUTE},
 static const struct rule cage_rules[] = {
     {"/dev/urandom", FS_READ_FILE}, {"/dev/null", FS_READ_FILE | FS_WRITE_FILE}, {0}};
 
-int files_abi(void)
+int files_prepare(struct wire_hello *hello, struct box *box)
 {
-    const long v = syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, CREATE_VERSION);
-    return v > 0 ? (int)v : 0;
-}
-
-int files_prepare(struct wire_hello *hello, const struct box *box)
-{
-    const int abi = files_abi(), wanted = box->jail ? 1 : CAGE_VERSION;
+    const long abi = syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, CREATE_VERSION);
+    const int wanted = box->jail ? 1 : CAGE_VERSION;
     errno = 0;
     if (abi < wanted)
-        return box_fail(hello, "Landlock of version %d is needed for tier %s, the kernel has %d",
-                        wanted, box->jail ? WIRE_JAIL : WIRE_CAGE, abi);
+        return box_fail(hello, "Landlock of version %d is needed for tier %s, the kernel has %s%ld",
+                        wanted, box->jail ? WIRE_JAIL : WIRE_CAGE, abi > 0 ? "version " : "none, ",
+                        abi);
+    box->landlock = (int)abi;
     return 0;
 }
 
@@ -120,7 +117,7 @@ static int allow_host_python(int ruleset, const struct box *box)
 
 int files_ruleset(const struct box *box, enum wire_kind kind)
 {
-    const int abi = files_abi();
+    const int abi = box->landlock;
     const uint64_t fs = (uint64_t)FS_V1 | (abi >= 2 ? FS_REFER : 0) | (abi >= 3 ? FS_TRUNCATE : 0) |
                         (abi >= 5 ? FS_IOCTL_DEV : 0);
     const struct ruleset_attr attr = {

@@ -183,13 +183,15 @@ static int run_init(struct wire_hello *hello, struct box *box)
     if (box->language->warm(hello) != 0)
         return -1;
     box->base_kib = address_space_kib();
+    cpu_set_t cpus;
+    if (sched_getaffinity(0, sizeof cpus, &cpus) != 0)
+        return box_fail(hello, "sched_getaffinity");
+    box->cpus = CPU_COUNT(&cpus);
     if (box->base_kib == 0)
         return box_fail(hello, "reading /proc/self/statm");
     if (files_prepare(hello, box) != 0 || python_note_objects(hello, box) != 0 ||
         (box->jail && enter_jail(hello, box) != 0) || build_filters(hello, box) != 0)
         return -1;
-    if (prctl(PR_SET_DUMPABLE, 0) != 0)
-        return box_fail(hello, "prctl(PR_SET_DUMPABLE)");
     hello->ok = 1;
     say(hello);
     return zygote_serve(box);
@@ -207,6 +209,9 @@ static int start(struct wire_hello *hello, struct box *box)
     if (clean_environment(hello, box) != 0 || become_nobody(hello, box) != 0 ||
         (box->jail && make_namespaces(hello) != 0))
         return -1;
+    // The maps are written: out of its user's reach again.
+    if (prctl(PR_SET_DUMPABLE, 0) != 0)
+        return box_fail(hello, "prctl(PR_SET_DUMPABLE)");
     const pid_t init = fork();
     if (init == 0) {
         const int rc = run_init(hello, box);
@@ -217,10 +222,13 @@ static int start(struct wire_hello *hello, struct box *box)
     if (init < 0)
         return box_fail(hello, "fork");
     close(WIRE_CONTROL_FD);
-    (void)prctl(PR_SET_DUMPABLE, 0); // the maps are written: out of its user's reach again
     int status = 0;
-    while (waitpid(init, &status, 0) < 0 && errno == EINTR)
-        ;
+    while (waitpid(init, &status, 0) < 0) {
+        if (errno != EINTR) { // it may not have asked yet to die with its parent
+            (void)kill(init, SIGKILL);
+            return 1;
+        }
+    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 

@@ -70,6 +70,15 @@ static PyStatus initialize(void)
     return status;
 }
 
+// The random module would seed itself anew in every fork. Programs that do not seed it get the same
+// numbers in every run, so that a verdict can be repeated; os.urandom is what it is.
+static const char seed_once[] = "import os, threading\n"
+                                "register = os.register_at_fork\n"
+                                "os.register_at_fork = lambda **functions: None\n"
+                                "import random\n"
+                                "os.register_at_fork = register\n"
+                                "random.seed(0)\n";
+
 // exit, quit: programs end with them, and the site module, which is not run, would have defined
 // them. Path: the standard library alone.
 static const char settle[] = "import site, sys, os, gc, random\n"
@@ -98,6 +107,30 @@ static int find_stdlib(void)
 
 const char *python_stdlib(void) { return stdlib; }
 
+static bool run_text(const char *text)
+{
+    PyObject *names = PyDict_New(), *builtins = PyImport_ImportModule("builtins");
+    PyObject *result = NULL;
+    if (names != NULL && builtins != NULL &&
+        PyDict_SetItemString(names, "__builtins__", builtins) == 0)
+        result = PyRun_String(text, Py_file_input, names, names);
+    const bool ok = result != NULL;
+    Py_XDECREF(result);
+    Py_XDECREF(builtins);
+    Py_XDECREF(names);
+    return ok;
+}
+
+static void import_prelude(void)
+{
+    for (size_t i = 0; i < sizeof prelude / sizeof *prelude; i++) {
+        PyObject *module = PyImport_ImportModule(prelude[i]);
+        if (module == NULL)
+            PyErr_Clear();
+        Py_XDECREF(module);
+    }
+}
+
 int python_warm(struct wire_hello *hello)
 {
     if (standard_pipes() != 0)
@@ -109,22 +142,10 @@ int python_warm(struct wire_hello *hello)
     if (PyStatus_Exception(status))
         return box_fail(hello, "starting Python: %s",
                         status.err_msg != NULL ? status.err_msg : "unknown");
-    for (size_t i = 0; i < sizeof prelude / sizeof *prelude; i++) {
-        PyObject *module = PyImport_ImportModule(prelude[i]);
-        if (module == NULL)
-            PyErr_Clear();
-        Py_XDECREF(module);
-    }
-    PyObject *names = PyDict_New();
-    PyObject *builtins = PyImport_ImportModule("builtins");
-    PyObject *result = NULL;
-    if (names != NULL && builtins != NULL &&
-        PyDict_SetItemString(names, "__builtins__", builtins) == 0)
-        result = PyRun_String(settle, Py_file_input, names, names);
-    const bool ok = result != NULL && find_stdlib() == 0 && python_codec_prepare() == 0;
-    Py_XDECREF(result);
-    Py_XDECREF(builtins);
-    Py_XDECREF(names);
+    bool ok = run_text(seed_once);
+    if (ok)
+        import_prelude();
+    ok = ok && run_text(settle) && find_stdlib() == 0 && python_codec_prepare() == 0;
     if (!ok) {
         PyErr_Clear();
         errno = 0;

@@ -75,15 +75,17 @@ int root_bind_python(struct wire_hello *hello, const struct box *box)
     return rc;
 }
 
-// A directory, or the link that stands in its place where all programs live below /usr.
+// A directory, or the link that stands in its place where all programs live below /usr; passed over
+// where there is neither.
 static int bind_or_link(struct wire_hello *hello, const char *path)
 {
     char to[PATH_MAX_BOX], target[PATH_MAX_BOX];
-    if (access(path, F_OK) != 0)
-        return 0;
     const ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 0 && errno == ENOENT)
+        return 0;
     if (n < 0)
-        return bind_path(hello, path, false);
+        return errno == EINVAL ? bind_path(hello, path, false)
+                               : box_fail(hello, "reading the link %s", path);
     target[n] = 0;
     snprintf(to, sizeof to, "%s%s", STAGE, path);
     return symlink(target, to) == 0 ? 0 : box_fail(hello, "making the link %s", to);

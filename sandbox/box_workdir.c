@@ -49,21 +49,24 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
     return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
 }
 
-static bool untouched(const struct stat *clean)
+// 1: it is as it was; -1: it cannot be looked at.
+static int untouched(const struct stat *clean)
 {
     struct stat now;
     struct statfs fs;
-    return stat(BOX_WORKDIR, &now) == 0 && same_time(&now.st_ctim, &clean->st_ctim) &&
-           same_time(&now.st_mtim, &clean->st_mtim) && same_time(&now.st_atim, &clean->st_atim) &&
-           now.st_mode == clean->st_mode && now.st_nlink == clean->st_nlink &&
-           now.st_size == clean->st_size && statfs(BOX_WORKDIR, &fs) == 0 &&
+    if (stat(BOX_WORKDIR, &now) != 0 || statfs(BOX_WORKDIR, &fs) != 0)
+        return -1;
+    return same_time(&now.st_ctim, &clean->st_ctim) && same_time(&now.st_mtim, &clean->st_mtim) &&
+           same_time(&now.st_atim, &clean->st_atim) && now.st_mode == clean->st_mode &&
+           now.st_nlink == clean->st_nlink && now.st_size == clean->st_size &&
            fs.f_files - fs.f_ffree == 1 && fs.f_bfree == fs.f_blocks;
 }
 
 int workdir_settle(struct workdir *w)
 {
-    if (!w->mounted || untouched(&w->clean))
-        return 0;
+    const int kept = w->mounted ? untouched(&w->clean) : 1;
+    if (kept != 0)
+        return kept < 0 ? -1 : 0;
     w->mounted = false;
     return umount2(BOX_WORKDIR, MNT_DETACH);
 }

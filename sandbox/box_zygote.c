@@ -46,10 +46,11 @@ static int receive(struct wire_run *run, int fds[WIRE_FDS])
     return sound && (run->command == WIRE_KILL || fds[0] >= 0) ? 1 : -1;
 }
 
+// -1: it cannot be read.
 static int64_t cpu_ns(clockid_t clock)
 {
     struct timespec t;
-    return clock_gettime(clock, &t) == 0 ? t.tv_sec * 1000000000LL + t.tv_nsec : 0;
+    return clock_gettime(clock, &t) == 0 ? t.tv_sec * 1000000000LL + t.tv_nsec : -1;
 }
 
 struct watch {
@@ -63,21 +64,34 @@ struct watch {
 
 static void watch_kill(struct watch *w) { (void)kill(w->pid, SIGKILL); }
 
+// What the supervisor says meanwhile.
+static void watch_command(struct watch *w)
+{
+    struct wire_run command;
+    int fds[WIRE_FDS];
+    const int rc = receive(&command, fds);
+    w->orphaned = rc <= 0 || command.command != WIRE_KILL;
+    if (w->orphaned || command.serial == w->serial)
+        watch_kill(w);
+}
+
 // Until the process has ended. A process of n threads uses up at most n CPUs, so the CPU clock need
 // not be read before remaining / n has passed; after that the remainder is small and is looked at
-// again.
-static void watch_run(struct watch *w)
+// again. false: there is no clock, and so no limit.
+static bool watch_run(struct watch *w, int cpus)
 {
     clockid_t clock;
-    const bool has_clock = clock_getcpuclockid(w->pid, &clock) == 0;
-    const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    if (clock_getcpuclockid(w->pid, &clock) != 0)
+        return false;
     for (;;) {
-        const int64_t left = w->cpu_limit_ns - (has_clock ? cpu_ns(clock) : 0);
+        const int64_t used = cpu_ns(clock), left = w->cpu_limit_ns - used;
+        if (used < 0)
+            return false;
         if (left <= 0 && !w->cpu_killed) {
             w->cpu_killed = true;
             watch_kill(w);
         }
-        const int64_t wait = left / (cpus > 0 ? cpus : 1) + 1000000;
+        const int64_t wait = left / cpus + 1000000;
         const struct timespec timeout = {.tv_sec = wait / 1000000000, .tv_nsec = wait % 1000000000};
         struct pollfd p[2] = {{.fd = w->pidfd, .events = POLLIN},
                               {.fd = WIRE_CONTROL_FD, .events = POLLIN}};
@@ -85,15 +99,9 @@ static void watch_run(struct watch *w)
             p[1].fd = -1;
         const int n = ppoll(p, 2, w->cpu_killed ? NULL : &timeout, NULL);
         if (n > 0 && p[0].revents != 0)
-            return;
-        if (n > 0 && p[1].revents != 0) {
-            struct wire_run command;
-            int fds[WIRE_FDS];
-            const int rc = receive(&command, fds);
-            w->orphaned = rc <= 0 || command.command != WIRE_KILL;
-            if (w->orphaned || command.serial == w->serial)
-                watch_kill(w);
-        }
+            return true;
+        if (n > 0 && p[1].revents != 0)
+            watch_command(w);
     }
 }
 
@@ -177,16 +185,18 @@ static bool serve_run(const struct wire_run *run, struct child *child, struct wo
     w.pidfd = (int)syscall(SYS_pidfd_open, w.pid, 0);
     if (w.pidfd < 0)
         return false; // the supervisor sees the box end, and with it the program
-    watch_run(&w);
     struct rusage usage;
-    if (wait4(w.pid, &done->status, 0, &usage) != w.pid)
+    if (!watch_run(&w, child->box->cpus) || wait4(w.pid, &done->status, 0, &usage) != w.pid)
         return false;
     close(w.pidfd);
     read_ready(ready[0], done);
     close(ready[0]);
     const unsigned swept = sweep(child->box);
-    if (child->kind == WIRE_JOB_COMPILE && done->hardened && done->status == 0)
+    if (child->kind == WIRE_JOB_COMPILE && done->hardened && done->status == 0) {
         *made = workdir_take_program((size_t)run->limits.disk_kib * 1024);
+        if (*made < 0)
+            return false;
+    }
     if (workdir_settle(workdir) != 0)
         return false;
     done->serial = run->serial;

@@ -80,6 +80,15 @@ void judge_begin(struct sandbox_result *r, const struct sandbox_tests *t)
         .tests_total = t->count, .exit_code = -1, .weak = t->kind == TESTS_ASSERTS};
 }
 
+void judge_not_hardened(struct sandbox_result *r, const struct wire_done *d)
+{
+    if (d->failed_errno != 0)
+        raise_text(r, SANDBOX_INTERNAL, "the program's process could not be locked in: step %d: %s",
+                   d->failed_step + 1, strerror(d->failed_errno));
+    else
+        raise_text(r, SANDBOX_INTERNAL, "the program's process ended before it was locked in");
+}
+
 // How the process ended, whatever the tests say.
 static void judge_end(struct sandbox_result *r, const struct judge_facts *f)
 {
@@ -88,8 +97,7 @@ static void judge_end(struct sandbox_result *r, const struct judge_facts *f)
     const int signal = killed ? WTERMSIG(d->status) : 0;
     const bool failed = d->status != 0;
     if (!d->hardened)
-        raise_text(r, SANDBOX_INTERNAL, "the program's process could not be locked in: step %d: %s",
-                   d->failed_step + 1, strerror(d->failed_errno));
+        judge_not_hardened(r, d);
     if (f->starved)
         raise_text(r, SANDBOX_INTERNAL, "the machine was too busy: did not end within %u ms",
                    f->wall_us / 1000);

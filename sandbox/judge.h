@@ -26,6 +26,9 @@ void judge_run(struct sandbox_result *r, const struct sandbox_tests *t, int test
 // The last of the compilers did not make an executable.
 void judge_compile(struct sandbox_result *r, const struct judge_facts *f);
 
+// The set-up of its process was not done.
+void judge_not_hardened(struct sandbox_result *r, const struct wire_done *d);
+
 // Makes r say `internal`, whatever it said.
 void judge_internal(struct sandbox_result *r, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -56,8 +56,9 @@ struct sandbox {
     pthread_cond_t changed;
     struct queue waiting[SANDBOX_LANGUAGES], done;
     char missing[SANDBOX_LANGUAGES][HELLO_SIZE]; // why a language cannot be run here; empty: it can
-    uint64_t last_id;
-    int ready; // slots that have been ready once
+    uint64_t last_id, wanted;                    // wanted: by the last who began to wait
+    int collectors;                              // who wait
+    int ready;                                   // slots that have been ready once
     bool closing;
     bool broken; // a slot cannot be started: everything fails with `reason`
     char reason[HELLO_SIZE];
@@ -140,7 +141,8 @@ static void work_done(struct sandbox *sb, struct work *w)
 {
     queue_put(&sb->done, w);
     count_up(sb->available);
-    pthread_cond_broadcast(&sb->changed);
+    if (sb->collectors > 1 || sb->wanted == w->id)
+        pthread_cond_broadcast(&sb->changed);
 }
 
 static void declare_broken(struct sandbox *sb, const char *reason)
@@ -573,8 +575,13 @@ int sandbox_collect(struct sandbox *sb, uint64_t id, struct sandbox_result *out)
 {
     pthread_mutex_lock(&sb->lock);
     struct work *w;
-    while ((w = take_done(sb, id)) == NULL && !sb->broken)
+    sb->collectors++;
+    while ((w = take_done(sb, id)) == NULL && !sb->broken) {
+        sb->wanted = id;
         pthread_cond_wait(&sb->changed, &sb->lock);
+    }
+    if (--sb->collectors > 0) // one of them is the last to wait now
+        pthread_cond_broadcast(&sb->changed);
     pthread_mutex_unlock(&sb->lock);
     if (w == NULL)
         return locate_refuse(sb->reason);

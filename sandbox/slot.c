@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -20,9 +21,9 @@
 
 enum { KILL_GRACE_S = 5 };
 #define DEADLINE_STEP_S 0.01 // deadlines are put off by at least this much
-// A program that was kept from running for so many times its wall-clock limit is given up: that
-// says something about the machine, and nothing about the program.
-#define PATIENCE 20
+// A program that was kept from running for so many times its wall-clock limit, and for so many
+// seconds, is given up: that says something about the machine, and nothing about the program.
+enum { PATIENCE = 20, PATIENCE_S = 60 };
 
 double slot_clock(void)
 {
@@ -297,10 +298,10 @@ void slot_kill(struct slot *s)
 
 void slot_overdue(struct slot *s, double now)
 {
-    const double took = now - s->started;
-    const double delay = delay_of_program(s->launcher);
-    const double left = delay < 0 ? DEADLINE_STEP_S : s->wall_limit - (took - delay);
-    if (left > 0 && took < PATIENCE * s->wall_limit) {
+    struct delay d;
+    const bool there = delay_of_program(&d, s->launcher);
+    const double left = there ? s->wall_limit - (d.age - d.waited) : DEADLINE_STEP_S;
+    if (left > 0 && now - s->started < fmax(PATIENCE * s->wall_limit, PATIENCE_S)) {
         s->wall_deadline = now + (left > DEADLINE_STEP_S ? left : DEADLINE_STEP_S);
         return;
     }

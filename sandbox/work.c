@@ -141,11 +141,14 @@ void work_next(struct work *w, struct slot_program *p, struct asserts_room *room
 
 // Of a program of ours: that it did not come to its end says nothing about what it was given. True
 // when it is tried once more; false with a verdict when it was tried often enough.
-static bool try_again(struct work *w, const char *what)
+static bool try_again(struct work *w, const struct wire_done *done, const char *what)
 {
     if (++w->tries < WORK_TRIES_MAX)
         return true;
-    judge_internal(&w->result, "%s: the machine is too busy", what);
+    if (!done->hardened)
+        judge_not_hardened(&w->result, done);
+    else
+        judge_internal(&w->result, "%s", what);
     w->result.exit_code = -1;
     return false;
 }
@@ -158,7 +161,7 @@ static bool split_ended(struct work *w, const struct slot *s, const struct wire_
     const bool cut_short = s->wall || s->starved || !done->hardened ||
                            (WIFSIGNALED(done->status) && !done->cpu_killed && !s->output);
     if (cut_short)
-        return try_again(w, "its tests could not be read");
+        return try_again(w, done, "its tests could not be read: the machine is too busy");
     w->tries = 0;
     asserts_cache_put(&known->asserts, &w->given->check,
                       done->status == 0 ? asserts_read(&s->got[SLOT_RECORDS]) : NULL);
@@ -201,8 +204,10 @@ static bool compile_ended(struct work *w, struct slot *s, const struct wire_done
                           struct work_known *known, size_t keep_output)
 {
     if (s->wall || s->starved || !done->hardened)
-        return try_again(w, "it could not be compiled");
-    if (done->status == 0 && s->made >= 0 && !s->output) {
+        return try_again(w, done, "it could not be compiled: the machine is too busy");
+    if (done->status == 0 && s->made < 0)
+        return try_again(w, done, "what the compiler made could not be taken out of the box");
+    if (done->status == 0 && !s->output) {
         w->tries = 0;
         w->executable = s->made;
         s->made = -1;
