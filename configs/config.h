@@ -141,7 +141,8 @@
     X(aggregate, aggregate, PRM_MIN, 0, 0, "prm: how the scores of steps make the value of a completion") \
     X(flag, fraction, false, 0, 0, "code: true: the value is the share of tests passed; false: all or nothing") \
     X(real, time_limit, 2.0, 0.05, 600, "code: seconds of CPU that a program may use") \
-    X(int, memory_mb, 256, 16, 65536, "code: MiB of memory that a program may use")
+    X(int, memory_mb, 256, 16, 65536, "code: MiB of memory that a program may use") \
+    X(text, language, "python", 0, 0, "code: what programs are written in: python or c")
 
 #define CONFIG_ROLLOUT_KEYS(X) \
     X(int, num_prompts, 64, 1, 1000000, "prompts of a step") \
@@ -176,6 +177,8 @@
 #define CONFIG_RUN_KEYS(X) \
     X(int64, seed, 1, 0, 9007199254740991, "of all that is drawn: problems, order, samples") \
     X(int, threads, 0, 0, 4096, "CPU threads; 0: as many as this process may use; results do not depend on it") \
+    X(text, sandbox_tier, "jail", 0, 0, \
+      "the weakest isolation of programs that will do: jail, or cage where namespaces are forbidden") \
     X(text, device, "cpu", 0, 0, "where the model is computed: cpu, cuda (the first GPU) or cuda:N") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \

@@ -94,7 +94,7 @@ static int open_sandbox(struct trainer *t)
     bool needed = false;
     for (int i = 0; i < t->config->stages.count; i++)
         needed = needed || scoring_needs(t->config, &t->config->stages.items[i].reward, "code");
-    return needed ? sandbox_open(&t->sandbox, NULL) : 0;
+    return needed ? scoring_open_sandbox(&t->sandbox, t->config->run.sandbox_tier) : 0;
 }
 
 static int open_tokenizer(struct trainer *t)

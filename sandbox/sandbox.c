@@ -56,9 +56,10 @@ struct sandbox {
     pthread_cond_t changed;
     struct queue waiting[SANDBOX_LANGUAGES], done;
     char missing[SANDBOX_LANGUAGES][HELLO_SIZE]; // why a language cannot be run here; empty: it can
-    uint64_t last_id, wanted;                    // wanted: by the last who began to wait
-    int collectors;                              // who wait
-    int ready;                                   // slots that have been ready once
+    struct sandbox_counts counts;
+    uint64_t last_id, wanted; // wanted: by the last who began to wait
+    int collectors;           // who wait
+    int ready;                // slots that have been ready once
     bool closing;
     bool broken; // a slot cannot be started: everything fails with `reason`
     char reason[HELLO_SIZE];
@@ -140,6 +141,8 @@ static void count_up(int eventfd)
 static void work_done(struct sandbox *sb, struct work *w)
 {
     queue_put(&sb->done, w);
+    sb->counts.verdicts[w->result.verdict]++;
+    sb->counts.weak += w->result.weak;
     count_up(sb->available);
     if (sb->collectors > 1 || sb->wanted == w->id)
         pthread_cond_broadcast(&sb->changed);
@@ -528,6 +531,13 @@ void sandbox_close(struct sandbox **p)
 int sandbox_slots(const struct sandbox *sb) { return sb->options.slots; }
 
 enum sandbox_tier sandbox_tier_of(const struct sandbox *sb) { return sb->tier; }
+
+void sandbox_count(struct sandbox_counts *out, struct sandbox *sb)
+{
+    pthread_mutex_lock(&sb->lock);
+    *out = sb->counts;
+    pthread_mutex_unlock(&sb->lock);
+}
 
 int sandbox_submit(struct sandbox *sb, const struct sandbox_job *job, uint64_t *id)
 {

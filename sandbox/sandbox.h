@@ -87,6 +87,13 @@ void sandbox_close(struct sandbox **sb); // cancels what still runs; NULL and *s
 int sandbox_slots(const struct sandbox *sb);
 enum sandbox_tier sandbox_tier_of(const struct sandbox *sb); // that programs run in
 
+// Of all results since it was opened.
+struct sandbox_counts {
+    uint64_t verdicts[SANDBOX_INTERNAL + 1];
+    uint64_t weak; // judged by tests in the program's own process
+};
+void sandbox_count(struct sandbox_counts *out, struct sandbox *sb);
+
 struct sandbox_job {
     enum sandbox_language language;
     const char *source; // the program; UTF-8, need not be terminated
