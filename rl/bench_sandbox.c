@@ -332,20 +332,27 @@ static int bench_case(struct sandbox *sb, int which, int slots, double limit, bo
     return rc;
 }
 
-static int bench_slots(int slots, bool json)
+static int bench_slots(int slots, const char *only, bool json)
 {
     const struct sandbox_options options = {.slots = slots};
     const double limit = fork_rate(slots); // before there are threads
     struct sandbox *sb = NULL;
     int rc = sandbox_open(&sb, &options);
-    for (int i = 0; i < NUM_CASES && rc == 0; i++)
-        rc = bench_case(sb, i, slots, limit, json);
+    for (int i = 0; i < NUM_CASES && rc == 0; i++) {
+        if (only == NULL || strstr(cases[i].name, only) != NULL)
+            rc = bench_case(sb, i, slots, limit, json);
+    }
     sandbox_close(&sb);
     return rc;
 }
 
-int bench_sandbox(int slots, bool json)
+int bench_sandbox(int slots, const char *only, bool json)
 {
+    int chosen = 0;
+    for (int i = 0; i < NUM_CASES; i++)
+        chosen += only == NULL || strstr(cases[i].name, only) != NULL;
+    if (chosen == 0)
+        return err_set(ERR_CONFIG, "bench sandbox: no case is called like \"%s\"", only);
     if (slots == 0) {
         struct sandbox *sb = NULL;
         const int rc = sandbox_open(&sb, NULL);
@@ -354,6 +361,6 @@ int bench_sandbox(int slots, bool json)
         slots = sandbox_slots(sb);
         sandbox_close(&sb);
     }
-    const int rc = bench_slots(1, json);
-    return rc != 0 || slots == 1 ? rc : bench_slots(slots, json);
+    const int rc = bench_slots(1, only, json);
+    return rc != 0 || slots == 1 ? rc : bench_slots(slots, only, json);
 }

@@ -371,7 +371,7 @@ static int bench_kernels(struct team *team, struct device *dev, bool json)
 
 int verb_bench(int argc, char **argv)
 {
-    const char *what = NULL, *isa_name = NULL;
+    const char *what = NULL, *isa_name = NULL, *only = NULL;
     int threads = 0;
     bool json = false, done = false;
     const struct option options[] = {
@@ -380,6 +380,8 @@ int verb_bench(int argc, char **argv)
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &isa_name, 0, 0, false,
          "reference, avx2 or avx512; default: the best of this CPU"},
+        {"--only", "TEXT", OPTION_STRING, &only, 0, 0, false,
+         "of the sandbox: cases whose name holds it"},
         {"--json", NULL, OPTION_FLAG, &json, 0, 0, false, "one JSON object a case"},
         {0}};
     int rc = options_parse(options, argc, argv,
@@ -387,7 +389,7 @@ int verb_bench(int argc, char **argv)
     if (rc != 0 || done)
         return rc;
     if (strcmp(what, "sandbox") == 0)
-        return bench_sandbox(threads, json);
+        return bench_sandbox(threads, only, json);
     if (strcmp(what, "kernels") != 0)
         return err_set(ERR_CONFIG, "bench: unknown bench \"%s\"; there are: kernels, sandbox",
                        what);
