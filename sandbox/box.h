@@ -47,8 +47,8 @@ struct box {
     const struct box_language *language;
     const struct sock_fprog *filters[WIRE_JOB_KINDS]; // NULL: of another language
     size_t base_kib;                                  // address space of the interpreter itself
-    char *objects; // paths of the shared objects that are mapped, each terminated, one after the
-                   // other
+    char *objects; // paths of the shared objects that are loaded or may be, each terminated, one
+                   // after the other
     size_t objects_len;
 };
 
@@ -58,7 +58,9 @@ int box_fail(struct wire_hello *hello, const char *fmt, ...) __attribute__((form
 int python_warm(struct wire_hello *hello);
 const char *python_stdlib(void); // directory of the standard library; after python_warm
 int python_note_objects(struct wire_hello *hello,
-                        struct box *box); // sets box->objects, while /proc can be seen
+                        struct box *box); // sets box->objects
+
+pid_t python_fork(void); // fork, with what the interpreter needs before and after it
 
 int compiler_find(struct wire_hello *hello); // sets hello->compilers
 // In the child. They return only when the executable cannot be started.
@@ -82,7 +84,9 @@ int zygote_serve(const struct box *box);
 struct workdir {
     bool mounted;
     uint32_t disk_kib, files;
-    struct stat clean; // as it was when it was made
+    struct stat clean;   // as it was when it was made
+    int ruleset;         // of Landlock, which names it; 0: not made yet
+    enum wire_kind kind; // of which
 };
 // An empty directory of these limits. -1 with errno.
 int workdir_prepare(struct workdir *w, const struct wire_limits *limits);

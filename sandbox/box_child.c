@@ -17,7 +17,7 @@
 
 // Where the descriptors of a run end up. RULES and READY are closed before the program starts, and
 // an executable gets none but the first three.
-enum { FD_JOB = 3, FD_RECORDS = 4, FD_READY = 5, FD_RULES = 6, FD_PARKED = 64 };
+enum { FD_JOB = 3, FD_RECORDS = 4, FD_READY = 5, FD_RULES = 6, FD_PARKED = 32 };
 // Address space of a small executable with its libraries.
 enum { EXECUTABLE_KIB = 8192 };
 
@@ -71,6 +71,16 @@ static int enter_workdir(const struct child *c)
     return chdir(c->box->jail ? BOX_WORKDIR : "/");
 }
 
+// Where the system has a stricter limit than the one that is wanted, that stays.
+static int lower_limit(int resource, const struct rlimit *want)
+{
+    struct rlimit now;
+    if (errno != EPERM || getrlimit(resource, &now) != 0 || now.rlim_max >= want->rlim_max)
+        return -1;
+    now.rlim_cur = want->rlim_cur < now.rlim_max ? want->rlim_cur : now.rlim_max;
+    return setrlimit(resource, &now);
+}
+
 static int limit_resources(const struct child *c)
 {
     const rlim_t kib = 1024;
@@ -101,15 +111,9 @@ static int limit_resources(const struct child *c)
         {RLIMIT_RTPRIO, 0, 0},
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        struct rlimit now;
-        if (getrlimit(limits[i].resource, &now) != 0)
-            return -1;
-        struct rlimit want = {limits[i].soft, limits[i].hard};
-        if (now.rlim_max < want.rlim_max) // a stricter limit of the system stays
-            want.rlim_max = now.rlim_max;
-        if (want.rlim_cur > want.rlim_max)
-            want.rlim_cur = want.rlim_max;
-        if (setrlimit(limits[i].resource, &want) != 0)
+        const struct rlimit want = {limits[i].soft, limits[i].hard};
+        if (setrlimit(limits[i].resource, &want) != 0 &&
+            lower_limit(limits[i].resource, &want) != 0)
             return -1;
     }
     return 0;

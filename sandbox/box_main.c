@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -144,26 +146,48 @@ static const struct box_language *find_language(const char *name)
     return NULL;
 }
 
-// One filter for everything that a box of a compiled language compiles, and one for what it runs.
+static int filter_fault(struct wire_hello *hello, int rc)
+{
+    errno = -rc;
+    return box_fail(hello, "making the system call filter");
+}
+
+// For good: every child gives them to the kernel.
+static struct sock_fprog programs[WIRE_JOB_KINDS];
+
+static int build_filter(struct wire_hello *hello, struct box *box, enum wire_kind kind,
+                        enum policy_who who, int (*build)(struct sock_fprog *, enum policy_who))
+{
+    const int rc = build(&programs[kind], who);
+    box->filters[kind] = &programs[kind];
+    return rc == 0 ? 0 : filter_fault(hello, rc);
+}
+
+// The base of what programs may do holds from here on for this process too.
+static int filter_itself(struct wire_hello *hello, enum policy_who who)
+{
+    struct sock_fprog base;
+    const int rc = filter_build_base(&base, who);
+    if (rc != 0)
+        return filter_fault(hello, rc);
+    const bool filtered = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+                          syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0u, &base) == 0;
+    free(base.filter);
+    return filtered ? 0 : box_fail(hello, "filtering system calls");
+}
+
 static int build_filters(struct wire_hello *hello, struct box *box)
 {
-    static struct sock_fprog programs[2]; // for good: every child gives them to the kernel
-    const bool compiled = box->language->needs_jail;
-    const enum policy_who first = compiled    ? POLICY_PROGRAM
-                                  : box->jail ? POLICY_PYTHON
-                                              : POLICY_CAGE;
-    int rc = filter_build(&programs[0], first);
-    if (rc == 0 && compiled)
-        rc = filter_build(&programs[1], POLICY_COMPILER);
-    if (rc != 0) {
-        errno = -rc;
-        return box_fail(hello, "making the system call filter");
-    }
-    for (int i = 0; i < WIRE_JOB_KINDS; i++) {
-        if ((i == WIRE_JOB_COMPILE || i == WIRE_JOB_EXECUTE) == compiled)
-            box->filters[i] = &programs[i == WIRE_JOB_COMPILE];
-    }
-    return 0;
+    if (box->language->needs_jail)
+        return build_filter(hello, box, WIRE_JOB_COMPILE, POLICY_COMPILER, filter_build) != 0 ||
+                       build_filter(hello, box, WIRE_JOB_EXECUTE, POLICY_PROGRAM, filter_build) != 0
+                   ? -1
+                   : 0;
+    const enum policy_who who = box->jail ? POLICY_PYTHON : POLICY_CAGE;
+    if (build_filter(hello, box, WIRE_JOB_RUN, who, filter_build_rest) != 0)
+        return -1;
+    box->filters[WIRE_JOB_CALLS] = box->filters[WIRE_JOB_ASSERTS] = box->filters[WIRE_JOB_RUN];
+    return filter_itself(hello, who);
 }
 
 static int enter_jail(struct wire_hello *hello, struct box *box)

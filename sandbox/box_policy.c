@@ -13,6 +13,7 @@
 #define CAGE     (1u << POLICY_CAGE)
 #define COMPILER (1u << POLICY_COMPILER)
 #define PROGRAM  (1u << POLICY_PROGRAM)
+#define ZYGOTE   (1u << POLICY_ZYGOTE)
 #define ALL      (PYTHON | CAGE | COMPILER | PROGRAM)
 // Not where files that the program's user owns can be seen: there is no directory to write to.
 #define NO_CAGE (PYTHON | COMPILER | PROGRAM)
@@ -124,6 +125,18 @@ static const struct policy_row rows[] = {
     {"prlimit64", ALL, ALLOW, "its own limits may be read; another process's, or a change, may not", 2,
      {{0, LOW32, 0}, {2, WHOLE, 0}}},
     {"clone3", ALL, MISSING, "its flags are behind a pointer; glibc falls back to clone"},
+    // The zygote's.
+    {"recvmsg", ZYGOTE, ALLOW, "commands"}, {"sendmsg", ZYGOTE, ALLOW, "reports"},
+    {"mount", ZYGOTE, ALLOW, "working directories"}, {"umount2", ZYGOTE, ALLOW, "working directories"},
+    {"landlock_create_ruleset", ZYGOTE, ALLOW, "files of a program"}, {"landlock_add_rule", ZYGOTE, ALLOW, "likewise"},
+    {"landlock_restrict_self", ZYGOTE, ALLOW, "its locking in"}, {"seccomp", ZYGOTE, ALLOW, "likewise"},
+    {"capset", ZYGOTE, ALLOW, "likewise"}, {"setsid", ZYGOTE, ALLOW, "likewise"},
+    {"close_range", ZYGOTE, ALLOW, "likewise"}, {"pidfd_open", ZYGOTE, ALLOW, "waiting for a program and for commands"},
+    {"clone", ZYGOTE, ALLOW, "fork", 1, {{0, WHOLE, FORK_FLAGS}}},
+    {"prctl", ZYGOTE, ALLOW, "locking in", 1, {{0, LOW32, PR_SET_PDEATHSIG}}},
+    {"prctl", ZYGOTE, ALLOW, "locking in", 1, {{0, LOW32, PR_SET_NO_NEW_PRIVS}}},
+    {"prctl", ZYGOTE, ALLOW, "locking in", 1, {{0, LOW32, PR_CAP_AMBIENT}}},
+    {"prlimit64", ZYGOTE, ALLOW, "limits of a program, set by itself before it begins", 1, {{0, LOW32, 0}}},
     // Fatal.
     {"ptrace", ALL, KILL, "controls another process"}, {"process_vm_readv", ALL, KILL, "reads another process"},
     {"process_vm_writev", ALL, KILL, "writes it"}, {"process_madvise", ALL, KILL, "another process's memory"},

@@ -13,7 +13,9 @@ enum policy_who {
     POLICY_CAGE,     // the same in tier cage, where the files are the host's
     POLICY_COMPILER, // a compiler and the processes that it starts
     POLICY_PROGRAM,  // an executable, and its start
-    POLICY_WHOS
+    POLICY_WHOS,
+    POLICY_ZYGOTE = POLICY_WHOS // what PID 1 of a box of Python needs besides, to serve programs
+                                // and to lock them in
 };
 
 enum policy_action {

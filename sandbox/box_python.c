@@ -7,29 +7,31 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char stdlib[PATH_MAX];
 
-// Imported before any program: what programs commonly use, and (_ctypes, _hashlib, _lzma, _bz2,
-// zlib) what needs shared objects of its own, because only objects that are mapped now will be in
-// the root. A module that this Python lacks is passed over.
+// Imported before any program: what programs commonly use. A module that this Python lacks is
+// passed over.
 static const char *const prelude[] = {
-    "abc",        "array",       "ast",         "atexit",      "bisect",
-    "builtins",   "calendar",    "cmath",       "collections", "collections.abc",
-    "contextlib", "copy",        "dataclasses", "datetime",    "decimal",
-    "enum",       "fractions",   "functools",   "gc",          "hashlib",
-    "heapq",      "inspect",     "io",          "itertools",   "json",
-    "math",       "numbers",     "operator",    "os",          "random",
-    "re",         "statistics",  "string",      "struct",      "sys",
-    "textwrap",   "threading",   "time",        "traceback",   "types",
-    "typing",     "unicodedata", "bz2",         "lzma",        "zlib",
-    "_ctypes",    "_hashlib",    "_uuid",
+    "abc",         "array",     "ast",         "atexit", "bisect",          "builtins",
+    "calendar",    "cmath",     "collections", "copy",   "collections.abc", "contextlib",
+    "dataclasses", "datetime",  "decimal",     "enum",   "fractions",       "functools",
+    "gc",          "heapq",     "inspect",     "io",     "itertools",       "json",
+    "math",        "numbers",   "operator",    "os",     "random",          "re",
+    "statistics",  "string",    "struct",      "sys",    "textwrap",        "threading",
+    "time",        "traceback", "types",       "typing", "unicodedata",
 };
+
+// Not imported, because every fork would pay for it, but what they load has to be in the root.
+static const char *const extras[] = {"_ctypes", "_hashlib", "_uuid", "bz2",
+                                     "hashlib", "lzma",     "zlib"};
 
 // The streams are made while descriptors 0, 1 and 2 are pipes, as they will be: so they are
 // buffered, and not seekable.
@@ -71,11 +73,12 @@ static PyStatus initialize(void)
 }
 
 // The random module would seed itself anew in every fork. Programs that do not seed it get the same
-// numbers in every run, so that a verdict can be repeated; os.urandom is what it is.
-static const char seed_once[] = "import os, threading\n"
+// numbers in every run, so that a verdict can be repeated; os.urandom is what it is. The threading
+// module would look for threads of the parent, which has none.
+static const char seed_once[] = "import os\n"
                                 "register = os.register_at_fork\n"
                                 "os.register_at_fork = lambda **functions: None\n"
-                                "import random\n"
+                                "import random, threading\n"
                                 "os.register_at_fork = register\n"
                                 "random.seed(0)\n";
 
@@ -121,10 +124,10 @@ static bool run_text(const char *text)
     return ok;
 }
 
-static void import_prelude(void)
+static void import_all(const char *const *names, size_t n)
 {
-    for (size_t i = 0; i < sizeof prelude / sizeof *prelude; i++) {
-        PyObject *module = PyImport_ImportModule(prelude[i]);
+    for (size_t i = 0; i < n; i++) {
+        PyObject *module = PyImport_ImportModule(names[i]);
         if (module == NULL)
             PyErr_Clear();
         Py_XDECREF(module);
@@ -144,7 +147,7 @@ int python_warm(struct wire_hello *hello)
                         status.err_msg != NULL ? status.err_msg : "unknown");
     bool ok = run_text(seed_once);
     if (ok)
-        import_prelude();
+        import_all(prelude, sizeof prelude / sizeof *prelude);
     ok = ok && run_text(settle) && find_stdlib() == 0 && python_codec_prepare() == 0;
     if (!ok) {
         PyErr_Clear();
@@ -154,38 +157,62 @@ int python_warm(struct wire_hello *hello)
     return 0;
 }
 
-// Paths of /proc/self/maps, but for the box's own executable and devices. Each is there several
-// times in a row, once a segment.
-static int put_objects(FILE *out, FILE *maps, const char *self)
+pid_t python_fork(void)
 {
-    char line[PATH_MAX + 128], last[PATH_MAX + 128] = "";
-    while (fgets(line, sizeof line, maps) != NULL) {
-        const char *path = strchr(line, '/');
-        line[strcspn(line, "\n")] = 0;
-        if (path == NULL || strncmp(path, "/dev/", 5) == 0 || strcmp(path, self) == 0 ||
-            strcmp(path, last) == 0)
-            continue;
-        strcpy(last, path);
-        if (fwrite(path, 1, strlen(path) + 1, out) != strlen(path) + 1)
-            return -1;
-    }
-    return ferror(maps) ? -1 : 0;
+    const bool python = Py_IsInitialized();
+    if (python)
+        PyOS_BeforeFork();
+    const pid_t pid = fork();
+    if (python && pid == 0)
+        PyOS_AfterFork_Child();
+    else if (python)
+        PyOS_AfterFork_Parent();
+    return pid;
+}
+
+// The path by which the loader found an object, terminated. The executable has none, nor has what
+// the kernel brings along.
+static int put_object(struct dl_phdr_info *info, size_t size, void *out)
+{
+    (void)size;
+    const char *path = info->dlpi_name;
+    const size_t len = path[0] == '/' ? strlen(path) + 1 : 0;
+    return fwrite(path, 1, len, out) == len ? 0 : -1;
+}
+
+// In a fork: what this process has loaded once the extras are there too.
+_Noreturn static void tell_objects(int to)
+{
+    if (Py_IsInitialized())
+        import_all(extras, sizeof extras / sizeof *extras);
+    FILE *out = fdopen(to, "w");
+    _exit(out == NULL || dl_iterate_phdr(put_object, out) != 0 || fclose(out) != 0);
+}
+
+static int read_objects(struct box *box, int from)
+{
+    char chunk[4096];
+    ssize_t n;
+    FILE *out = open_memstream(&box->objects, &box->objects_len);
+    if (out == NULL)
+        return -1;
+    while ((n = read(from, chunk, sizeof chunk)) > 0)
+        (void)fwrite(chunk, 1, (size_t)n, out); // a fault shows when it is closed
+    return fclose(out) == 0 && n == 0 ? 0 : -1;
 }
 
 int python_note_objects(struct wire_hello *hello, struct box *box)
 {
-    char self[PATH_MAX];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    FILE *maps = n > 0 ? fopen("/proc/self/maps", "re") : NULL;
-    FILE *out = maps != NULL ? open_memstream(&box->objects, &box->objects_len) : NULL;
-    int rc = -1;
-    if (out != NULL) {
-        self[n] = 0;
-        rc = put_objects(out, maps, self);
-    }
-    if (maps != NULL)
-        fclose(maps);
-    if (out != NULL && fclose(out) != 0)
-        rc = -1;
-    return rc == 0 ? 0 : box_fail(hello, "reading /proc/self/exe and /proc/self/maps");
+    int p[2], status = 1;
+    if (pipe2(p, O_CLOEXEC) != 0)
+        return box_fail(hello, "making a pipe");
+    const pid_t pid = python_fork();
+    if (pid == 0)
+        tell_objects(p[1]);
+    close(p[1]);
+    const int rc = pid > 0 ? read_objects(box, p[0]) : -1;
+    close(p[0]);
+    if (rc != 0 || waitpid(pid, &status, 0) != pid || status != 0 || box->objects_len == 0)
+        return box_fail(hello, "finding what Python has loaded");
+    return 0;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The root directory of a box: a small tmpfs holding, bound read-only, what its language needs, two
 // devices, and the mount point of the working directory. For Python that is the standard library
-// and exactly those shared objects that the warm interpreter has mapped: no programs. For a
+// and exactly those shared objects that it loads: no programs. For a
 // compiled language it is the system's programs, headers and libraries. No /proc, no /sys, no
 // settings, nobody's files.
 #include "sandbox/box.h"

@@ -23,13 +23,21 @@
 #define MFD_EXEC 0x0010U // since Linux 6.3
 #endif
 
+static int leave(struct workdir *w)
+{
+    if (w->ruleset > 0)
+        close(w->ruleset);
+    w->ruleset = 0;
+    w->mounted = false;
+    return umount2(BOX_WORKDIR, MNT_DETACH);
+}
+
 int workdir_prepare(struct workdir *w, const struct wire_limits *limits)
 {
     if (w->mounted && limits->disk_kib == w->disk_kib && limits->files == w->files)
         return 0;
-    if (w->mounted && umount2(BOX_WORKDIR, MNT_DETACH) != 0)
+    if (w->mounted && leave(w) != 0)
         return -1;
-    w->mounted = false;
     char options[96];
     // One inode is the directory's own.
     snprintf(options, sizeof options, "size=%uk,nr_inodes=%u,mode=700", limits->disk_kib,
@@ -67,8 +75,7 @@ int workdir_settle(struct workdir *w)
     const int kept = w->mounted ? untouched(&w->clean) : 1;
     if (kept != 0)
         return kept < 0 ? -1 : 0;
-    w->mounted = false;
-    return umount2(BOX_WORKDIR, MNT_DETACH);
+    return leave(w);
 }
 
 static int new_memory(void)

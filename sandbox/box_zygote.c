@@ -3,7 +3,6 @@
 // Single-threaded; runs none of a program's code.
 #include "sandbox/box.h"
 
-#include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -137,18 +136,11 @@ static void read_ready(int fd, struct wire_done *done)
 
 static pid_t fork_child(const struct child *child, int ready_read)
 {
-    const bool python = Py_IsInitialized();
-    if (python)
-        PyOS_BeforeFork();
-    const pid_t pid = fork();
+    const pid_t pid = python_fork();
     if (pid == 0) {
         close(ready_read);
-        if (python)
-            PyOS_AfterFork_Child();
         child_run(child);
     }
-    if (python)
-        PyOS_AfterFork_Parent();
     return pid;
 }
 
@@ -162,8 +154,15 @@ static bool prepare(struct child *child, int ready[2], struct workdir *workdir)
         return false;
     child->ready = ready[1];
     child->parent = getpid();
-    child->ruleset = files_ruleset(box, child->kind);
-    return child->ruleset >= 0;
+    if (workdir->ruleset > 0 && workdir->kind != child->kind) {
+        close(workdir->ruleset);
+        workdir->ruleset = 0;
+    }
+    if (workdir->ruleset == 0)
+        workdir->ruleset = files_ruleset(box, child->kind);
+    workdir->kind = child->kind;
+    child->ruleset = workdir->ruleset;
+    return child->ruleset > 0;
 }
 
 // One program. *made becomes the executable that it made, if it did. false: the box is not to be
@@ -177,7 +176,6 @@ static bool serve_run(const struct wire_run *run, struct child *child, struct wo
     struct watch w = {.serial = run->serial, .cpu_limit_ns = run->limits.cpu_ms * 1000000LL};
     w.pid = fork_child(child, ready[0]);
     close(ready[1]);
-    close(child->ruleset);
     for (int i = 0; i < WIRE_FDS; i++)
         close(child->fds[i]);
     if (w.pid < 0)

@@ -34,6 +34,7 @@ struct station { // a slot, and what the supervisor knows about it
     struct slot slot;
     enum sandbox_language language;
     struct work *work;
+    bool watched; // what its program writes is read as it comes
     int starts_failed;
 };
 
@@ -109,6 +110,8 @@ void sandbox_result_clear(struct sandbox_result *r)
 // Events carry the index of a station and what of it is ready; the eventfd carries WAKE.
 enum { TOPIC_CONTROL = SLOT_STREAMS, TOPICS = SLOT_STREAMS + 1 };
 #define WAKE UINT64_MAX
+// Seconds after which a program that still runs is read from as it writes.
+#define WATCH_AFTER_S 3e-3
 
 static int watch(struct sandbox *sb, int fd, uint64_t topic)
 {
@@ -224,8 +227,19 @@ static void station_begin(struct sandbox *sb, struct station *st)
     struct slot_program program;
     struct asserts_room room = {0};
     work_next(st->work, &program, &room, &sb->known);
-    int rc = slot_begin(&st->slot, &program);
+    const int rc = slot_begin(&st->slot, &program);
     asserts_room_free(&room);
+    st->watched = false;
+    if (rc != 0)
+        station_replace(sb, st, err_message());
+}
+
+// Most programs end in no time and write less than a pipe holds. Only of those that do not the
+// streams are waited for.
+static void station_watch(struct sandbox *sb, struct station *st)
+{
+    int rc = 0;
+    st->watched = true;
     for (int i = 0; i < SLOT_STREAMS && rc == 0; i++)
         rc = watch(sb, st->slot.fds[i], topic_of(sb, st, i));
     if (rc != 0)
@@ -349,14 +363,16 @@ static void assign(struct sandbox *sb)
     }
 }
 
-// When the slot is to be looked at, whatever happens; INFINITY: never.
-static double deadline_of(const struct slot *s)
+// When the station is to be looked at, whatever happens; INFINITY: never.
+static double deadline_of(const struct station *st)
 {
+    const struct slot *s = &st->slot;
     if (s->state == SLOT_STARTING)
         return s->started + START_S;
     if (s->state != SLOT_BUSY)
         return (double)INFINITY;
-    return s->kill_deadline > 0 ? s->kill_deadline : s->wall_deadline;
+    const double end = s->kill_deadline > 0 ? s->kill_deadline : s->wall_deadline;
+    return st->watched ? end : fmin(end, s->started + WATCH_AFTER_S);
 }
 
 // Milliseconds from now until the next deadline, -1: there is none.
@@ -364,7 +380,7 @@ static int wait_ms(const struct sandbox *sb, double now)
 {
     double next = (double)INFINITY;
     for (int i = 0; i < SANDBOX_LANGUAGES * sb->options.slots; i++)
-        next = fmin(next, deadline_of(&sb->stations[i].slot));
+        next = fmin(next, deadline_of(&sb->stations[i]));
     return isinf(next) ? -1 : (int)ceil(fmax(0, next - now) * 1e3);
 }
 
@@ -375,10 +391,12 @@ static void end_overdue(struct sandbox *sb, double now)
     for (int i = 0; i < SANDBOX_LANGUAGES * sb->options.slots; i++) {
         struct station *st = &sb->stations[i];
         struct slot *s = &st->slot;
-        if (now < deadline_of(s))
+        if (now < deadline_of(st))
             continue;
         if (s->state == SLOT_STARTING)
             station_replace(sb, st, "gradus-box does not start");
+        else if (!st->watched)
+            station_watch(sb, st);
         else if (s->kill_deadline > 0)
             station_replace(sb, st, "a program could not be ended");
         else

@@ -15,6 +15,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -127,25 +128,25 @@ void slot_free(struct slot *s)
         strbuf_free(&s->got[i]);
 }
 
-static bool write_whole(int fd, const void *bytes, size_t len)
-{
-    const char *p = bytes;
-    while (len > 0) {
-        const ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        p += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
+enum { PIECES_MAX = 5 };
 
 struct piece {
     const void *bytes;
     size_t len;
 };
+
+// All of the pieces, one after the other, from the beginning of the file on; its position stays
+// there.
+static bool write_pieces(int fd, const struct piece *pieces, int n)
+{
+    struct iovec iov[PIECES_MAX];
+    size_t len = 0;
+    for (int i = 0; i < n; i++) {
+        iov[i] = (struct iovec){(void *)(uintptr_t)pieces[i].bytes, pieces[i].len};
+        len += pieces[i].len;
+    }
+    return len == 0 || pwritev(fd, iov, n, 0) == (ssize_t)len;
+}
 
 // A file in memory that nobody can change any more, at its beginning.
 static int sealed_file(const char *name, const struct piece *pieces, int n)
@@ -153,10 +154,7 @@ static int sealed_file(const char *name, const struct piece *pieces, int n)
     const int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++)
-        ok = write_whole(fd, pieces[i].bytes, pieces[i].len);
-    if (!ok || lseek(fd, 0, SEEK_SET) != 0 ||
+    if (!write_pieces(fd, pieces, n) ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         close(fd);
         return -1;
@@ -185,7 +183,7 @@ static int job_file(const struct slot *s, const struct slot_program *p)
     memcpy(job.nonce, s->nonce, sizeof job.nonce);
     const struct piece pieces[] = {
         {&job, sizeof job}, {p->source, p->source_len}, entry, check, args};
-    return sealed_file("job", pieces, 5);
+    return sealed_file("job", pieces, PIECES_MAX);
 }
 
 // The descriptors of a run, ours and the box's: memory files for input and job, pipes for what

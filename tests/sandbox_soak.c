@@ -2,6 +2,7 @@
 // Many programs, honest and hostile mixed, over more slots than there are processors: every honest
 // one must be judged right, every hostile one as its kind may be, and nothing may pile up. Prints
 // latencies. usage: sandbox_soak [PROGRAMS [SLOTS]] (2000, four a processor); speaks TAP.
+// Interrupted by SIGTERM or SIGINT, it reports what it has done so far.
 #include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -11,6 +12,7 @@
 #include "tests/left_behind.h"
 #include "tests/sandbox_rows.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -313,6 +315,14 @@ static int warm_up(const struct soak *s)
     return rc;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal)
+{
+    (void)signal;
+    interrupted = 1;
+}
+
 static int fly(struct soak *s)
 {
     int launched = 0;
@@ -330,6 +340,8 @@ static int fly(struct soak *s)
         land(s, f, &r);
         sandbox_result_clear(&r);
         f->id = 0;
+        if (interrupted)
+            s->programs = launched;
         if (launched < s->programs)
             launch(s, f, (unsigned)launched++);
         if (s->done % 100000 == 0) {
@@ -402,6 +414,8 @@ int main(int argc, char **argv)
         return 0;
     }
     printf("1..6\n");
+    signal(SIGTERM, interrupt);
+    signal(SIGINT, interrupt);
     s.flights = mem_array0((size_t)s.slots, sizeof *s.flights);
     s.latencies = mem_array0((size_t)s.programs, sizeof *s.latencies);
     int rc = warm_up(&s);
