@@ -145,7 +145,8 @@
     X(aggregate, aggregate, PRM_MIN, 0, 0, "prm: how the scores of steps make the value of a completion") \
     X(flag, fraction, false, 0, 0, "code: true: the value is the share of tests passed; false: all or nothing") \
     X(real, time_limit, 2.0, 0.05, 600, "code: seconds of CPU that a program may use") \
-    X(int, memory_mb, 256, 16, 65536, "code: MiB of memory that a program may use")
+    X(int, memory_mb, 256, 16, 65536, "code: MiB of memory that a program may use") \
+    X(text, language, "python", 0, 0, "code: what programs are written in: python or c")
 
 #define CONFIG_ROLLOUT_KEYS(X) \
     X(int, num_prompts, 64, 1, 1000000, "prompts of a step") \
@@ -184,6 +185,8 @@
       "where the model is computed: cpu, cuda (the first GPU; several ranks on a machine: each its own) or cuda:N") \
     X(dtype, dtype, DTYPE_F32, 0, 0, \
       "what matrix products read; sums, weights, gradients and moments are float32 either way") \
+    X(text, sandbox_tier, "jail", 0, 0, \
+      "the weakest isolation of programs that will do: jail, or cage where namespaces are forbidden") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
     X(int, micro_batch_tokens, 16384, 1, 100000000, "tokens that go through the model at once in an update") \

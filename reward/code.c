@@ -90,8 +90,10 @@ static void set_verdict(struct reward_result *out, const struct sandbox_result *
         value = (double)(r->tests_passed < most ? r->tests_passed : most) / r->tests_total;
     }
     reward_set_value(out, value);
-    if (r->verdict != SANDBOX_OK)
-        snprintf(out->reason, sizeof out->reason, "%s: %.130s", name, r->detail);
+    if (r->verdict != SANDBOX_OK || r->weak)
+        snprintf(out->reason, sizeof out->reason, "%s%s: %.120s", name, r->weak ? " (weak)" : "",
+                 r->verdict == SANDBOX_OK ? "the tests ran in the program's own process"
+                                          : r->detail);
 }
 
 // Hands one item to the sandbox. One that cannot be judged is not handed over, and out says why.
@@ -110,6 +112,7 @@ static int submit(const struct code_scorer *s, struct submitted *to, struct rewa
     struct strbuf source = {0};
     code_extract(&source, item->prompt, item->completion, item->len);
     const struct sandbox_job job = {
+        .language = s->options.language,
         .source = source.data != NULL ? source.data : "",
         .source_len = source.len,
         .tests = to->tests,

@@ -8,6 +8,7 @@
 #include "sandbox/sandbox.h"
 
 struct code_scorer_options {
+    enum sandbox_language language;
     bool fraction; // the value is the share of tests passed (less than 1 unless the verdict is ok,
                    // 0 after a violation); else 1 or 0
     struct sandbox_limits limits; // of a program

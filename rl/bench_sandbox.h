@@ -6,8 +6,9 @@
 
 #include <stdbool.h>
 
+// only: a part of the names of the cases to be measured; NULL: all.
 // slots 0: as many as this process may use CPUs; measured with one slot and with that many. Errors:
-// ERR_ENV.
-int bench_sandbox(int slots, bool json);
+// ERR_CONFIG, ERR_ENV.
+int bench_sandbox(int slots, const char *only, bool json);
 
 #endif

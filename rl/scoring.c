@@ -82,16 +82,28 @@ static void wrap_programs(struct reward_scorer *scorer)
 
 // ---- opening
 
+int scoring_open_sandbox(struct sandbox **out, const char *tier, int slots)
+{
+    struct sandbox_options options = {.slots = slots};
+    if (!sandbox_tier_find(&options.tier, tier))
+        return err_set(ERR_CONFIG, "there is no sandbox tier \"%s\"; there are: jail, cage", tier);
+    return sandbox_open(out, &options);
+}
+
 static int open_code(struct reward_scorer *out, const struct config_component *c,
                      const struct config_source *source, struct sandbox *sandbox)
 {
     if (sandbox == NULL)
         return err_set(ERR_ENV, "source '%s': its reward runs programs, and no sandbox is open",
                        source->name);
-    const struct code_scorer_options options = {
+    struct code_scorer_options options = {
         .fraction = c->fraction,
         .limits = {.cpu_ms = (int)(c->time_limit * 1000.0), .memory_kib = c->memory_mb * 1024},
     };
+    if (!sandbox_language_find(&options.language, c->language))
+        return err_set(ERR_CONFIG,
+                       "source '%s': no programs are run in \"%s\"; there are: python, c",
+                       source->name, c->language);
     const int rc = code_scorer_open(out, sandbox, &options);
     if (rc == 0 && source->generate == GENERATE_PROGRAMS)
         wrap_programs(out);

@@ -104,11 +104,10 @@ static const struct stage *stage_of(enum config_stage_kind kind)
 // cpus: programs that run at once; 0: the default.
 static int open_sandbox(struct trainer *t, int cpus)
 {
-    const struct sandbox_options options = {.slots = cpus};
     bool needed = false;
     for (int i = 0; i < t->config->stages.count; i++)
         needed = needed || scoring_needs(t->config, &t->config->stages.items[i].reward, "code");
-    return needed ? sandbox_open(&t->sandbox, &options) : 0;
+    return needed ? scoring_open_sandbox(&t->sandbox, t->config->run.sandbox_tier, cpus) : 0;
 }
 
 static int open_tokenizer(struct trainer *t)

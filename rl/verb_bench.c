@@ -45,7 +45,7 @@ static int run(enum what what, const struct bench_options *o, const char *model,
 
 int verb_bench(int argc, char **argv)
 {
-    const char *name = NULL, *model = NULL;
+    const char *name = NULL, *model = NULL, *only = NULL;
     int tokens = 0;
     struct bench_options o = {0};
     bool done = false;
@@ -64,6 +64,8 @@ int verb_bench(int argc, char **argv)
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,
          "reference, avx2 or avx512; default: the best of this CPU"},
+        {"--only", "TEXT", OPTION_STRING, &only, 0, 0, false,
+         "of the sandbox: cases whose name holds it"},
         {"--json", NULL, OPTION_FLAG, &o.json, 0, 0, false, "one JSON object a case"},
         {0}};
     const int rc =
@@ -76,5 +78,5 @@ int verb_bench(int argc, char **argv)
         return err_set(ERR_CONFIG,
                        "bench: unknown bench \"%s\"; there are: kernels, rollout, update, sandbox",
                        name);
-    return what == SANDBOX ? bench_sandbox(o.threads, o.json) : run(what, &o, model, tokens);
+    return what == SANDBOX ? bench_sandbox(o.threads, only, o.json) : run(what, &o, model, tokens);
 }

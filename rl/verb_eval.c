@@ -18,7 +18,7 @@
 #include <string.h>
 
 struct eval {
-    const char *model, *data, *reward, *prm, *out, *baseline, *device, *dtype;
+    const char *model, *data, *reward, *prm, *out, *baseline, *device, *dtype, *tier;
     int samples, max_tokens, limit, seed;
     double temperature, top_p;
     struct session session;
@@ -35,7 +35,7 @@ static int open_all(struct eval *e)
 {
     int rc = data_config_open(&e->config, e->data, e->reward, e->model);
     if (rc == 0 && scoring_needs(e->config, &e->config->reward, "code"))
-        rc = sandbox_open(&e->sandbox, NULL);
+        rc = scoring_open_sandbox(&e->sandbox, e->tier, 0);
     if (rc == 0)
         rc =
             session_open(&e->session, e->model, e->device, e->dtype, 0, /* need_tokenizer= */ true);
@@ -193,7 +193,12 @@ static void print_groups(const struct evaluation *r)
 
 int verb_eval(int argc, char **argv)
 {
-    struct eval e = {.samples = 4, .max_tokens = 256, .temperature = 1.0, .top_p = 1.0, .seed = 1};
+    struct eval e = {.samples = 4,
+                     .max_tokens = 256,
+                     .temperature = 1.0,
+                     .top_p = 1.0,
+                     .seed = 1,
+                     .tier = "jail"};
     const struct option options[] = {
         {"--model", "DIR", OPTION_STRING, &e.model, 0, 0, true, "Hugging Face directory"},
         {"--data", "FILE", OPTION_STRING, &e.data, 0, 0, true, "JSON Lines with references"},
@@ -211,6 +216,8 @@ int verb_eval(int argc, char **argv)
          "cpu, cuda (the first GPU) or cuda:N; default: cpu"},
         {"--dtype", "TYPE", OPTION_STRING, &e.dtype, 0, 0, false,
          "what matrix products read: float32 or bfloat16; default: float32"},
+        {"--tier", "TIER", OPTION_STRING, &e.tier, 0, 0, false,
+         "weakest isolation of programs that will do, jail or cage; default: jail"},
         {"--out", "FILE", OPTION_STRING, &e.out, 0, 0, false,
          "where the result goes as JSON; default: standard output"},
         {"--baseline", "EVAL.json", OPTION_STRING, &e.baseline, 0, 0, false,

@@ -16,7 +16,7 @@
 #define INPUT_MAX   ((size_t)256 << 20)
 
 struct run_options {
-    const char *file, *lang, *tests, *input;
+    const char *file, *lang, *tier, *tests, *input;
     double time_limit, wall_limit; // seconds
     int memory_mb, output_kb, disk_kb, files, threads;
 };
@@ -80,6 +80,8 @@ static void print_result(const struct sandbox_result *r)
     json_put_int(&w, r->tests_passed);
     json_put_key(&w, "tests_total");
     json_put_int(&w, r->tests_total);
+    json_put_key(&w, "tier");
+    json_put_string(&w, sandbox_tier_name(r->tier));
     json_put_key(&w, "weak");
     json_put_bool(&w, r->weak);
     json_put_key(&w, "exit_code");
@@ -107,11 +109,18 @@ static void print_result(const struct sandbox_result *r)
     strbuf_free(&text);
 }
 
+static int find_tier(enum sandbox_tier *out, const char *name)
+{
+    if (!sandbox_tier_find(out, name))
+        return err_set(ERR_CONFIG, "sandbox: --tier is \"%s\"; there are: jail, cage", name);
+    return 0;
+}
+
 static int run_program(const struct run_options *o, const struct strbuf *program,
                        const struct sandbox_tests *tests)
 {
-    const struct sandbox_options options = {.slots = 1, .keep_output = o->output_kb * 1024};
-    const struct sandbox_job job = {
+    struct sandbox_options options = {.slots = 1, .keep_output = o->output_kb * 1024};
+    struct sandbox_job job = {
         .source = program->len > 0 ? program->data : "",
         .source_len = program->len,
         .tests = tests,
@@ -126,7 +135,11 @@ static int run_program(const struct run_options *o, const struct strbuf *program
     };
     struct sandbox *sandbox = NULL;
     struct sandbox_result result = {0};
-    int rc = sandbox_open(&sandbox, &options);
+    int rc = find_tier(&options.tier, o->tier);
+    if (rc == 0 && !sandbox_language_find(&job.language, o->lang))
+        rc = err_set(ERR_CONFIG, "sandbox run: --lang is \"%s\"; there are: python, c", o->lang);
+    if (rc == 0)
+        rc = sandbox_open(&sandbox, &options);
     if (rc == 0)
         rc = sandbox_run_batch(sandbox, &job, 1, &result);
     if (rc == 0)
@@ -141,6 +154,7 @@ static int run_program(const struct run_options *o, const struct strbuf *program
 static int sandbox_run(int argc, char **argv)
 {
     struct run_options o = {.lang = "python",
+                            .tier = "jail",
                             .time_limit = 2,
                             .wall_limit = 0,
                             .memory_mb = 256,
@@ -154,7 +168,9 @@ static int sandbox_run(int argc, char **argv)
          "JSON: a data row with tests, or its `tests`; default: the program only has to end well"},
         {"--stdin", "FILE", OPTION_STRING, &o.input, 0, 0, false,
          "what the program reads, without tests; - passes standard input on (nothing)"},
-        {"--lang", "LANG", OPTION_STRING, &o.lang, 0, 0, false, "python (python)"},
+        {"--lang", "LANG", OPTION_STRING, &o.lang, 0, 0, false, "python or c (python)"},
+        {"--tier", "TIER", OPTION_STRING, &o.tier, 0, 0, false,
+         "the weakest isolation that will do: jail, or cage where namespaces are forbidden (jail)"},
         {"--time-limit", "S", OPTION_REAL, &o.time_limit, 0.001, 3600, false,
          "seconds of CPU time (2)"},
         {"--wall-limit", "S", OPTION_REAL, &o.wall_limit, 0.001, 86400, false,
@@ -169,16 +185,15 @@ static int sandbox_run(int argc, char **argv)
         {"--threads", "N", OPTION_INT, &o.threads, 1, 4096, false, "beside the first (16)"},
         {0}};
     bool done = false;
-    int rc = options_parse(options, argc, argv,
-                           "Runs one program in a box of its own and prints its verdict as a JSON "
-                           "object: ok, wrong,\nincomplete, runtime, signal, cpu, wall, memory, "
-                           "output, violation. The exit code is 0 whatever\nthe verdict; 5 when "
-                           "there is none. It is each test's process that the limits hold for.",
-                           &done);
+    int rc = options_parse(
+        options, argc, argv,
+        "Runs one program in a box of its own and prints its verdict as a JSON "
+        "object: ok, wrong,\nincomplete, runtime, signal, cpu, wall, memory, "
+        "output, violation, compile. The exit code is 0 whatever\nthe verdict; 5 when "
+        "there is none. It is each test's process that the limits hold for.",
+        &done);
     if (rc != 0 || done)
         return rc;
-    if (strcmp(o.lang, "python") != 0)
-        return err_set(ERR_CONFIG, "sandbox run: --lang is \"%s\"; there is: python", o.lang);
     if (o.input != NULL && strcmp(o.file, "-") == 0 && strcmp(o.input, "-") == 0)
         return err_set(ERR_CONFIG, "sandbox run: program and input cannot both be \"-\"");
     struct strbuf program = {0};
@@ -195,54 +210,136 @@ static int sandbox_run(int argc, char **argv)
 
 // ---- check
 
-static void print_layers(const struct sandbox_layer *layers, int n, const char *refusal)
+struct check {
+    enum sandbox_tier tier;
+    const struct sandbox_layer *layers;
+    int num_layers;
+    bool languages[SANDBOX_LANGUAGES];
+    char why[SANDBOX_LANGUAGES][256]; // a language cannot be run
+    const char *refusal;              // NULL: there is a box
+};
+
+static void put_languages(struct json_writer *w, const struct check *c)
+{
+    json_put_key(w, "languages");
+    json_begin_array(w);
+    for (int i = 0; i < SANDBOX_LANGUAGES && c->refusal == NULL; i++) {
+        json_begin_object(w);
+        json_put_key(w, "language");
+        json_put_string(w, sandbox_language_name((enum sandbox_language)i));
+        json_put_key(w, "works");
+        json_put_bool(w, c->languages[i]);
+        json_put_key(w, "why");
+        json_put_string(w, c->why[i]);
+        json_end_object(w);
+    }
+    json_end_array(w);
+}
+
+static void put_layers(struct json_writer *w, const struct check *c)
+{
+    json_put_key(w, "layers");
+    json_begin_array(w);
+    for (int i = 0; i < c->num_layers && c->refusal == NULL; i++) {
+        const struct sandbox_layer *l = &c->layers[i];
+        json_begin_object(w);
+        json_put_key(w, "layer");
+        json_put_string(w, l->name);
+        json_put_key(w, "wanted");
+        json_put_bool(w, l->wanted);
+        json_put_key(w, "active");
+        json_put_bool(w, l->active);
+        json_put_key(w, "what");
+        json_put_string(w, l->what);
+        json_put_key(w, "seen");
+        json_put_string(w, l->seen);
+        json_end_object(w);
+    }
+    json_end_array(w);
+}
+
+static void print_json(const struct check *c)
 {
     struct strbuf text = {0};
     struct json_writer w = {.out = &text};
     json_begin_object(&w);
     json_put_key(&w, "works");
-    json_put_bool(&w, refusal == NULL);
+    json_put_bool(&w, c->refusal == NULL);
     json_put_key(&w, "refusal");
-    json_put_string(&w, refusal != NULL ? refusal : "");
-    json_put_key(&w, "layers");
-    json_begin_array(&w);
-    for (int i = 0; i < n; i++) {
-        json_begin_object(&w);
-        json_put_key(&w, "layer");
-        json_put_string(&w, layers[i].name);
-        json_put_key(&w, "active");
-        json_put_bool(&w, layers[i].active);
-        json_put_key(&w, "what");
-        json_put_string(&w, layers[i].what);
-        json_put_key(&w, "seen");
-        json_put_string(&w, layers[i].seen);
-        json_end_object(&w);
-    }
-    json_end_array(&w);
+    json_put_string(&w, c->refusal != NULL ? c->refusal : "");
+    json_put_key(&w, "tier");
+    json_put_string(&w, c->refusal == NULL ? sandbox_tier_name(c->tier) : "");
+    put_languages(&w, c);
+    put_layers(&w, c);
     json_end_object(&w);
     printf("%s\n", text.data);
     strbuf_free(&text);
 }
 
-static int check_layers(bool json)
+static void print_text(const struct check *c)
 {
-    const struct sandbox_options options = {.slots = 1};
+    if (c->refusal != NULL)
+        return;
+    printf("tier %s\n", sandbox_tier_name(c->tier));
+    for (int i = 0; i < SANDBOX_LANGUAGES; i++)
+        printf("%-7s  %-15s  %s\n", c->languages[i] ? "works" : "absent",
+               sandbox_language_name((enum sandbox_language)i), c->why[i]);
+    for (int i = 0; i < c->num_layers; i++) {
+        const struct sandbox_layer *l = &c->layers[i];
+        printf("%-7s  %-15s  %s%s%s%s\n",
+               !l->wanted  ? "none"
+               : l->active ? "active"
+                           : "MISSING",
+               l->name, l->what, l->wanted ? "  (" : "", l->seen, l->wanted ? ")" : "");
+    }
+}
+
+// An honest program of each language.
+static int check_languages(struct sandbox *sandbox, struct check *c)
+{
+    static const char *const honest[SANDBOX_LANGUAGES] = {
+        [SANDBOX_PYTHON] = "print(2)\n",
+        [SANDBOX_C] = "#include <stdio.h>\nint main(void) { puts(\"2\"); }\n"};
+    struct sandbox_tests *none = sandbox_tests_new_run("", 0);
+    int rc = 0;
+    for (int i = 0; i < SANDBOX_LANGUAGES && rc == 0; i++) {
+        const struct sandbox_job job = {.language = (enum sandbox_language)i,
+                                        .source = honest[i],
+                                        .source_len = strlen(honest[i]),
+                                        .tests = none};
+        struct sandbox_result r = {0};
+        rc = sandbox_run_batch(sandbox, &job, 1, &r);
+        c->languages[i] = rc == 0 && r.verdict == SANDBOX_OK && strcmp(r.out, "2\n") == 0;
+        if (rc == 0 && !c->languages[i])
+            snprintf(c->why[i], sizeof c->why[i], "%s", r.detail);
+        sandbox_result_clear(&r);
+    }
+    sandbox_tests_free(&none);
+    return rc;
+}
+
+static int check_layers(bool json, enum sandbox_tier tier)
+{
+    const struct sandbox_options options = {.slots = 1, .tier = tier};
     struct sandbox *sandbox = NULL;
-    const int n = sandbox_num_layers();
-    struct sandbox_layer *layers = mem_array0((size_t)n, sizeof *layers);
-    int rc = sandbox_open(&sandbox, &options);
+    struct check c = {.num_layers = sandbox_num_layers()};
+    struct sandbox_layer *layers = mem_array0((size_t)c.num_layers, sizeof *layers);
+    int rc = sandbox_open(&sandbox, &options), missing = 0;
     if (rc == 0)
         rc = sandbox_check(sandbox, layers);
-    int missing = 0;
-    for (int i = 0; i < n && rc == 0; i++)
-        missing += !layers[i].active;
-    if (json)
-        print_layers(layers, rc == 0 ? n : 0, rc == 0 ? NULL : err_message());
-    for (int i = 0; i < n && rc == 0 && !json; i++)
-        printf("%-7s  %-15s  %s  (%s)\n", layers[i].active ? "active" : "MISSING", layers[i].name,
-               layers[i].what, layers[i].seen);
+    if (rc == 0)
+        rc = check_languages(sandbox, &c);
+    if (rc == 0)
+        c.tier = sandbox_tier_of(sandbox);
+    c.layers = layers;
+    c.refusal = rc == 0 ? NULL : err_message();
+    (json ? print_json : print_text)(&c);
+    for (int i = 0; i < c.num_layers && rc == 0; i++)
+        missing += layers[i].wanted && !layers[i].active;
     if (missing > 0)
-        rc = err_set(ERR_CHECK, "sandbox: %d of %d layers are not active", missing, n);
+        rc = err_set(ERR_CHECK, "sandbox: %d of %d layers are not active", missing, c.num_layers);
+    else if (rc == 0 && !c.languages[SANDBOX_PYTHON])
+        rc = err_set(ERR_CHECK, "sandbox: an honest program fails: %s", c.why[SANDBOX_PYTHON]);
     sandbox_close(&sandbox);
     free(layers);
     return rc;
@@ -251,14 +348,21 @@ static int check_layers(bool json)
 static int sandbox_check_verb(int argc, char **argv)
 {
     bool json = false, done = false;
+    const char *name = "jail";
+    enum sandbox_tier tier = SANDBOX_JAIL;
     const struct option options[] = {
-        {"--json", NULL, OPTION_FLAG, &json, 0, 0, false, "one JSON object"}, {0}};
-    const int rc = options_parse(options, argc, argv,
-                                 "Tries every layer of isolation by a program that it must stop. "
-                                 "Exit code 5: the box cannot be\nbuilt here (the message says "
-                                 "what would allow it); 1: a layer is not active.",
-                                 &done);
-    return rc != 0 || done ? rc : check_layers(json);
+        {"--json", NULL, OPTION_FLAG, &json, 0, 0, false, "one JSON object"},
+        {"--tier", "TIER", OPTION_STRING, &name, 0, 0, false,
+         "the weakest isolation that will do: jail or cage (jail)"},
+        {0}};
+    int rc = options_parse(options, argc, argv,
+                           "Tries every layer of isolation by a program that it must stop. Exit "
+                           "code 5: no box of this\ntier can be built here (the message says what "
+                           "would allow it); 1: a layer is not active.",
+                           &done);
+    if (rc == 0 && !done)
+        rc = find_tier(&tier, name);
+    return rc != 0 || done ? rc : check_layers(json, tier);
 }
 
 // ---- the verb

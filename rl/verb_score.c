@@ -9,6 +9,7 @@
 #include "rl/scoring.h"
 #include "rl/verb.h"
 
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,15 +147,31 @@ static int score_rows(struct strbuf *out, struct counts *counts, struct reward *
     return rc;
 }
 
+static void say_programs(struct sandbox *sandbox)
+{
+    struct sandbox_counts n;
+    uint64_t all = 0;
+    sandbox_count(&n, sandbox);
+    for (int v = 0; v <= SANDBOX_INTERNAL; v++)
+        all += n.verdicts[v];
+    fprintf(stderr,
+            "%" PRIu64 " programs in tier %s: %" PRIu64 " ok, %" PRIu64
+            " without a verdict, %" PRIu64 " judged weakly\n",
+            all, sandbox_tier_name(sandbox_tier_of(sandbox)), n.verdicts[SANDBOX_OK],
+            n.verdicts[SANDBOX_INTERNAL], n.weak);
+}
+
 int verb_score(int argc, char **argv)
 {
-    const char *reward_file = NULL, *traces = NULL, *out = NULL;
+    const char *reward_file = NULL, *traces = NULL, *out = NULL, *tier = "jail";
     const struct option options[] = {
         {"TRACES.jsonl", NULL, OPTION_STRING, &traces, 0, 0, true,
          "rows with a completion and what it is judged by"},
         {"--reward", "FILE", OPTION_STRING, &reward_file, 0, 0, false,
          "array of reward components; default: by what the first row can be judged by"},
         {"--out", "FILE", OPTION_STRING, &out, 0, 0, false, "default: standard output"},
+        {"--tier", "TIER", OPTION_STRING, &tier, 0, 0, false,
+         "weakest isolation of programs that will do, jail or cage; default: jail"},
         {0},
     };
     bool done = false;
@@ -171,7 +188,7 @@ int verb_score(int argc, char **argv)
         rc = err_set(ERR_CONFIG,
                      "\"prm\" reads tokens, not text: evaluate with `gradus eval --prm`");
     if (rc == 0 && scoring_needs(config, &config->reward, "code"))
-        rc = sandbox_open(&sandbox, NULL);
+        rc = scoring_open_sandbox(&sandbox, tier, 0);
     if (rc == 0)
         rc = scoring_open(&scoring, config, &config->reward, sandbox, NULL);
     if (rc == 0)
@@ -183,6 +200,8 @@ int verb_score(int argc, char **argv)
     if (rc == 0)
         fprintf(stderr, "%d rows, %d scored, mean %.4f\n", counts.rows, counts.scored,
                 counts.scored > 0 ? counts.sum / counts.scored : 0.0);
+    if (rc == 0 && sandbox != NULL)
+        say_programs(sandbox);
     strbuf_free(&text);
     scoring_close(&scoring);
     sandbox_close(&sandbox);

@@ -15,8 +15,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Where the descriptors of a run end up. READY is closed before the program starts.
-enum { FD_JOB = 3, FD_RECORDS = 4, FD_READY = 5, FD_PARKED = 64 };
+// Where the descriptors of a run end up. RULES and READY are closed before the program starts, and
+// an executable gets none but the first three.
+enum { FD_JOB = 3, FD_RECORDS = 4, FD_READY = 5, FD_RULES = 6, FD_PARKED = 32 };
+// Address space of a small executable with its libraries.
+enum { EXECUTABLE_KIB = 8192 };
+
+static bool is_executable(const struct child *c)
+{
+    return c->kind == WIRE_JOB_COMPILE || c->kind == WIRE_JOB_EXECUTE;
+}
 
 static int own_session(const struct child *c)
 {
@@ -24,11 +32,25 @@ static int own_session(const struct child *c)
     return setsid() < 0 ? -1 : 0;
 }
 
-// First out of the way of the numbers 0..5, then to their places.
+// Nothing outlives the zygote. In a jail it is the end of the namespace as well.
+static int die_with_parent(const struct child *c)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+        return -1;
+    errno = ESRCH;
+    return !c->box->jail && getppid() != c->parent ? -1 : 0;
+}
+
+// First out of the way of the numbers 0..6, then to their places.
 static int place_descriptors(const struct child *c)
 {
-    const int from[] = {c->fds[WIRE_FD_STDIN], c->fds[WIRE_FD_STDOUT],  c->fds[WIRE_FD_STDERR],
-                        c->fds[WIRE_FD_JOB],   c->fds[WIRE_FD_RECORDS], c->ready};
+    const int from[] = {c->fds[WIRE_FD_STDIN],
+                        c->fds[WIRE_FD_STDOUT],
+                        c->fds[WIRE_FD_STDERR],
+                        c->fds[WIRE_FD_JOB],
+                        c->fds[WIRE_FD_RECORDS],
+                        c->ready,
+                        c->ruleset};
     enum { N = sizeof from / sizeof *from };
     int parked[N];
     for (int i = 0; i < N; i++) {
@@ -37,35 +59,50 @@ static int place_descriptors(const struct child *c)
             return -1;
     }
     for (int i = 0; i < N; i++) {
-        if (dup2(parked[i], i) != i)
+        if ((i < FD_JOB ? dup2(parked[i], i) : dup3(parked[i], i, O_CLOEXEC)) != i)
             return -1;
     }
-    return close_range(FD_READY + 1, ~0u, 0);
+    return close_range(FD_RULES + 1, ~0u, 0);
 }
 
 static int enter_workdir(const struct child *c)
 {
-    (void)c;
     umask(077);
-    return chdir(BOX_WORKDIR);
+    return chdir(c->box->jail ? BOX_WORKDIR : "/");
+}
+
+// Where the system has a stricter limit than the one that is wanted, that stays.
+static int lower_limit(int resource, const struct rlimit *want)
+{
+    struct rlimit now;
+    if (errno != EPERM || getrlimit(resource, &now) != 0 || now.rlim_max >= want->rlim_max)
+        return -1;
+    now.rlim_cur = want->rlim_cur < now.rlim_max ? want->rlim_cur : now.rlim_max;
+    return setrlimit(resource, &now);
 }
 
 static int limit_resources(const struct child *c)
 {
     const rlim_t kib = 1024;
     const rlim_t cpu_s = (c->limits.cpu_ms + 999) / 1000;
+    const rlim_t memory =
+        ((is_executable(c) ? EXECUTABLE_KIB : c->box->base_kib) + c->limits.memory_kib) * kib;
+    // The size of a thread's stack, too, for an executable.
+    const rlim_t stack = (rlim_t)(is_executable(c) ? 8 : 64) << 20;
+    // Of the user in this namespace: the launcher, the zygote and this process too. In a cage that
+    // root started a box has a user to itself; in another, the user's other processes would count,
+    // and memory alone bounds the threads.
+    const rlim_t tasks = c->box->own_user ? c->limits.threads + 3 : RLIM_INFINITY;
     const struct {
         int resource;
         rlim_t soft, hard;
     } limits[] = {
         {RLIMIT_CPU, cpu_s + 1, cpu_s + 2}, // behind the zygote's own clock, should that fail
-        {RLIMIT_AS, (c->base_kib + c->limits.memory_kib) * kib,
-         (c->base_kib + c->limits.memory_kib) * kib},
+        {RLIMIT_AS, memory, memory},
         {RLIMIT_FSIZE, c->limits.disk_kib * kib, c->limits.disk_kib * kib},
         {RLIMIT_NOFILE, 64, 64},
-        {RLIMIT_NPROC, c->limits.threads + 2,
-         c->limits.threads + 2}, // of the user in this namespace: the zygote and this process too
-        {RLIMIT_STACK, 64 << 20, 64 << 20},
+        {RLIMIT_NPROC, tasks, tasks},
+        {RLIMIT_STACK, stack, stack},
         {RLIMIT_CORE, 0, 0},
         {RLIMIT_MEMLOCK, 0, 0},
         {RLIMIT_MSGQUEUE, 0, 0},
@@ -74,15 +111,9 @@ static int limit_resources(const struct child *c)
         {RLIMIT_RTPRIO, 0, 0},
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        struct rlimit now;
-        if (getrlimit(limits[i].resource, &now) != 0)
-            return -1;
-        struct rlimit want = {limits[i].soft, limits[i].hard};
-        if (now.rlim_max < want.rlim_max) // a stricter limit of the system stays
-            want.rlim_max = now.rlim_max;
-        if (want.rlim_cur > want.rlim_max)
-            want.rlim_cur = want.rlim_max;
-        if (setrlimit(limits[i].resource, &want) != 0)
+        const struct rlimit want = {limits[i].soft, limits[i].hard};
+        if (setrlimit(limits[i].resource, &want) != 0 &&
+            lower_limit(limits[i].resource, &want) != 0)
             return -1;
     }
     return 0;
@@ -116,9 +147,15 @@ static int drop_capabilities(const struct child *c)
     return (int)syscall(SYS_capset, &header, none);
 }
 
+static int restrict_files(const struct child *c)
+{
+    (void)c;
+    return files_restrict(FD_RULES) != 0 ? -1 : close(FD_RULES);
+}
+
 static int filter_system_calls(const struct child *c)
 {
-    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0u, c->filter);
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0u, c->box->filters[c->kind]);
 }
 
 static const struct {
@@ -126,27 +163,42 @@ static const struct {
     int (*run)(const struct child *c);
 } steps[] = {
     {"own session", own_session},
+    {"death with the parent", die_with_parent},
     {"standard streams in place, all other descriptors closed", place_descriptors},
     {"working directory", enter_workdir},
     {"resource limits", limit_resources},
     {"default signals", default_signals},
     {"no new privileges", no_new_privileges},
     {"no capabilities", drop_capabilities},
+    {"files and signals", restrict_files},
     {"system call filter", filter_system_calls},
 };
 
+enum { NUM_STEPS = sizeof steps / sizeof *steps };
+
+_Noreturn static void give_up(int fd, int step)
+{
+    const struct child_failure failure = {.step = (uint8_t)step, .errnum = errno};
+    // Before or after the descriptors were placed, whichever is open.
+    if (write(fd, &failure, sizeof failure) < 0)
+        (void)!write(FD_READY, &failure, sizeof failure);
+    _exit(1);
+}
+
 _Noreturn void child_run(const struct child *child)
 {
-    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
-        if (steps[i].run(child) == 0)
-            continue;
-        const struct child_failure failure = {.step = (uint8_t)i, .errnum = errno};
-        // Before or after the descriptors were placed, whichever is open.
-        if (write(child->ready, &failure, sizeof failure) < 0)
-            (void)!write(FD_READY, &failure, sizeof failure);
-        _exit(1);
+    for (int i = 0; i < NUM_STEPS; i++) {
+        if (steps[i].run(child) != 0)
+            give_up(child->ready, i);
     }
-    const bool told = write(FD_READY, "R", 1) == 1;
+    if (write(FD_READY, "R", 1) != 1)
+        _exit(1);
+    if (child->kind == WIRE_JOB_COMPILE)
+        compiler_exec(child->compiler);
+    else if (child->kind == WIRE_JOB_EXECUTE)
+        program_exec(FD_JOB);
+    if (is_executable(child))
+        give_up(FD_READY, NUM_STEPS);
     close(FD_READY);
-    _exit(told ? program_run(FD_JOB, FD_RECORDS) : 1);
+    _exit(program_run(FD_JOB, FD_RECORDS));
 }

@@ -230,21 +230,11 @@ static bool flush(const char *name)
 // functions run, streams flushed.
 static int finish(int status)
 {
-    call_if_there("threading", "_shutdown");
+    if (PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL)
+        call_if_there("threading", "_shutdown");
     call_if_there("atexit", "_run_exitfuncs");
     const bool out = flush("stdout"), err = flush("stderr");
     return out && err ? status : status != 0 ? status : 120; // 120: Python's own status for it
-}
-
-// The random module was imported before the fork. Programs that do not seed it get the same numbers
-// in every run, so that a verdict can be repeated; os.urandom is what it is.
-static void seed_random(void)
-{
-    PyObject *random = PyImport_ImportModule("random");
-    PyObject *result = random != NULL ? PyObject_CallMethod(random, "seed", "i", 0) : NULL;
-    PyErr_Clear();
-    Py_XDECREF(result);
-    Py_XDECREF(random);
 }
 
 int program_run(int job_fd, int records)
@@ -256,7 +246,6 @@ int program_run(int job_fd, int records)
     PyObject *names = main != NULL ? PyModule_GetDict(main) : NULL;
     if (names == NULL)
         return 1;
-    seed_random();
     int rc = run_text(job.source, job.header.source_len, "<program>", names);
     if (rc == 0 && job.header.kind == WIRE_JOB_CALLS)
         rc = run_calls(records, &job, names);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The root directory of a box: a small tmpfs holding, bound read-only, the standard library and
-// exactly those shared objects that the warm interpreter has mapped, two devices, and the mount
-// point of the working directory. No /proc, no /sys, no programs.
+// The root directory of a box: a small tmpfs holding, bound read-only, what its language needs, two
+// devices, and the mount point of the working directory. For Python that is the standard library
+// and exactly those shared objects that it loads: no programs. For a
+// compiled language it is the system's programs, headers and libraries. No /proc, no /sys, no
+// settings, nobody's files.
 #include "sandbox/box.h"
 
 #include <errno.h>
@@ -50,80 +52,74 @@ static int bind_path(struct wire_hello *hello, const char *path, bool device)
             return errno == EEXIST ? 0 : box_fail(hello, "making %s", to);
         close(fd);
     }
-    if (mount(path, to, NULL, MS_BIND, NULL) != 0)
+    // What is mounted further down comes along, because a namespace may not uncover it.
+    if (mount(path, to, NULL, MS_BIND | MS_REC, NULL) != 0)
         return box_fail(hello, "binding %s", path);
     // mount_setattr changes what it is told to and leaves flags alone that an outer namespace has
     // locked.
     struct mount_attr attr = {
         .attr_set = MOUNT_ATTR_NOSUID |
                     (device ? MOUNT_ATTR_NOEXEC : MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV)};
-    if (syscall(SYS_mount_setattr, AT_FDCWD, to, 0u, &attr, sizeof attr) != 0)
+    if (syscall(SYS_mount_setattr, AT_FDCWD, to, AT_RECURSIVE, &attr, sizeof attr) != 0)
         return box_fail(hello, "making %s read-only", to);
     return 0;
 }
 
-// Every shared object in this process's memory map, whose text is given; the box's own executable
-// is none.
-static int bind_objects(struct wire_hello *hello, char *maps, const char *self)
+int root_bind_python(struct wire_hello *hello, const struct box *box)
 {
-    char *rest = maps;
-    for (char *line; (line = strsep(&rest, "\n")) != NULL;) {
-        const char *path = strchr(line, '/');
-        if (path != NULL && strcmp(path, self) != 0 && strncmp(path, "/dev/", 5) != 0 &&
-            bind_path(hello, path, false) != 0)
-            return -1;
-    }
-    return 0;
+    // The library comes first: extension modules that are mapped already lie inside it.
+    int rc = bind_path(hello, python_stdlib(), false);
+    const char *end = box->objects + box->objects_len;
+    for (const char *p = box->objects; p < end && rc == 0; p += strlen(p) + 1)
+        rc = bind_path(hello, p, false);
+    return rc;
 }
 
-static char *read_maps(void)
+// A directory, or the link that stands in its place where all programs live below /usr; passed over
+// where there is neither.
+static int bind_or_link(struct wire_hello *hello, const char *path)
 {
-    enum { SIZE = 1 << 20 };
-    char *text = malloc(SIZE);
-    const int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    size_t len = 0;
-    ssize_t n = fd < 0 || text == NULL ? -1 : 1;
-    while (n > 0 && len < SIZE - 1) {
-        n = read(fd, text + len, SIZE - 1 - len);
-        len += n > 0 ? (size_t)n : 0;
-    }
-    if (fd >= 0)
-        close(fd);
-    if (n != 0) {
-        free(text);
-        return NULL;
-    }
-    text[len] = 0;
-    return text;
+    char to[PATH_MAX_BOX], target[PATH_MAX_BOX];
+    const ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 0 && errno == ENOENT)
+        return 0;
+    if (n < 0)
+        return errno == EINVAL ? bind_path(hello, path, false)
+                               : box_fail(hello, "reading the link %s", path);
+    target[n] = 0;
+    snprintf(to, sizeof to, "%s%s", STAGE, path);
+    return symlink(target, to) == 0 ? 0 : box_fail(hello, "making the link %s", to);
 }
 
-static int fill_stage(struct wire_hello *hello, char *maps, const char *self)
+int root_bind_compiler(struct wire_hello *hello, const struct box *box)
+{
+    (void)box;
+    static const char *const places[] = {"/usr/bin",     "/usr/include", "/usr/lib", "/usr/lib64",
+                                         "/usr/libexec", "/bin",         "/lib",     "/lib64"};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof places / sizeof *places && rc == 0; i++)
+        rc = bind_or_link(hello, places[i]);
+    return rc;
+}
+
+static int fill_stage(struct wire_hello *hello, const struct box *box)
 {
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
         return box_fail(hello, "making the mounts private");
     if (mount("box", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=1024,mode=755") != 0)
         return box_fail(hello, "mounting a tmpfs");
-    // The library comes first: extension modules that are mapped already lie inside it.
-    if (bind_path(hello, python_stdlib(), false) != 0 || bind_objects(hello, maps, self) != 0 ||
-        bind_path(hello, "/dev/null", true) != 0 || bind_path(hello, "/dev/urandom", true) != 0)
+    if (box->language->bind(hello, box) != 0 || bind_path(hello, "/dev/null", true) != 0 ||
+        bind_path(hello, "/dev/urandom", true) != 0)
         return -1;
     if (mkdir(STAGE BOX_WORKDIR, 0700) != 0 || symlink(&BOX_WORKDIR[1], STAGE "/tmp") != 0)
         return box_fail(hello, "making the working directory");
     return 0;
 }
 
-int root_enter(struct wire_hello *hello)
+int root_enter(struct wire_hello *hello, const struct box *box)
 {
-    char self[PATH_MAX_BOX];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    char *maps = n > 0 ? read_maps() : NULL;
-    if (maps == NULL)
-        return box_fail(hello, "reading /proc/self/exe and /proc/self/maps");
-    self[n] = 0;
-    const int rc = fill_stage(hello, maps, self);
-    free(maps);
-    if (rc != 0)
-        return rc;
+    if (fill_stage(hello, box) != 0)
+        return -1;
     // pivot_root(2), "pivot_root(".", ".")": the old root lies over the new one and is taken off.
     if (chdir(STAGE) != 0 || syscall(SYS_pivot_root, ".", ".") != 0 ||
         umount2(".", MNT_DETACH) != 0 || chdir("/") != 0)

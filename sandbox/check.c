@@ -13,20 +13,41 @@ struct canary {
     enum sandbox_verdict verdict;
     const char *says;
     struct sandbox_limits limits;
+    bool jail_only;
 };
 
 #define CTYPES "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
 
 static const struct canary canaries[] = {
-    {"namespaces", "user, pid, net, mount, ipc, uts and cgroup namespaces of its own", NULL,
+    {"namespaces",
+     "user, pid, net, mount, ipc, uts and cgroup namespaces of its own",
+     NULL,
      "import os\n"
      "print(os.getuid(), os.getppid(), os.uname().nodename)",
-     SANDBOX_OK, "1000 1 box\n"},
-    {"root", "a read-only root that holds Python's library and nothing else", NULL,
+     SANDBOX_OK,
+     "1000 1 box\n",
+     {0},
+     true},
+    {"root",
+     "a read-only root that holds Python's library and nothing else",
+     NULL,
      "import os\n"
      "print(*sorted(os.listdir('/')), os.path.exists('/proc/self'))\n"
      "open('/x', 'w')",
-     SANDBOX_RUNTIME, "~Read-only file system"},
+     SANDBOX_RUNTIME,
+     "~Read-only file system",
+     {0},
+     true},
+    // What the root and the modes of files would let through.
+    {"files", "Landlock: only what the language needs can be opened, and nothing written", NULL,
+     "import os\n"
+     "n = 0\n"
+     "for path, mode in ('/etc/passwd', 'r'), ('/proc/self/maps', 'r'), ('/dev/urandom', 'wb'):\n"
+     "    try: open(path, mode)\n"
+     "    except OSError: n += 1\n"
+     "print(n)\n"
+     "open('/dev/urandom', 'wb')",
+     SANDBOX_RUNTIME, "~[Errno 13]"},
     {"system calls", "an allow-list; what only an attack uses kills", NULL,
      CTYPES "c.syscall(101, 0, 0, 0, 0)", SANDBOX_VIOLATION, "~forbidden system call"},
     {"network", "no sockets of any family", NULL,
@@ -95,11 +116,33 @@ static const struct canary canaries[] = {
      "for i in range(100): f.write(b'x' * 100000)",
      SANDBOX_RUNTIME,
      "~OSError",
-     {.disk_kib = 1024}},
-    {"traces", "nothing is left to the next program", "open('note', 'w').write('x')",
+     {.disk_kib = 1024},
+     true},
+    {"inodes",
+     "as many files as the limit says",
+     NULL,
+     "for i in range(100): open(str(i), 'w').close()",
+     SANDBOX_RUNTIME,
+     "~OSError",
+     {.files = 16},
+     true},
+    {"signals", "reach the program alone", NULL,
+     "import os\n"
+     "n = 0\n"
+     "for pid in (1, os.getppid(), -1):\n"
+     "    try: os.kill(pid, 0); n += pid != -1 and pid != os.getppid()\n"
+     "    except OSError: pass\n"
+     "print(n)",
+     SANDBOX_OK, "0\n"},
+    {"traces",
+     "nothing is left to the next program",
+     "open('note', 'w').write('x')",
      "import os\n"
      "print(os.listdir('.'), os.listdir('/tmp'))",
-     SANDBOX_OK, "[] []\n"},
+     SANDBOX_OK,
+     "[] []\n",
+     {0},
+     true},
 };
 
 int sandbox_num_layers(void) { return (int)(sizeof canaries / sizeof *canaries); }
@@ -120,8 +163,10 @@ static void judge(struct sandbox_layer *out, const struct canary *c, const struc
     const bool in_detail = c->says[0] == '~';
     const bool said = in_detail ? strstr(r->detail, c->says + 1) != NULL
                                 : r->out != NULL && strcmp(r->out, c->says) == 0;
-    *out = (struct sandbox_layer){
-        .name = c->name, .what = c->what, .active = r->verdict == c->verdict && said};
+    *out = (struct sandbox_layer){.name = c->name,
+                                  .what = c->what,
+                                  .wanted = true,
+                                  .active = r->verdict == c->verdict && said};
     const char *text = in_detail || r->out == NULL ? r->detail : r->out;
     snprintf(out->seen, sizeof out->seen, "%s: %.*s", sandbox_verdict_name(r->verdict),
              (int)(strcspn(text, "\n") < 200 ? strcspn(text, "\n") : 200), text);
@@ -133,6 +178,10 @@ int sandbox_check(struct sandbox *sb, struct sandbox_layer *out)
     for (int i = 0; i < sandbox_num_layers() && rc == 0; i++) {
         const struct canary *c = &canaries[i];
         struct sandbox_result r = {0};
+        if (c->jail_only && sandbox_tier_of(sb) != SANDBOX_JAIL) {
+            out[i] = (struct sandbox_layer){.name = c->name, .what = c->what};
+            continue;
+        }
         if (c->before != NULL)
             rc = run(sb, &r, c->before, &c->limits);
         sandbox_result_clear(&r);

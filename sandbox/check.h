@@ -9,6 +9,7 @@
 struct sandbox_layer {
     const char *name; // "root", "network", ...
     const char *what; // what it does to a program
+    bool wanted;      // in the tier that programs run in
     bool active;
     char seen[256]; // what the program met: its verdict, and what it printed or died of
 };

@@ -2,6 +2,7 @@
 #include "sandbox/judge.h"
 
 #include "base/mem.h"
+#include "sandbox/compare.h"
 #include "sandbox/records.h"
 #include "sandbox/value.h"
 
@@ -73,46 +74,19 @@ void judge_internal(struct sandbox_result *r, const char *fmt, ...)
     r->tests_passed = 0;
 }
 
-static size_t trim_line(const char *s, size_t len)
-{
-    while (len > 0 && memchr(" \t\r\v\f", s[len - 1], 5) != NULL)
-        len--;
-    return len;
-}
-
-static size_t trim_end(const char *s, size_t len)
-{
-    while (len > 0 && memchr(" \t\r\v\f\n", s[len - 1], 6) != NULL)
-        len--;
-    return len;
-}
-
-bool judge_same_output(const char *a, size_t a_len, const char *b, size_t b_len)
-{
-    a_len = trim_end(a, a_len);
-    b_len = trim_end(b, b_len);
-    for (;;) {
-        const char *a_end = a_len > 0 ? memchr(a, '\n', a_len) : NULL,
-                   *b_end = b_len > 0 ? memchr(b, '\n', b_len) : NULL;
-        const size_t a_line = a_end != NULL ? (size_t)(a_end - a) : a_len;
-        const size_t b_line = b_end != NULL ? (size_t)(b_end - b) : b_len;
-        const size_t n = trim_line(a, a_line);
-        if (n != trim_line(b, b_line) || (n > 0 && memcmp(a, b, n) != 0) ||
-            (a_end == NULL) != (b_end == NULL))
-            return false;
-        if (a_end == NULL)
-            return true;
-        a += a_line + 1;
-        a_len -= a_line + 1;
-        b += b_line + 1;
-        b_len -= b_line + 1;
-    }
-}
-
 void judge_begin(struct sandbox_result *r, const struct sandbox_tests *t)
 {
     *r = (struct sandbox_result){
         .tests_total = t->count, .exit_code = -1, .weak = t->kind == TESTS_ASSERTS};
+}
+
+void judge_not_hardened(struct sandbox_result *r, const struct wire_done *d)
+{
+    if (d->failed_errno != 0)
+        raise_text(r, SANDBOX_INTERNAL, "the program's process could not be locked in: step %d: %s",
+                   d->failed_step + 1, strerror(d->failed_errno));
+    else
+        raise_text(r, SANDBOX_INTERNAL, "the program's process ended before it was locked in");
 }
 
 // How the process ended, whatever the tests say.
@@ -123,8 +97,7 @@ static void judge_end(struct sandbox_result *r, const struct judge_facts *f)
     const int signal = killed ? WTERMSIG(d->status) : 0;
     const bool failed = d->status != 0;
     if (!d->hardened)
-        raise_text(r, SANDBOX_INTERNAL, "the program's process could not be locked in: step %d: %s",
-                   d->failed_step + 1, strerror(d->failed_errno));
+        judge_not_hardened(r, d);
     if (f->starved)
         raise_text(r, SANDBOX_INTERNAL, "the machine was too busy: did not end within %u ms",
                    f->wall_us / 1000);
@@ -142,6 +115,35 @@ static void judge_end(struct sandbox_result *r, const struct judge_facts *f)
         raise_text(r, SANDBOX_MEMORY, "more than %d KiB of memory", f->limits->memory_kib);
     if (killed && !f->wall && !f->output && !d->cpu_killed)
         raise_text(r, SANDBOX_SIGNAL, "killed by signal %d (%s)", signal, strsignal(signal));
+}
+
+// The line of a compiler's messages that says what is wrong; the first, when none does.
+static const char *error_line(const char *text)
+{
+    const char *error = strstr(text, "error");
+    while (error != NULL && error > text && error[-1] != '\n')
+        error--;
+    return error != NULL ? error : text;
+}
+
+void judge_compile(struct sandbox_result *r, const struct judge_facts *f)
+{
+    const struct wire_done *d = &f->done;
+    r->cpu_us += d->cpu_us;
+    r->wall_us += f->wall_us;
+    r->exit_code = WIFEXITED(d->status) ? WEXITSTATUS(d->status) : -1;
+    r->signal = WIFSIGNALED(d->status) ? WTERMSIG(d->status) : 0;
+    const char *text = f->err->len > 0 ? f->err->data : "";
+    if (f->output)
+        raise_text(r, SANDBOX_COMPILE, "the compiler wrote more than %d KiB",
+                   f->limits->output_kib);
+    else if (r->signal == 0 && text[0] != 0)
+        raise_verdict(r, SANDBOX_COMPILE, error_line(text), strcspn(error_line(text), "\n"));
+    else if (d->cpu_killed || r->signal != 0)
+        raise_text(r, SANDBOX_COMPILE, "the compiler was ended: more than %d ms of CPU time, or %s",
+                   f->limits->cpu_ms, r->signal != 0 ? strsignal(r->signal) : "its own doing");
+    else
+        raise_text(r, SANDBOX_COMPILE, "the compiler made no executable");
 }
 
 // An uncaught exception, by its record. Only what makes matters worse is believed.
@@ -243,7 +245,8 @@ static void judge_output(struct sandbox_result *r, const struct sandbox_tests *t
 {
     const struct tests_case *c = &t->cases[test];
     const char *out = f->out->len > 0 ? f->out->data : "";
-    if (!judge_same_output(out, f->out->len, t->bytes.data + c->want, c->want_len)) {
+    if (!compare_output(c->compare, c->tolerance, out, f->out->len, t->bytes.data + c->want,
+                        c->want_len)) {
         raise_text(r, SANDBOX_WRONG, "test %d: the output differs", test + 1);
         return;
     }

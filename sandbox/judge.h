@@ -12,8 +12,8 @@ struct judge_facts {
     struct wire_done done;
     bool wall, output, starved; // killed for it; starved: no processor was free
     uint32_t wall_us;
-    const struct strbuf *out, *records; // all that was read, at most the limit and one byte
-    const uint8_t *nonce;               // of the job, 16 bytes
+    const struct strbuf *out, *err, *records; // all that was read, at most the limit and one byte
+    const uint8_t *nonce;                     // of the job, 16 bytes
     const struct sandbox_limits *limits;
 };
 
@@ -23,11 +23,14 @@ void judge_begin(struct sandbox_result *r, const struct sandbox_tests *t);
 void judge_run(struct sandbox_result *r, const struct sandbox_tests *t, int test,
                const struct judge_facts *f);
 
+// The last of the compilers did not make an executable.
+void judge_compile(struct sandbox_result *r, const struct judge_facts *f);
+
+// The set-up of its process was not done.
+void judge_not_hardened(struct sandbox_result *r, const struct wire_done *d);
+
 // Makes r say `internal`, whatever it said.
 void judge_internal(struct sandbox_result *r, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
-
-// Equal but for white space at the ends of lines and empty lines at the end.
-bool judge_same_output(const char *a, size_t a_len, const char *b, size_t b_len);
 
 #endif

@@ -69,7 +69,9 @@ int locate_refuse(const char *reason)
     const char *fix =
         "in a container, start it with --security-opt seccomp=unconfined --security-opt "
         "apparmor=unconfined "
-        "--security-opt systempaths=unconfined (Docker, Podman), or allow user namespaces to it";
+        "--security-opt systempaths=unconfined (Docker, Podman), or allow user namespaces to it, "
+        "or "
+        "let a weaker tier do (--tier cage; \"sandbox_tier\": \"cage\" in a config)";
     for (size_t i = 0; i < sizeof switches / sizeof *switches; i++) {
         if (read_number(switches[i].path) == switches[i].forbids)
             fix = switches[i].fix;

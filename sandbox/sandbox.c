@@ -9,83 +9,95 @@
 
 #include "base/error.h"
 #include "base/mem.h"
-#include "sandbox/asserts.h"
 #include "sandbox/judge.h"
+#include "sandbox/language.h"
 #include "sandbox/locate.h"
 #include "sandbox/slot.h"
+#include "sandbox/work.h"
 
 #include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { STARTS_MAX = 3, TRIES_MAX = 2, START_S = 60, EVENTS = 64, HELLO_SIZE = 256 };
-#define SOURCE_MAX ((size_t)16 << 20)
-
-struct work {
-    struct work *next;
-    uint64_t id;
-    char *source;
-    size_t source_len;
-    const struct sandbox_tests *given,
-        *tests; // tests: those that run, `given` or what it was rewritten as
-    struct sandbox_limits limits;
-    bool run_all;
-    bool started, splitting, done;
-    int test;  // the next stdin test
-    int tries; // of the program that runs now
-    struct sandbox_result result;
-};
+enum { STARTS_MAX = 3, START_S = 60, EVENTS = 64, HELLO_SIZE = 256 };
 
 struct station { // a slot, and what the supervisor knows about it
     struct slot slot;
+    enum sandbox_language language;
     struct work *work;
+    bool watched; // what its program writes is read as it comes
     int starts_failed;
+};
+
+// First in, first out.
+struct queue {
+    struct work *first, **end;
 };
 
 struct sandbox {
     struct sandbox_options options;
+    enum sandbox_tier tier; // that slots are started in; the supervisor's own once there are slots
     char *box_path;
     int epoll, wake;
     pthread_t thread;
-    struct station *stations; // [slots], the supervisor's own
-    struct asserts_cache cache;
+    struct station *stations; // [languages][slots], the supervisor's own
+    struct work_known known;  // likewise
+    int available;            // an eventfd that counts the works in `done`
 
-    pthread_mutex_t lock; // guards all below, and the `next` and `done` of works
+    pthread_mutex_t lock; // guards all below
     pthread_cond_t changed;
-    struct work *waiting, **waiting_end; // a queue, in order
-    struct work *taken;                  // handed to slots or done, in no order
-    uint64_t last_id;
-    int ready; // slots that have been ready once
+    struct queue waiting[SANDBOX_LANGUAGES], done;
+    char missing[SANDBOX_LANGUAGES][HELLO_SIZE]; // why a language cannot be run here; empty: it can
+    struct sandbox_counts counts;
+    uint64_t last_id, wanted; // wanted: by the last who began to wait
+    int collectors;           // who wait
+    int ready;                // slots that have been ready once
     bool closing;
     bool broken; // a slot cannot be started: everything fails with `reason`
     char reason[HELLO_SIZE];
 };
 
-static struct sandbox_limits limits_fill(struct sandbox_limits l)
+static void queue_put(struct queue *q, struct work *w)
 {
-    l.cpu_ms = l.cpu_ms > 0 ? l.cpu_ms : 2000;
-    l.wall_ms = l.wall_ms > 0 ? l.wall_ms : 2 * l.cpu_ms + 1000;
-    l.memory_kib = l.memory_kib > 0 ? l.memory_kib : 262144;
-    l.output_kib = l.output_kib > 0 ? l.output_kib : 1024;
-    l.disk_kib = l.disk_kib > 0 ? l.disk_kib : 16384;
-    l.files = l.files > 0 ? l.files : 256;
-    l.threads = l.threads > 0 ? l.threads : 16;
-    return l;
+    w->next = NULL;
+    *q->end = w;
+    q->end = &w->next;
 }
 
-static void work_free(struct work *w)
+static void queue_put_first(struct queue *q, struct work *w)
 {
-    sandbox_result_clear(&w->result);
-    free(w->source);
-    free(w);
+    w->next = q->first;
+    q->first = w;
+    if (w->next == NULL)
+        q->end = &w->next;
+}
+
+// The work at *at, which is a link of the queue.
+static struct work *queue_take(struct queue *q, struct work **at)
+{
+    struct work *w = *at;
+    if (w == NULL)
+        return NULL;
+    *at = w->next;
+    if (w->next == NULL)
+        q->end = at;
+    return w;
+}
+
+static void queue_free(struct queue *q)
+{
+    struct work *w;
+    while ((w = queue_take(q, &q->first)) != NULL)
+        work_free(w);
 }
 
 void sandbox_result_clear(struct sandbox_result *r)
@@ -98,6 +110,8 @@ void sandbox_result_clear(struct sandbox_result *r)
 // Events carry the index of a station and what of it is ready; the eventfd carries WAKE.
 enum { TOPIC_CONTROL = SLOT_STREAMS, TOPICS = SLOT_STREAMS + 1 };
 #define WAKE UINT64_MAX
+// Seconds after which a program that still runs is read from as it writes.
+#define WATCH_AFTER_S 3e-3
 
 static int watch(struct sandbox *sb, int fd, uint64_t topic)
 {
@@ -114,31 +128,27 @@ static uint64_t topic_of(const struct sandbox *sb, const struct station *st, int
 
 static int station_start(struct sandbox *sb, struct station *st)
 {
-    int rc = slot_start(&st->slot, sb->box_path);
+    int rc = slot_start(&st->slot, sb->box_path, sb->tier, languages[st->language].name);
     if (rc == 0)
         rc = watch(sb, st->slot.control, topic_of(sb, st, TOPIC_CONTROL));
     return rc;
 }
 
+static void count_up(int eventfd)
+{
+    const uint64_t one = 1;
+    (void)!write(eventfd, &one, sizeof one);
+}
+
 // With the lock held.
 static void work_done(struct sandbox *sb, struct work *w)
 {
-    w->done = true;
-    pthread_cond_broadcast(&sb->changed);
-}
-
-static void requeue(struct sandbox *sb, struct work *w)
-{
-    for (struct work **p = &sb->taken; *p != NULL; p = &(*p)->next) {
-        if (*p == w) {
-            *p = w->next;
-            break;
-        }
-    }
-    w->next = sb->waiting; // it was first once
-    sb->waiting = w;
-    if (w->next == NULL)
-        sb->waiting_end = &w->next;
+    queue_put(&sb->done, w);
+    sb->counts.verdicts[w->result.verdict]++;
+    sb->counts.weak += w->result.weak;
+    count_up(sb->available);
+    if (sb->collectors > 1 || sb->wanted == w->id)
+        pthread_cond_broadcast(&sb->changed);
 }
 
 static void declare_broken(struct sandbox *sb, const char *reason)
@@ -147,72 +157,68 @@ static void declare_broken(struct sandbox *sb, const char *reason)
     if (!sb->broken) {
         sb->broken = true;
         strncpy(sb->reason, reason, sizeof sb->reason - 1);
+        count_up(sb->available); // so that who polls learns of it
     }
     pthread_cond_broadcast(&sb->changed);
     pthread_mutex_unlock(&sb->lock);
 }
 
-// The box is gone or cannot be trusted. Its job is tried again, or given up.
+// A language besides Python may be missing without anything else being amiss. What waits for it is
+// told so.
+static void declare_missing(struct sandbox *sb, enum sandbox_language language, const char *reason)
+{
+    struct work *w;
+    pthread_mutex_lock(&sb->lock);
+    snprintf(sb->missing[language], sizeof sb->missing[language], "%s", reason);
+    while ((w = queue_take(&sb->waiting[language], &sb->waiting[language].first)) != NULL) {
+        judge_internal(&w->result, "%s cannot be run here: %s", languages[language].name, reason);
+        work_done(sb, w);
+    }
+    pthread_mutex_unlock(&sb->lock);
+}
+
+// The work of a station whose box is gone: tried again, or given up.
+static void give_back(struct sandbox *sb, struct work *w, const char *why)
+{
+    pthread_mutex_lock(&sb->lock);
+    if (++w->tries < WORK_TRIES_MAX) {
+        queue_put_first(&sb->waiting[w->language], w);
+    } else {
+        judge_internal(&w->result, "%s", why);
+        work_done(sb, w);
+    }
+    pthread_mutex_unlock(&sb->lock);
+}
+
+// Whether a box that could not be built is to be built once more, of the tier below.
+static bool lower_tier(struct sandbox *sb, const struct station *st)
+{
+    if (st->slot.tier != SANDBOX_JAIL || sb->options.tier != SANDBOX_CAGE ||
+        st->language != SANDBOX_PYTHON || sb->ready > 0)
+        return false;
+    sb->tier = SANDBOX_CAGE;
+    return true;
+}
+
+// The box is gone or cannot be trusted.
 static void station_replace(struct sandbox *sb, struct station *st, const char *why)
 {
     const bool was_starting = st->slot.state == SLOT_STARTING;
     struct work *w = st->work;
     st->work = NULL;
     slot_stop(&st->slot);
-    if (w != NULL) {
-        pthread_mutex_lock(&sb->lock);
-        if (++w->tries < TRIES_MAX) {
-            requeue(sb, w);
-        } else {
-            judge_internal(&w->result, "%s", why);
-            work_done(sb, w);
-        }
-        pthread_mutex_unlock(&sb->lock);
+    if (w != NULL)
+        give_back(sb, w, why);
+    if (was_starting && st->language != SANDBOX_PYTHON) {
+        declare_missing(sb, st->language, why);
+        return;
     }
-    st->starts_failed += was_starting;
-    if (st->starts_failed >= STARTS_MAX || (was_starting && !sb->ready))
+    const bool lower = was_starting && lower_tier(sb, st);
+    st->starts_failed += was_starting && !lower;
+    if (st->starts_failed >= STARTS_MAX || (was_starting && !sb->ready && !lower))
         declare_broken(sb, why);
     else if (station_start(sb, st) != 0)
         declare_broken(sb, err_message());
-}
-
-// The program that the work needs next. room holds what it points to.
-static void next_program(struct sandbox *sb, struct work *w, struct slot_program *p,
-                         struct asserts_room *room)
-{
-    const struct sandbox_tests *split = NULL;
-    if (!w->started && w->given->kind == TESTS_ASSERTS) {
-        w->splitting = !asserts_cache_get(&sb->cache, &w->given->check, &split);
-        if (w->splitting) {
-            asserts_program(p, room, w->given->check.data, w->given->check.len);
-            return;
-        }
-    }
-    if (!w->started) {
-        w->started = true;
-        w->tests = split != NULL ? split : w->given;
-        judge_begin(&w->result, w->tests);
-    }
-    static const enum wire_kind kinds[] = {[TESTS_RUN] = WIRE_JOB_RUN,
-                                           [TESTS_STDIN] = WIRE_JOB_RUN,
-                                           [TESTS_CALLS] = WIRE_JOB_CALLS,
-                                           [TESTS_ASSERTS] = WIRE_JOB_ASSERTS};
-    const struct sandbox_tests *t = w->tests;
-    *p = (struct slot_program){
-        .kind = kinds[t->kind],
-        .source = w->source,
-        .source_len = w->source_len,
-        .entry = &t->entry,
-        .check = &t->check,
-        .args = &t->args,
-        .calls = t->kind == TESTS_CALLS ? t->count : 0,
-        .input = "",
-        .limits = w->limits,
-    };
-    if (t->kind == TESTS_RUN || t->kind == TESTS_STDIN) {
-        p->input = t->bytes.len > 0 ? t->bytes.data + t->cases[w->test].in : "";
-        p->input_len = t->cases[w->test].in_len;
-    }
 }
 
 // Hands the next program of st->work over.
@@ -220,91 +226,40 @@ static void station_begin(struct sandbox *sb, struct station *st)
 {
     struct slot_program program;
     struct asserts_room room = {0};
-    next_program(sb, st->work, &program, &room);
-    int rc = slot_begin(&st->slot, &program);
+    work_next(st->work, &program, &room, &sb->known);
+    const int rc = slot_begin(&st->slot, &program);
     asserts_room_free(&room);
+    st->watched = false;
+    if (rc != 0)
+        station_replace(sb, st, err_message());
+}
+
+// Most programs end in no time and write less than a pipe holds. Only of those that do not the
+// streams are waited for.
+static void station_watch(struct sandbox *sb, struct station *st)
+{
+    int rc = 0;
+    st->watched = true;
     for (int i = 0; i < SLOT_STREAMS && rc == 0; i++)
         rc = watch(sb, st->slot.fds[i], topic_of(sb, st, i));
     if (rc != 0)
         station_replace(sb, st, err_message());
 }
 
-static char *head_of(const struct strbuf *b, size_t max, size_t *len)
-{
-    *len = b->len < max ? b->len : max;
-    return mem_strndup(b->len > 0 ? b->data : "", *len);
-}
-
-// What came of rewriting the asserts of st->work. Returns whether the work goes on. That they
-// cannot be rewritten is a finding, to be kept; that the rewriting was cut short is none, and must
-// not make tests weak.
-static bool station_split(struct sandbox *sb, struct station *st, const struct wire_done *done)
-{
-    struct work *w = st->work;
-    const struct slot *s = &st->slot;
-    w->splitting = false;
-    const bool cut_short = s->wall || s->starved || !done->hardened ||
-                           (WIFSIGNALED(done->status) && !done->cpu_killed && !s->output);
-    if (cut_short && ++w->tries >= TRIES_MAX) {
-        judge_internal(&w->result, "its tests could not be read: the machine is too busy");
-        w->result.exit_code = -1;
-        return false;
-    }
-    if (cut_short)
-        return true;
-    w->tries = 0;
-    asserts_cache_put(&sb->cache, &w->given->check,
-                      done->status == 0 ? asserts_read(&s->got[SLOT_RECORDS]) : NULL);
-    return true;
-}
-
-// The process of st->work that just ended, judged. Returns whether the work goes on.
-static bool station_judge(struct sandbox *sb, struct station *st, const struct wire_done *done)
-{
-    struct work *w = st->work;
-    const struct slot *s = &st->slot;
-    if (w->splitting)
-        return station_split(sb, st, done);
-    const struct judge_facts facts = {
-        .done = *done,
-        .wall = s->wall,
-        .output = s->output,
-        .starved = s->starved,
-        .wall_us = (uint32_t)((slot_clock() - s->started) * 1e6),
-        .out = &s->got[SLOT_OUT],
-        .records = &s->got[SLOT_RECORDS],
-        .nonce = s->nonce,
-        .limits = &w->limits,
-    };
-    const enum sandbox_verdict before = w->result.verdict;
-    judge_run(&w->result, w->tests, w->test, &facts);
-    if (w->result.verdict != before || w->result.out == NULL) {
-        free(w->result.out);
-        free(w->result.err);
-        w->result.out =
-            head_of(&s->got[SLOT_OUT], (size_t)sb->options.keep_output, &w->result.out_len);
-        w->result.err =
-            head_of(&s->got[SLOT_ERR], (size_t)sb->options.keep_output, &w->result.err_len);
-    }
-    w->test++;
-    w->tries = 0;
-    const bool more = w->tests->kind == TESTS_STDIN && w->test < w->tests->count;
-    return more && (w->run_all || w->result.verdict == SANDBOX_OK) &&
-           w->result.verdict != SANDBOX_INTERNAL;
-}
-
 static void station_done(struct sandbox *sb, struct station *st, const struct wire_done *done)
 {
     struct slot *s = &st->slot;
-    slot_finish(s);
-    const bool more = station_judge(sb, st, done);
-    // Anything out of the ordinary, and enough runs, retire a box.
-    const bool retire = done->swept > 0 || !done->hardened || s->runs >= sb->options.retire_runs;
     struct work *w = st->work;
+    slot_finish(s);
+    const bool more = work_ended(w, s, done, &sb->known, (size_t)sb->options.keep_output);
+    // Anything out of the ordinary, and enough runs, retire a box. A compiler that was killed
+    // leaves its children behind.
+    const bool retire = (done->swept > 0 && s->kind != WIRE_JOB_COMPILE) || !done->hardened ||
+                        s->runs >= sb->options.retire_runs;
     if (retire || !more) {
         pthread_mutex_lock(&sb->lock);
         if (more)
-            requeue(sb, w);
+            queue_put_first(&sb->waiting[w->language], w);
         else
             work_done(sb, w);
         pthread_mutex_unlock(&sb->lock);
@@ -351,46 +306,81 @@ static void handle(struct sandbox *sb, uint64_t topic)
         slot_read(&st->slot, (enum slot_stream)what);
 }
 
-// Gives waiting jobs to idle slots, in order.
+// A slot of the language that can take a program; NULL: one is started, if none is starting yet.
+static struct station *find_idle(struct sandbox *sb, enum sandbox_language language)
+{
+    struct station *of = &sb->stations[language * sb->options.slots], *down = NULL;
+    bool starting = false;
+    for (int i = 0; i < sb->options.slots; i++) {
+        if (of[i].slot.state == SLOT_IDLE)
+            return &of[i];
+        starting = starting || of[i].slot.state == SLOT_STARTING;
+        if (of[i].slot.state == SLOT_DOWN)
+            down = &of[i];
+    }
+    if (!starting && down != NULL && station_start(sb, down) != 0)
+        declare_missing(sb, language, err_message());
+    return NULL;
+}
+
+// The work that waits longest for a slot that is idle; NULL: there is none.
+static struct work *next_work(struct sandbox *sb, struct station **st)
+{
+    struct queue *oldest = NULL;
+    struct station *idle[SANDBOX_LANGUAGES] = {NULL};
+    bool waits[SANDBOX_LANGUAGES];
+    pthread_mutex_lock(&sb->lock);
+    for (int i = 0; i < SANDBOX_LANGUAGES; i++)
+        waits[i] = sb->waiting[i].first != NULL;
+    pthread_mutex_unlock(&sb->lock);
+    for (int i = 0; i < SANDBOX_LANGUAGES; i++)
+        idle[i] = waits[i] ? find_idle(sb, (enum sandbox_language)i) : NULL;
+    pthread_mutex_lock(&sb->lock);
+    for (int i = 0; i < SANDBOX_LANGUAGES; i++) {
+        struct queue *q = &sb->waiting[i];
+        if (idle[i] != NULL && q->first != NULL &&
+            (oldest == NULL || q->first->id < oldest->first->id)) {
+            oldest = q;
+            *st = idle[i];
+        }
+    }
+    struct work *w = oldest != NULL ? queue_take(oldest, &oldest->first) : NULL;
+    pthread_mutex_unlock(&sb->lock);
+    return w;
+}
+
+// Gives waiting jobs to idle slots, in order, and to no more than may be busy at once.
 static void assign(struct sandbox *sb)
 {
-    for (int i = 0; i < sb->options.slots; i++) {
-        struct station *st = &sb->stations[i];
-        if (st->slot.state != SLOT_IDLE)
-            continue;
-        pthread_mutex_lock(&sb->lock);
-        struct work *w = sb->waiting;
-        if (w != NULL) {
-            sb->waiting = w->next;
-            if (sb->waiting == NULL)
-                sb->waiting_end = &sb->waiting;
-            w->next = sb->taken;
-            sb->taken = w;
-        }
-        pthread_mutex_unlock(&sb->lock);
-        if (w == NULL)
-            return;
+    int busy = 0;
+    for (int i = 0; i < SANDBOX_LANGUAGES * sb->options.slots; i++)
+        busy += sb->stations[i].work != NULL;
+    struct station *st = NULL;
+    struct work *w;
+    while (busy++ < sb->options.slots && (w = next_work(sb, &st)) != NULL) {
         st->work = w;
         station_begin(sb, st);
     }
 }
 
-// When the slot is to be looked at, whatever happens; INFINITY: never.
-static double deadline_of(const struct slot *s)
+// When the station is to be looked at, whatever happens; INFINITY: never.
+static double deadline_of(const struct station *st)
 {
+    const struct slot *s = &st->slot;
     if (s->state == SLOT_STARTING)
         return s->started + START_S;
     if (s->state != SLOT_BUSY)
         return (double)INFINITY;
-    return s->kill_deadline > 0 ? s->kill_deadline : s->wall_deadline;
+    const double end = s->kill_deadline > 0 ? s->kill_deadline : s->wall_deadline;
+    return st->watched ? end : fmin(end, s->started + WATCH_AFTER_S);
 }
 
 // Milliseconds from now until the next deadline, -1: there is none.
 static int wait_ms(const struct sandbox *sb, double now)
 {
     double next = (double)INFINITY;
-    for (int i = 0; i < sb->options.slots; i++)
-        next = fmin(next, deadline_of(&sb->stations[i].slot));
+    for (int i = 0; i < SANDBOX_LANGUAGES * sb->options.slots; i++)
+        next = fmin(next, deadline_of(&sb->stations[i]));
     return isinf(next) ? -1 : (int)ceil(fmax(0, next - now) * 1e3);
 }
 
@@ -398,13 +388,15 @@ static int wait_ms(const struct sandbox *sb, double now)
 // that what ended in time is not taken for late because this thread was.
 static void end_overdue(struct sandbox *sb, double now)
 {
-    for (int i = 0; i < sb->options.slots; i++) {
+    for (int i = 0; i < SANDBOX_LANGUAGES * sb->options.slots; i++) {
         struct station *st = &sb->stations[i];
         struct slot *s = &st->slot;
-        if (now < deadline_of(s))
+        if (now < deadline_of(st))
             continue;
         if (s->state == SLOT_STARTING)
             station_replace(sb, st, "gradus-box does not start");
+        else if (!st->watched)
+            station_watch(sb, st);
         else if (s->kill_deadline > 0)
             station_replace(sb, st, "a program could not be ended");
         else
@@ -437,12 +429,6 @@ static void *supervise(void *arg)
     }
 }
 
-static void wake(struct sandbox *sb)
-{
-    const uint64_t one = 1;
-    (void)!write(sb->wake, &one, sizeof one);
-}
-
 static int start_thread(struct sandbox *sb)
 {
     // Signals are the main program's; this thread takes none.
@@ -463,41 +449,43 @@ static int cpus_of_process(void)
 
 static void sandbox_release(struct sandbox *sb)
 {
-    for (int i = 0; i < sb->options.slots; i++)
+    for (int i = 0; i < SANDBOX_LANGUAGES * sb->options.slots; i++) {
         slot_free(&sb->stations[i].slot);
+        if (sb->stations[i].work != NULL)
+            work_free(sb->stations[i].work);
+    }
     free(sb->stations);
-    for (struct work *w = sb->waiting, *next; w != NULL; w = next) {
-        next = w->next;
-        work_free(w);
+    for (int i = 0; i < SANDBOX_LANGUAGES; i++)
+        queue_free(&sb->waiting[i]);
+    queue_free(&sb->done);
+    asserts_cache_free(&sb->known.asserts);
+    executables_free(&sb->known.executables);
+    const int fds[] = {sb->epoll, sb->wake, sb->available};
+    for (int i = 0; i < 3; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
     }
-    for (struct work *w = sb->taken, *next; w != NULL; w = next) {
-        next = w->next;
-        work_free(w);
-    }
-    asserts_cache_free(&sb->cache);
-    if (sb->epoll >= 0)
-        close(sb->epoll);
-    if (sb->wake >= 0)
-        close(sb->wake);
     pthread_cond_destroy(&sb->changed);
     pthread_mutex_destroy(&sb->lock);
     free(sb->box_path);
     free(sb);
 }
 
+// Python's; those of other languages are started when a program of theirs comes.
 static int start_slots(struct sandbox *sb)
 {
     sb->epoll = epoll_create1(EPOLL_CLOEXEC);
     sb->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (sb->epoll < 0 || sb->wake < 0)
+    sb->available = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+    if (sb->epoll < 0 || sb->wake < 0 || sb->available < 0)
         return err_set(ERR_ENV, "sandbox: epoll: %s", strerror(errno));
     int rc = watch(sb, sb->wake, WAKE);
     for (int i = 0; i < sb->options.slots && rc == 0; i++)
-        rc = station_start(sb, &sb->stations[i]);
+        rc = station_start(sb, &sb->stations[SANDBOX_PYTHON * sb->options.slots + i]);
     return rc == 0 ? start_thread(sb) : rc;
 }
 
-int sandbox_open(struct sandbox **out, const struct sandbox_options *options)
+static struct sandbox *sandbox_new(const struct sandbox_options *options)
 {
     struct sandbox *sb = mem_alloc0(sizeof *sb);
     if (options != NULL)
@@ -506,12 +494,24 @@ int sandbox_open(struct sandbox **out, const struct sandbox_options *options)
     o->slots = o->slots > 0 ? o->slots : cpus_of_process();
     o->retire_runs = o->retire_runs > 0 ? o->retire_runs : 1000;
     o->keep_output = o->keep_output > 0 ? o->keep_output : 4096;
-    sb->epoll = sb->wake = -1;
-    sb->waiting_end = &sb->waiting;
-    sb->stations = mem_array0((size_t)o->slots, sizeof *sb->stations);
+    sb->tier = SANDBOX_JAIL;
+    sb->epoll = sb->wake = sb->available = -1;
+    sb->done.end = &sb->done.first;
+    sb->stations = mem_array0((size_t)o->slots * SANDBOX_LANGUAGES, sizeof *sb->stations);
+    for (int i = 0; i < SANDBOX_LANGUAGES; i++) {
+        sb->waiting[i].end = &sb->waiting[i].first;
+        for (int k = 0; k < o->slots; k++)
+            sb->stations[i * o->slots + k].language = (enum sandbox_language)i;
+    }
     pthread_mutex_init(&sb->lock, NULL);
     pthread_cond_init(&sb->changed, NULL);
-    int rc = locate_box(&sb->box_path, o->box_path);
+    return sb;
+}
+
+int sandbox_open(struct sandbox **out, const struct sandbox_options *options)
+{
+    struct sandbox *sb = sandbox_new(options);
+    int rc = locate_box(&sb->box_path, sb->options.box_path);
     if (rc == 0)
         rc = start_slots(sb);
     if (rc != 0) {
@@ -519,7 +519,7 @@ int sandbox_open(struct sandbox **out, const struct sandbox_options *options)
         return rc;
     }
     pthread_mutex_lock(&sb->lock);
-    while (sb->ready < o->slots && !sb->broken)
+    while (sb->ready < sb->options.slots && !sb->broken)
         pthread_cond_wait(&sb->changed, &sb->lock);
     const bool broken = sb->broken;
     pthread_mutex_unlock(&sb->lock);
@@ -540,7 +540,7 @@ void sandbox_close(struct sandbox **p)
     pthread_mutex_lock(&sb->lock);
     sb->closing = true;
     pthread_mutex_unlock(&sb->lock);
-    wake(sb);
+    count_up(sb->wake);
     pthread_join(sb->thread, NULL);
     sandbox_release(sb);
     *p = NULL;
@@ -548,71 +548,97 @@ void sandbox_close(struct sandbox **p)
 
 int sandbox_slots(const struct sandbox *sb) { return sb->options.slots; }
 
-// Why a job cannot be run at all; NULL: it can.
-static const char *job_fault(const struct sandbox_job *job)
+enum sandbox_tier sandbox_tier_of(const struct sandbox *sb) { return sb->tier; }
+
+void sandbox_count(struct sandbox_counts *out, struct sandbox *sb)
 {
-    if (job->tests == NULL || (job->tests->count == 0 && job->tests->kind != TESTS_RUN))
-        return "there are no tests";
-    return job->source_len > SOURCE_MAX ? "the program is longer than 16 MiB" : NULL;
+    pthread_mutex_lock(&sb->lock);
+    *out = sb->counts;
+    pthread_mutex_unlock(&sb->lock);
 }
 
 int sandbox_submit(struct sandbox *sb, const struct sandbox_job *job, uint64_t *id)
 {
-    struct work *w = mem_alloc0(sizeof *w);
-    const char *fault = job_fault(job);
-    w->given = job->tests;
-    w->limits = limits_fill(job->limits);
-    w->run_all = job->run_all;
-    if (fault == NULL) {
-        w->source_len = job->source_len;
-        w->source = mem_alloc(job->source_len + 1);
-        memcpy(w->source, job->source, job->source_len);
-    } else {
-        w->result.exit_code = -1;
-        judge_internal(&w->result, "%s", fault);
-        w->done = true;
-    }
+    bool judged = false;
+    struct work *w = work_new(job, &judged);
     pthread_mutex_lock(&sb->lock);
     w->id = ++sb->last_id;
     *id = w->id;
-    if (w->done) {
-        w->next = sb->taken;
-        sb->taken = w;
-    } else {
-        *sb->waiting_end = w;
-        sb->waiting_end = &w->next;
+    if (!judged && sb->missing[w->language][0] != 0) {
+        judge_internal(&w->result, "%s cannot be run here: %s", languages[w->language].name,
+                       sb->missing[w->language]);
+        judged = true;
     }
+    if (judged)
+        work_done(sb, w);
+    else
+        queue_put(&sb->waiting[w->language], w);
     pthread_mutex_unlock(&sb->lock);
-    wake(sb);
+    count_up(sb->wake);
     return 0;
 }
 
-// With the lock held: the work of that id taken off its list when it is done.
+// With the lock held: the work of that id (0: any) if it is done.
 static struct work *take_done(struct sandbox *sb, uint64_t id)
 {
-    for (struct work **p = &sb->taken; *p != NULL; p = &(*p)->next) {
-        struct work *w = *p;
-        if (w->id == id && w->done) {
-            *p = w->next;
-            return w;
-        }
-    }
-    return NULL;
+    uint64_t one;
+    struct work **at = &sb->done.first;
+    while (*at != NULL && id != 0 && (*at)->id != id)
+        at = &(*at)->next;
+    struct work *w = queue_take(&sb->done, at);
+    if (w != NULL)
+        (void)!read(sb->available, &one, sizeof one);
+    return w;
+}
+
+static void hand_out(struct work *w, uint64_t *id, struct sandbox_result *out)
+{
+    *id = w->id;
+    *out = w->result;
+    w->result = (struct sandbox_result){0};
+    work_free(w);
 }
 
 int sandbox_collect(struct sandbox *sb, uint64_t id, struct sandbox_result *out)
 {
     pthread_mutex_lock(&sb->lock);
     struct work *w;
-    while ((w = take_done(sb, id)) == NULL && !sb->broken)
+    sb->collectors++;
+    while ((w = take_done(sb, id)) == NULL && !sb->broken) {
+        sb->wanted = id;
         pthread_cond_wait(&sb->changed, &sb->lock);
+    }
+    if (--sb->collectors > 0) // one of them is the last to wait now
+        pthread_cond_broadcast(&sb->changed);
     pthread_mutex_unlock(&sb->lock);
     if (w == NULL)
         return locate_refuse(sb->reason);
-    *out = w->result;
-    w->result = (struct sandbox_result){0};
-    work_free(w);
+    hand_out(w, &id, out);
     return 0;
+}
+
+int sandbox_poll_fd(const struct sandbox *sb) { return sb->available; }
+
+int sandbox_reap(struct sandbox *sb, uint64_t *id, struct sandbox_result *out, int timeout_ms)
+{
+    const double give_up = slot_clock() + timeout_ms * 1e-3;
+    for (;;) {
+        pthread_mutex_lock(&sb->lock);
+        struct work *w = take_done(sb, 0);
+        const bool broken = sb->broken;
+        pthread_mutex_unlock(&sb->lock);
+        if (w != NULL) {
+            hand_out(w, id, out);
+            return 1;
+        }
+        if (broken)
+            return locate_refuse(sb->reason);
+        const double left = timeout_ms < 0 ? -1 : ceil((give_up - slot_clock()) * 1e3);
+        if (timeout_ms >= 0 && left <= 0)
+            return 0;
+        struct pollfd p = {.fd = sb->available, .events = POLLIN};
+        (void)poll(&p, 1, (int)left); // another thread may take what was there
+    }
 }
 
 int sandbox_run_batch(struct sandbox *sb, const struct sandbox_job *jobs, int n,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sandbox: runs untrusted programs against tests, and says what happened. A supervisor thread
-// in this process feeds slots; a slot is a gradus-box process, a warm Python interpreter that is
-// PID 1 of its own user, pid, net, mount, ipc, uts and cgroup namespaces with a read-only root of
-// its own; every program runs in a fork of it that is hardened first (rlimits, no_new_privs, no
-// capabilities, seccomp allow-list). Expected outputs never enter a box: what a program printed or
-// returned is compared here. Where the box cannot be built, sandbox_open refuses; nothing is ever
-// run outside.
+// in this process feeds slots; a slot is a gradus-box process, a warm Python interpreter (or, for
+// C, what starts compilers and executables) that is PID 1 of its own user, pid, net, mount, ipc,
+// uts and cgroup namespaces with a read-only root of its own; every program runs in a fork of it
+// that is hardened first (rlimits, no_new_privs, no capabilities, Landlock, seccomp allow-list).
+// Expected outputs never enter a box: what a program printed or returned is compared here. Where
+// the box cannot be built, sandbox_open refuses; nothing is ever run outside.
 //
 // All functions may be called from several threads at once, sandbox_close excepted.
 #ifndef SANDBOX_SANDBOX_H
@@ -28,7 +28,7 @@ enum sandbox_verdict {
     SANDBOX_RUNTIME,    // an uncaught exception (syntax errors included), or an exit status that is
                         // not 0
     SANDBOX_SIGNAL,     // killed by a signal of its own making
-    SANDBOX_COMPILE,    // could not be compiled (compiled languages)
+    SANDBOX_COMPILE,    // could not be compiled, or not within the compiler's limits
     SANDBOX_MEMORY,     // needed more memory than the limit
     SANDBOX_WALL,       // did not end within the wall-clock limit
     SANDBOX_CPU,        // used up its CPU time
@@ -38,6 +38,26 @@ enum sandbox_verdict {
 };
 const char *sandbox_verdict_name(
     enum sandbox_verdict v); // "ok", "wrong", ... as in files and on the command line
+
+// What holds a program, the strongest first.
+enum sandbox_tier {
+    SANDBOX_JAIL, // namespaces, a root of its own, Landlock, system call filter, limits
+    SANDBOX_CAGE  // where namespaces are forbidden, as they are in most containers: Landlock
+                  // (version 6), system call filter, limits. The host's files cannot be opened or
+                  // listed, but that they are there can be seen; there is no directory to write to;
+                  // Python only
+};
+const char *sandbox_tier_name(enum sandbox_tier t); // "jail", "cage"
+bool sandbox_tier_find(enum sandbox_tier *out, const char *name);
+
+enum sandbox_language {
+    SANDBOX_PYTHON,
+    SANDBOX_C, // compiled in the box, once a source: by tcc when there is one, by gcc when there is
+               // none or tcc does not know what the program uses
+    SANDBOX_LANGUAGES
+};
+const char *sandbox_language_name(enum sandbox_language l); // "python", "c"
+bool sandbox_language_find(enum sandbox_language *out, const char *name);
 
 // Of one program, each test's process alone. 0 means the default in brackets.
 struct sandbox_limits {
@@ -52,7 +72,8 @@ struct sandbox_limits {
 };
 
 struct sandbox_options {
-    int slots;            // [the number of CPUs this process may use] programs that run at once
+    enum sandbox_tier tier; // [jail] the weakest that will do; what is weaker is refused
+    int slots;              // [the number of CPUs this process may use] programs that run at once
     const char *box_path; // [beside the running executable, or in ../sandbox/ of it] the gradus-box
                           // executable
     int retire_runs; // [1000] programs after which a slot's interpreter is replaced by a fresh one
@@ -64,8 +85,17 @@ struct sandbox_options {
 int sandbox_open(struct sandbox **out, const struct sandbox_options *options);
 void sandbox_close(struct sandbox **sb); // cancels what still runs; NULL and *sb == NULL are fine
 int sandbox_slots(const struct sandbox *sb);
+enum sandbox_tier sandbox_tier_of(const struct sandbox *sb); // that programs run in
+
+// Of all results since it was opened.
+struct sandbox_counts {
+    uint64_t verdicts[SANDBOX_INTERNAL + 1];
+    uint64_t weak; // judged by tests in the program's own process
+};
+void sandbox_count(struct sandbox_counts *out, struct sandbox *sb);
 
 struct sandbox_job {
+    enum sandbox_language language;
     const char *source; // the program; UTF-8, need not be terminated
     size_t source_len;
     const struct sandbox_tests
@@ -84,6 +114,7 @@ struct sandbox_result {
     uint32_t cpu_us, wall_us; // sums over the tests' processes; wall from the hand-over to the box
                               // to the reaping
     uint32_t peak_kib;        // largest resident set, the interpreter's own (some 15 MiB) included
+    enum sandbox_tier tier;
     bool weak;        // tests ran inside the program's process, which could have tampered with them
     char detail[240]; // why, one line of UTF-8: the exception, the call that differed, the limit
     char *out,
@@ -99,10 +130,13 @@ int sandbox_run_batch(struct sandbox *sb, const struct sandbox_job *jobs, int n,
                       struct sandbox_result *results);
 
 // The same in two halves, so that generation goes on meanwhile. submit copies source and queues;
-// collect waits for that job. Every submitted id must be collected exactly once (or sandbox_close
-// called).
+// collect waits for that job, reap takes whichever is done first and waits at most timeout_ms (-1:
+// as long as it takes): 1 when there was one, else 0. Every submitted id must be collected or
+// reaped exactly once (or sandbox_close called). poll_fd is readable while a result can be taken.
 int sandbox_submit(struct sandbox *sb, const struct sandbox_job *job, uint64_t *id);
 int sandbox_collect(struct sandbox *sb, uint64_t id, struct sandbox_result *out);
+int sandbox_reap(struct sandbox *sb, uint64_t *id, struct sandbox_result *out, int timeout_ms);
+int sandbox_poll_fd(const struct sandbox *sb);
 
 // Tests. Immutable once made, so that many jobs may share them.
 // sandbox_tests_from_json reads the `tests` of a data row: [{"stdin","stdout"}, ...],

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -14,15 +15,16 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { KILL_GRACE_S = 5 };
 #define DEADLINE_STEP_S 0.01 // deadlines are put off by at least this much
-// A program that was kept from running for so many times its wall-clock limit is given up: that
-// says something about the machine, and nothing about the program.
-#define PATIENCE 20
+// A program that was kept from running for so many times its wall-clock limit, and for so many
+// seconds, is given up: that says something about the machine, and nothing about the program.
+enum { PATIENCE = 20, PATIENCE_S = 60 };
 
 double slot_clock(void)
 {
@@ -33,14 +35,14 @@ double slot_clock(void)
 
 // The box gets the control socket as descriptor 3, default signals, a session of its own (a ^C at
 // the terminal is ours alone), and no environment.
-static int spawn(pid_t *pid, const char *box_path, int control)
+static int spawn(pid_t *pid, char *const argv[], int control)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none, all;
     sigemptyset(&none);
     sigfillset(&all);
-    char *argv[] = {(char *)(uintptr_t)box_path, NULL}, *envp[] = {NULL};
+    char *envp[] = {NULL};
     posix_spawn_file_actions_init(&actions);
     posix_spawnattr_init(&attr);
     int rc = posix_spawn_file_actions_adddup2(&actions, control, WIRE_CONTROL_FD);
@@ -52,19 +54,20 @@ static int spawn(pid_t *pid, const char *box_path, int control)
     if (rc == 0)
         rc = posix_spawnattr_setsigdefault(&attr, &all);
     if (rc == 0)
-        rc = posix_spawn(pid, box_path, &actions, &attr, argv, envp);
+        rc = posix_spawn(pid, argv[0], &actions, &attr, argv, envp);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&actions);
     return rc;
 }
 
-int slot_start(struct slot *s, const char *box_path)
+int slot_start(struct slot *s, const char *box_path, enum sandbox_tier tier, const char *language)
 {
     int pair[2];
+    const char *argv[] = {box_path, tier == SANDBOX_CAGE ? WIRE_CAGE : WIRE_JAIL, language, NULL};
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
         return err_set(ERR_ENV, "sandbox: a socket pair: %s", strerror(errno));
     pid_t pid = 0;
-    const int rc = spawn(&pid, box_path, pair[1]);
+    const int rc = spawn(&pid, (char *const *)(uintptr_t)argv, pair[1]);
     close(pair[1]);
     if (rc != 0) {
         close(pair[0]);
@@ -73,6 +76,8 @@ int slot_start(struct slot *s, const char *box_path)
     s->launcher = pid;
     s->control = pair[0];
     s->state = SLOT_STARTING;
+    s->tier = tier;
+    s->made = -1;
     s->started = slot_clock();
     s->runs = 0;
     for (int i = 0; i < SLOT_STREAMS; i++)
@@ -87,12 +92,20 @@ static void close_stream(struct slot *s, enum slot_stream i)
     s->fds[i] = -1;
 }
 
+static void close_made(struct slot *s)
+{
+    if (s->made >= 0)
+        close(s->made);
+    s->made = -1;
+}
+
 void slot_stop(struct slot *s)
 {
     if (s->state == SLOT_DOWN)
         return;
     for (int i = 0; i < SLOT_STREAMS; i++)
         close_stream(s, i);
+    close_made(s);
     close(s->control); // the box sees it and ends, and with its PID 1 all that is in it
     int status;
     const double give_up = slot_clock() + KILL_GRACE_S;
@@ -115,25 +128,25 @@ void slot_free(struct slot *s)
         strbuf_free(&s->got[i]);
 }
 
-static bool write_whole(int fd, const void *bytes, size_t len)
-{
-    const char *p = bytes;
-    while (len > 0) {
-        const ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        p += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
+enum { PIECES_MAX = 5 };
 
 struct piece {
     const void *bytes;
     size_t len;
 };
+
+// All of the pieces, one after the other, from the beginning of the file on; its position stays
+// there.
+static bool write_pieces(int fd, const struct piece *pieces, int n)
+{
+    struct iovec iov[PIECES_MAX];
+    size_t len = 0;
+    for (int i = 0; i < n; i++) {
+        iov[i] = (struct iovec){(void *)(uintptr_t)pieces[i].bytes, pieces[i].len};
+        len += pieces[i].len;
+    }
+    return len == 0 || pwritev(fd, iov, n, 0) == (ssize_t)len;
+}
 
 // A file in memory that nobody can change any more, at its beginning.
 static int sealed_file(const char *name, const struct piece *pieces, int n)
@@ -141,10 +154,7 @@ static int sealed_file(const char *name, const struct piece *pieces, int n)
     const int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++)
-        ok = write_whole(fd, pieces[i].bytes, pieces[i].len);
-    if (!ok || lseek(fd, 0, SEEK_SET) != 0 ||
+    if (!write_pieces(fd, pieces, n) ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         close(fd);
         return -1;
@@ -173,7 +183,7 @@ static int job_file(const struct slot *s, const struct slot_program *p)
     memcpy(job.nonce, s->nonce, sizeof job.nonce);
     const struct piece pieces[] = {
         {&job, sizeof job}, {p->source, p->source_len}, entry, check, args};
-    return sealed_file("job", pieces, 5);
+    return sealed_file("job", pieces, PIECES_MAX);
 }
 
 // The descriptors of a run, ours and the box's: memory files for input and job, pipes for what
@@ -194,7 +204,8 @@ static int open_run(struct slot *s, const struct slot_program *p, int theirs[WIR
     }
     const struct piece input = {p->input, p->input_len};
     theirs[WIRE_FD_STDIN] = sealed_file("stdin", &input, 1);
-    theirs[WIRE_FD_JOB] = job_file(s, p);
+    theirs[WIRE_FD_JOB] =
+        p->kind == WIRE_JOB_EXECUTE ? fcntl(p->executable, F_DUPFD_CLOEXEC, 3) : job_file(s, p);
     return theirs[WIRE_FD_STDIN] >= 0 && theirs[WIRE_FD_JOB] >= 0 ? 0 : -1;
 }
 
@@ -223,6 +234,8 @@ int slot_begin(struct slot *s, const struct slot_program *p)
     const struct sandbox_limits *l = &p->limits;
     const struct wire_run run = {.command = WIRE_RUN,
                                  .serial = ++s->serial,
+                                 .kind = p->kind,
+                                 .compiler = p->compiler,
                                  .limits = {.cpu_ms = (uint32_t)l->cpu_ms,
                                             .memory_kib = (uint32_t)l->memory_kib,
                                             .disk_kib = (uint32_t)l->disk_kib,
@@ -230,6 +243,8 @@ int slot_begin(struct slot *s, const struct slot_program *p)
                                             .threads = (uint32_t)l->threads}};
     for (int i = 0; i < SLOT_STREAMS; i++)
         strbuf_clear(&s->got[i]);
+    close_made(s);
+    s->kind = p->kind;
     s->limit = (size_t)l->output_kib * 1024;
     s->wall = s->output = s->starved = false;
     s->kill_deadline = 0;
@@ -281,10 +296,10 @@ void slot_kill(struct slot *s)
 
 void slot_overdue(struct slot *s, double now)
 {
-    const double took = now - s->started;
-    const double delay = delay_of_program(s->launcher);
-    const double left = delay < 0 ? DEADLINE_STEP_S : s->wall_limit - (took - delay);
-    if (left > 0 && took < PATIENCE * s->wall_limit) {
+    struct delay d;
+    const bool there = delay_of_program(&d, s->launcher);
+    const double left = there ? s->wall_limit - (d.age - d.waited) : DEADLINE_STEP_S;
+    if (left > 0 && now - s->started < fmax(PATIENCE * s->wall_limit, PATIENCE_S)) {
         s->wall_deadline = now + (left > DEADLINE_STEP_S ? left : DEADLINE_STEP_S);
         return;
     }
@@ -320,10 +335,30 @@ static int receive_hello(struct slot *s, const struct wire_hello *h, size_t len,
                  h->errnum != 0 ? strerror(h->errnum) : "");
         return -1;
     }
-    if (!is_apart(h, text))
+    if (s->tier == SANDBOX_JAIL && !is_apart(h, text))
         return -1;
+    s->compilers = (int)h->compilers;
     s->state = SLOT_IDLE;
     return 2;
+}
+
+// recv, with the descriptor that may come along in *fd.
+static ssize_t receive(int socket, void *out, size_t size, int *fd)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof *fd)];
+    } control;
+    struct iovec iov = {.iov_base = out, .iov_len = size};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof control};
+    const ssize_t n = recvmsg(socket, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+        memcpy(fd, CMSG_DATA(c), sizeof *fd);
+    return n;
 }
 
 int slot_receive(struct slot *s, struct wire_done *done, char *hello_text)
@@ -332,13 +367,16 @@ int slot_receive(struct slot *s, struct wire_done *done, char *hello_text)
         struct wire_hello hello;
         struct wire_done done;
     } m = {0};
-    const ssize_t n = recv(s->control, &m, sizeof m, MSG_DONTWAIT);
+    int made = -1;
+    const ssize_t n = receive(s->control, &m, sizeof m, &made);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
     if (n <= 0) {
         snprintf(hello_text, 256, "gradus-box ended without a word");
         return -1;
     }
+    close_made(s);
+    s->made = made;
     if (s->state == SLOT_STARTING)
         return receive_hello(s, &m.hello, (size_t)n, hello_text);
     if (n != (ssize_t)sizeof m.done || s->state != SLOT_BUSY || m.done.serial != s->serial) {

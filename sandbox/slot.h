@@ -13,9 +13,12 @@
 enum slot_state { SLOT_DOWN, SLOT_STARTING, SLOT_IDLE, SLOT_BUSY };
 enum slot_stream { SLOT_OUT, SLOT_ERR, SLOT_RECORDS, SLOT_STREAMS };
 
-// What goes into the box: a program, its input, and for WIRE_JOB_CALLS the calls.
+// What goes into the box: a program, its input, and for WIRE_JOB_CALLS the calls. A compiler's
+// source is its input, and an executable comes as a descriptor, which stays the caller's.
 struct slot_program {
     enum wire_kind kind;
+    unsigned compiler; // for WIRE_JOB_COMPILE
+    int executable;    // for WIRE_JOB_EXECUTE
     const char *source;
     size_t source_len;
     const struct strbuf *entry, *check, *args; // NULL: empty
@@ -27,6 +30,8 @@ struct slot_program {
 
 struct slot {
     enum slot_state state;
+    enum sandbox_tier tier;
+    int compilers; // that its box has
     pid_t launcher;
     int control;
     int runs; // since it was started
@@ -36,6 +41,8 @@ struct slot {
     struct strbuf got[SLOT_STREAMS]; // what was read: at most the limit and one byte
     size_t limit;                    // bytes of a stream
     uint8_t nonce[16];
+    enum wire_kind kind;
+    int made;                   // of WIRE_JOB_COMPILE: the executable; -1: there is none
     bool wall, output, starved; // killed for it
     // Seconds, monotonic. started: of the program, or while SLOT_STARTING of the box.
     double started, wall_deadline, kill_deadline; // kill_deadline 0: not killed
@@ -44,7 +51,8 @@ struct slot {
 
 double slot_clock(void); // seconds, monotonic
 
-int slot_start(struct slot *s, const char *box_path); // ERR_ENV
+// language: as gradus-box calls it. ERR_ENV.
+int slot_start(struct slot *s, const char *box_path, enum sandbox_tier tier, const char *language);
 void slot_stop(struct slot *s);
 void slot_free(struct slot *s); // stops it and frees the buffers
 

@@ -22,14 +22,15 @@ static size_t keep(struct strbuf *b, const void *bytes, size_t len)
     return at;
 }
 
-void tests_add_stdin(struct sandbox_tests *t, const char *in, size_t in_len, const char *want,
-                     size_t want_len)
+struct tests_case *tests_add_stdin(struct sandbox_tests *t, const char *in, size_t in_len,
+                                   const char *want, size_t want_len)
 {
     struct tests_case *c = &t->cases[t->count++];
     c->in = keep(&t->bytes, in, in_len);
     c->in_len = in_len;
     c->want = keep(&t->bytes, want, want_len);
     c->want_len = want_len;
+    return c;
 }
 
 bool tests_add_call(struct sandbox_tests *t, const void *args, size_t args_len, const void *result,
@@ -59,7 +60,7 @@ bool tests_add_call(struct sandbox_tests *t, const void *args, size_t args_len, 
 struct sandbox_tests *sandbox_tests_new_run(const char *input, size_t len)
 {
     struct sandbox_tests *t = tests_new(TESTS_RUN, 1);
-    tests_add_stdin(t, input, len, "", 0);
+    (void)tests_add_stdin(t, input, len, "", 0);
     t->count = 0;
     return t;
 }

@@ -5,6 +5,7 @@
 #define SANDBOX_TESTS_H
 
 #include "base/str.h"
+#include "sandbox/compare.h"
 #include "sandbox/sandbox.h"
 
 enum tests_kind {
@@ -15,6 +16,8 @@ enum tests_kind {
 };
 
 struct tests_case {
+    enum compare_mode compare; // of standard output
+    double tolerance;
     size_t in, in_len; // in `bytes`: standard input
     size_t want,
         want_len; // in `bytes`: expected output; for calls the encoded result, for messages
@@ -32,8 +35,9 @@ struct sandbox_tests {
 };
 
 struct sandbox_tests *tests_new(enum tests_kind kind, int cases);
-void tests_add_stdin(struct sandbox_tests *t, const char *in, size_t in_len, const char *want,
-                     size_t want_len);
+// Adds a test by standard input, and gives it for compare and tolerance to be set (lines).
+struct tests_case *tests_add_stdin(struct sandbox_tests *t, const char *in, size_t in_len,
+                                   const char *want, size_t want_len);
 // Adds a call; args and result are encoded values. false when they are malformed or too long.
 bool tests_add_call(struct sandbox_tests *t, const void *args, size_t args_len, const void *result,
                     size_t result_len);

@@ -69,6 +69,24 @@ static int put_json(struct strbuf *out, const struct source *s, const struct jso
     return 0;
 }
 
+// How its output is compared: "compare", and for numbers "tolerance" (1e-6).
+static int read_compare(struct tests_case *c, const struct source *s, const struct json *test)
+{
+    const struct json *mode = json_get(test, "compare"), *tolerance = json_get(test, "tolerance");
+    c->tolerance = 1e-6;
+    if (mode != NULL &&
+        (json_string(mode) == NULL || !compare_mode_find(&c->compare, json_string(mode))))
+        return fault(s, mode,
+                     "\"compare\" must be \"lines\", \"exact\", \"words\" or "
+                     "\"numbers\"");
+    if (tolerance != NULL && (c->compare != COMPARE_NUMBERS ||
+                              !json_double(tolerance, &c->tolerance) || !(c->tolerance >= 0)))
+        return fault(s, tolerance,
+                     "\"tolerance\" must be a number from 0 on, beside \"compare\": "
+                     "\"numbers\"");
+    return 0;
+}
+
 static int read_stdin_tests(struct sandbox_tests **out, const struct source *s,
                             const struct json *list)
 {
@@ -78,11 +96,15 @@ static int read_stdin_tests(struct sandbox_tests **out, const struct source *s,
     for (const struct json *c = json_first(list); c != NULL; c = json_next(c)) {
         const char *in = json_string(json_get(c, "stdin"));
         const char *want = json_string(json_get(c, "stdout"));
-        if (in == NULL || want == NULL) {
+        int rc = in == NULL || want == NULL
+                     ? fault(s, c, "a test needs the strings \"stdin\" and \"stdout\"")
+                     : 0;
+        if (rc == 0)
+            rc = read_compare(tests_add_stdin(t, in, strlen(in), want, strlen(want)), s, c);
+        if (rc != 0) {
             sandbox_tests_free(&t);
-            return fault(s, c, "a test needs the strings \"stdin\" and \"stdout\"");
+            return rc;
         }
-        tests_add_stdin(t, in, strlen(in), want, strlen(want));
     }
     *out = t;
     return 0;

@@ -6,15 +6,23 @@
 //     WIRE_KILL one way, struct wire_hello and struct wire_done the other. The zygote only passes
 //     the descriptors on: it never sees a program, its input or its output, so nothing of one run
 //     is in the memory that the next one inherits.
-//  2. the job, a sealed memory file: struct wire_job and the texts it announces.
+//  2. the job, a sealed memory file: struct wire_job and the texts it announces; for
+//  WIRE_JOB_EXECUTE
+//     it is the executable itself, and WIRE_JOB_COMPILE has the source as its standard input.
 //  3. the record pipe, from the program's process: hostile bytes, parsed by sandbox/records.h.
 #ifndef SANDBOX_WIRE_H
 #define SANDBOX_WIRE_H
 
 #include <stdint.h>
 
-#define WIRE_VERSION    2
+#define WIRE_VERSION    3
 #define WIRE_CONTROL_FD 3 // of gradus-box at its start
+
+// gradus-box TIER LANGUAGE: what it is to be.
+#define WIRE_JAIL   "jail"
+#define WIRE_CAGE   "cage"
+#define WIRE_PYTHON "python"
+#define WIRE_C      "c"
 
 enum wire_fd {
     WIRE_FD_STDIN,
@@ -38,6 +46,7 @@ struct wire_hello {
     uint32_t version;
     int32_t ok;
     int32_t errnum;
+    uint32_t compilers;
     uint64_t namespaces[WIRE_NAMESPACES_NUM];
     char text[232];
 };
@@ -52,10 +61,13 @@ struct wire_limits {
 struct wire_run {
     uint32_t command;
     uint32_t serial;
+    uint32_t kind;     // enum wire_kind
+    uint32_t compiler; // which of the box's, for WIRE_JOB_COMPILE
     struct wire_limits limits;
 };
 
-// Zygote to supervisor: the process was reaped and everything in the box swept.
+// Zygote to supervisor: the process was reaped and everything in the box swept. After a successful
+// WIRE_JOB_COMPILE the executable comes with it, a sealed memory file.
 struct wire_done {
     uint32_t serial;
     int32_t status;       // as wait4 gives it
@@ -69,10 +81,13 @@ struct wire_done {
 };
 
 enum wire_kind {
-    WIRE_JOB_RUN,    // run the source; nothing to report but how it ended
-    WIRE_JOB_CALLS,  // then call `entry` with each arguments list
-    WIRE_JOB_ASSERTS // then run `check` in the same namespace and give the nonce as the proof of
-                     // its end
+    WIRE_JOB_RUN,     // run the source; nothing to report but how it ended
+    WIRE_JOB_CALLS,   // then call `entry` with each arguments list
+    WIRE_JOB_ASSERTS, // then run `check` in the same namespace and give the nonce as the proof of
+                      // its end
+    WIRE_JOB_COMPILE, // make an executable of standard input
+    WIRE_JOB_EXECUTE, // run it
+    WIRE_JOB_KINDS
 };
 
 // Header of the job file. Then: source, entry, check, and for every call the arguments (an encoded

@@ -13,8 +13,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "sandbox/sandbox.h"
+#include "tests/left_behind.h"
 
-#include <dirent.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -80,36 +81,87 @@ static void jobs_may_be_collected_in_any_order(void **state)
     sandbox_tests_free(&t);
 }
 
-// Parent of a process, by /proc/PID/stat: "PID (NAME) STATE PPID ..."; 0: it is gone.
-static int parent_of(int pid)
+static bool is_readable(int fd)
 {
-    char path[64];
-    struct strbuf text = {0};
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int parent = 0;
-    if (file_read(&text, path, 0, ERR_ENV) == 0) {
-        const char *end = strrchr(text.data, ')');
-        if (end == NULL || sscanf(end, ") %*c %d", &parent) != 1)
-            parent = 0;
-    }
-    strbuf_free(&text);
-    return parent;
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
 }
 
-// Processes that come from this one, at any remove. Other tests run boxes of their own meanwhile.
-static int descendants(void)
+static void results_are_reaped_as_they_come(void **state)
 {
-    int found = 0;
-    DIR *proc = opendir("/proc");
-    assert_non_null(proc);
-    for (const struct dirent *e; (e = readdir(proc)) != NULL;) {
-        int pid = atoi(e->d_name);
-        while (pid > 0 && (pid = parent_of(pid)) != getpid())
-            ;
-        found += pid > 0;
+    (void)state;
+    static const char *const sources[] = {"import time\ntime.sleep(0.5)\nprint('late')",
+                                          "print('soon')"};
+    enum { N = 2 };
+    struct sandbox *box = open_slots(N, 0);
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    uint64_t ids[N], id = 0;
+    struct sandbox_result r;
+    assert_false(is_readable(sandbox_poll_fd(box)));
+    assert_int_equal(sandbox_reap(box, &id, &r, 0), 0);
+    for (int i = 0; i < N; i++) {
+        const struct sandbox_job job = {
+            .source = sources[i], .source_len = strlen(sources[i]), .tests = t};
+        assert_int_equal(sandbox_submit(box, &job, &ids[i]), 0);
     }
-    closedir(proc);
-    return found;
+    for (int i = N - 1; i >= 0; i--) {
+        struct pollfd p = {.fd = sandbox_poll_fd(box), .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 60000), 1);
+        assert_int_equal(sandbox_reap(box, &id, &r, 0), 1);
+        assert_int_equal(id, ids[i]);
+        assert_string_equal(r.out, i == 0 ? "late\n" : "soon\n");
+        sandbox_result_clear(&r);
+    }
+    assert_false(is_readable(sandbox_poll_fd(box)));
+    const double begun = log_clock();
+    assert_int_equal(sandbox_reap(box, &id, &r, 50), 0);
+    assert_true(log_clock() - begun >= 0.05);
+    // What cannot be run at all is told in the same way.
+    const struct sandbox_job none = {.source = ""};
+    assert_int_equal(sandbox_submit(box, &none, &ids[0]), 0);
+    assert_true(is_readable(sandbox_poll_fd(box)));
+    assert_int_equal(sandbox_reap(box, &id, &r, -1), 1);
+    assert_int_equal(r.verdict, SANDBOX_INTERNAL);
+    sandbox_result_clear(&r);
+    sandbox_close(&box);
+    sandbox_tests_free(&t);
+}
+
+static void languages_share_the_slots(void **state)
+{
+    (void)state;
+    enum { N = 40, SLOTS = 2 };
+    static const char *const sources[SANDBOX_LANGUAGES] = {
+        [SANDBOX_PYTHON] = "print(input())",
+        [SANDBOX_C] = "#include <stdio.h>\nint main(void) { int c; while ((c = getchar()) != EOF) "
+                      "putchar(c); return 0; }"};
+    struct sandbox *box = open_slots(SLOTS, 8);
+    struct sandbox_job jobs[N];
+    struct sandbox_result results[N];
+    struct sandbox_tests *tests[N];
+    for (int i = 0; i < N; i++) {
+        char text[16];
+        const enum sandbox_language l = i % 3 == 0 ? SANDBOX_C : SANDBOX_PYTHON;
+        snprintf(text, sizeof text, "%d\n", i);
+        tests[i] = sandbox_tests_new_run(text, strlen(text));
+        jobs[i] = (struct sandbox_job){.language = l,
+                                       .source = sources[l],
+                                       .source_len = strlen(sources[l]),
+                                       .tests = tests[i]};
+    }
+    assert_int_equal(sandbox_run_batch(box, jobs, N, results), 0);
+    struct sandbox_counts n;
+    sandbox_count(&n, box);
+    assert_int_equal(n.verdicts[SANDBOX_OK] + n.verdicts[SANDBOX_INTERNAL], N);
+    for (int i = 0; i < N; i++) {
+        if (results[i].verdict == SANDBOX_INTERNAL && i % 3 == 0)
+            print_message("# %s\n", results[i].detail); // no compiler
+        else
+            assert_int_equal(atoi(results[i].out), i);
+        sandbox_result_clear(&results[i]);
+        sandbox_tests_free(&tests[i]);
+    }
+    sandbox_close(&box);
 }
 
 static void closing_leaves_no_process(void **state)
@@ -117,20 +169,20 @@ static void closing_leaves_no_process(void **state)
     (void)state;
     // What loses its parent becomes a child of this process, so that it cannot be missed.
     assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
-    const int before = descendants();
+    const int before = left_descendants();
     struct sandbox *other = open_slots(2, 0);
     struct sandbox_tests *t = sandbox_tests_new_run("", 0);
     const char *source = "import time\ntime.sleep(60)";
     const struct sandbox_job job = {.source = source, .source_len = strlen(source), .tests = t};
-    assert_int_equal(descendants(), before + 4); // a slot is a launcher and its PID 1
+    assert_int_equal(left_descendants(), before + 4); // a slot is a launcher and its PID 1
     uint64_t id;
     assert_int_equal(sandbox_submit(other, &job, &id), 0);
     const double give_up = log_clock() + 60;
-    while (descendants() == before + 4 && log_clock() < give_up) // until the program runs
+    while (left_descendants() == before + 4 && log_clock() < give_up) // until the program runs
         sched_yield();
-    assert_int_equal(descendants(), before + 5);
+    assert_int_equal(left_descendants(), before + 5);
     sandbox_close(&other);
-    assert_int_equal(descendants(), before);
+    assert_int_equal(left_descendants(), before);
     sandbox_tests_free(&t);
 }
 
@@ -215,6 +267,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(results_come_back_in_order),
         cmocka_unit_test(jobs_may_be_collected_in_any_order),
+        cmocka_unit_test(results_are_reaped_as_they_come),
+        cmocka_unit_test(languages_share_the_slots),
         cmocka_unit_test(closing_leaves_no_process),
         cmocka_unit_test(waiting_for_a_processor_is_not_held_against_a_program),
         cmocka_unit_test(refuses_where_there_is_no_box),

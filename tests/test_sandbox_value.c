@@ -9,6 +9,7 @@
 #include <cmocka.h>
 // clang-format on
 
+#include "sandbox/compare.h"
 #include "sandbox/judge.h"
 #include "sandbox/value.h"
 
@@ -183,32 +184,58 @@ static void values_are_shown_as_python_writes_them(void **state)
     strbuf_free(&text);
 }
 
-static void output_is_compared_without_white_space_at_ends(void **state)
+static void output_is_compared_as_the_test_says(void **state)
 {
     (void)state;
     static const struct {
         const char *a, *b;
-        bool same;
+        bool lines, exact, words, numbers; // the last with a tolerance of 0.01
     } cases[] = {
-        {"", "", true},
-        {"", "\n \n", true},
-        {"a", "a\n", true},
-        {"a \t\nb\r\n", "a\nb", true},
-        {"a\n\nb", "a\n\nb", true},
-        {"a\n\nb", "a\nb", false},
-        {" a", "a", false},
-        {"a b", "a  b", false},
-        {"a", "b", false},
-        {"a", "", false},
-        {"a\nb", "a", false},
-        {"\na", "a", false},
-        {"1.0", "1", false},
+        {"", "", 1, 1, 1, 1},
+        {"", "\n \n", 1, 0, 1, 1},
+        {"a", "a\n", 1, 0, 1, 1},
+        {"a \t\nb\r\n", "a\nb", 1, 0, 1, 1},
+        {"a\n\nb", "a\n\nb", 1, 1, 1, 1},
+        {"a\n\nb", "a\nb", 0, 0, 1, 1},
+        {" a", "a", 0, 0, 1, 1},
+        {"a b", "a  b", 0, 0, 1, 1},
+        {"ab", "a b", 0, 0, 0, 0},
+        {"a", "b", 0, 0, 0, 0},
+        {"a", "", 0, 0, 0, 0},
+        {"a\nb", "a", 0, 0, 0, 0},
+        {"\na", "a", 0, 0, 1, 1},
+        {"1.0", "1", 0, 0, 0, 1},
+        {"1.005", "1", 0, 0, 0, 1},
+        {"1.02", "1", 0, 0, 0, 0},
+        {"1000", "1005", 0, 0, 0, 1}, // relative to what is large
+        {"0.000", "0.009", 0, 0, 0, 1},
+        {"-1e2", "-100", 0, 0, 0, 1},
+        {"1e400", "1e401", 0, 0, 0, 0}, // beyond what a double holds: words
+        {"nan", "nan", 1, 1, 1, 1},     // a word like any other
+        {"nan", "1", 0, 0, 0, 0},
+        {"inf", "1e308", 0, 0, 0, 0},
+        {"0x1", "1", 0, 0, 0, 0},
+        {"1 2", "1", 0, 0, 0, 0},
+        {"1,", "1", 0, 0, 0, 0},
+        {"--1", "-1", 0, 0, 0, 0},
+        {"+1", "1", 0, 0, 0, 1},
+        {"\xc2\xa0"
+         "1",
+         "1", 0, 0, 0, 0}, // only ASCII's white space is white
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const bool same[] = {cases[i].lines, cases[i].exact, cases[i].words, cases[i].numbers};
         const char *a = cases[i].a, *b = cases[i].b;
-        assert_int_equal(judge_same_output(a, strlen(a), b, strlen(b)), cases[i].same);
-        assert_int_equal(judge_same_output(b, strlen(b), a, strlen(a)), cases[i].same);
+        for (int mode = COMPARE_LINES; mode <= COMPARE_NUMBERS; mode++) {
+            const enum compare_mode m = (enum compare_mode)mode;
+            if (compare_output(m, 0.01, a, strlen(a), b, strlen(b)) != same[mode] ||
+                compare_output(m, 0.01, b, strlen(b), a, strlen(a)) != same[mode])
+                fail_msg("\"%s\" and \"%s\", mode %d", a, b, mode);
+        }
     }
+    assert_false(compare_output(COMPARE_EXACT, 0, "a\0b", 3, "a\0c", 3));
+    assert_false(compare_output(COMPARE_LINES, 0, "a\0b", 3, "a", 1));
+    assert_false(compare_output(COMPARE_NUMBERS, 1, "1\0", 2, "1", 1));
 }
 
 static void verdicts_follow_from_the_facts_by_precedence(void **state)
@@ -275,7 +302,7 @@ int main(void)
         cmocka_unit_test(sets_and_dicts_have_no_order_lists_have),
         cmocka_unit_test(bytes_that_are_no_value_are_refused),
         cmocka_unit_test(values_are_shown_as_python_writes_them),
-        cmocka_unit_test(output_is_compared_without_white_space_at_ends),
+        cmocka_unit_test(output_is_compared_as_the_test_says),
         cmocka_unit_test(verdicts_follow_from_the_facts_by_precedence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

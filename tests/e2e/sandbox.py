@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs `sandbox run` and `sandbox check`: verdicts as JSON, layers by name, and a refusal where there is no box.
 
-usage: sandbox.py GRADUS     (TAP on standard output)
+usage: sandbox.py GRADUS CONFINE     (TAP on standard output)
 """
 import json
 import os
@@ -77,12 +77,56 @@ def check_run():
             given="add = int.__add__")
 
 
+def check_c():
+    if not json.loads(call("check", "--json").stdout)["languages"][1]["works"]:
+        report(True, "programs in C # SKIP there is no compiler")
+        return
+    total = put("total.c", "#include <stdio.h>\nint main(void) { int s = 0, x; while (scanf(\"%d\", &x) == 1) s += x; "
+                "printf(\"%.3f\\n\", s / 3.0); return 0; }\n")
+    tests = put("total.json", '[{"stdin": "1 2 3", "stdout": "2"}, {"stdin": "1", "stdout": "0.3333"}]')
+    loose = put("loose.json", '[{"stdin": "1", "stdout": "0.3333", "compare": "numbers", "tolerance": 0.001}]')
+    verdict({"verdict": "ok", "stdout": "1.000\n", "tier": "jail"}, "C", "--lang", "c", total, "--stdin", "-",
+            given="1 2")
+    verdict({"verdict": "wrong", "tests_passed": 0}, "C, with tests", "--lang", "c", total, "--tests", tests)
+    verdict({"verdict": "ok", "tests_passed": 1}, "numbers with a tolerance", "--lang", "c", total, "--tests", loose)
+    verdict({"verdict": "compile"}, "C that is none", "--lang", "c", "-", given="int main(void) { return x; }")
+    verdict({"verdict": "violation"}, "an attack in C", "--lang", "c", "-",
+            given="#include <unistd.h>\nint main(void) { execl(\"/bin/sh\", \"sh\", (char *)0); }")
+
+
+def check_usage():
+    program = put("empty.py", "")
+    for args, word in ((("run", "--lang", "perl", program), "python, c"), (("run", "--tier", "bare", program), "jail, cage"),
+                       (("check", "--tier", "none"), "jail, cage")):
+        done = call(*args)
+        report(done.returncode == 2 and word in done.stderr, f"usage: {' '.join(args[:3])}", done.stderr)
+
+
 def check_layers():
     done = call("check", "--json")
-    layers = {row["layer"]: row["active"] for row in json.loads(done.stdout)["layers"]}
+    found = json.loads(done.stdout)
+    layers = {row["layer"]: row["active"] for row in found["layers"]}
     report(done.returncode == 0 and len(layers) > 10 and all(layers.values()), "every layer is active", done.stdout)
+    report(found["tier"] == "jail" and all(row["wanted"] for row in found["layers"]), "the tier is named", done.stdout)
     wanted = {"namespaces", "root", "system calls", "network", "privileges", "descriptors", "environment", "memory"}
     report(wanted <= layers.keys(), "the layers have names", layers)
+
+
+def check_container():
+    """As in a container: refused unless tier cage will do, and then said in every result."""
+    before = (sys.argv[2], "container", "--")
+    program = put("one.py", "print(1)\n")
+    refused = call("run", program, before=before)
+    report(refused.returncode == 5 and "To allow it: " in refused.stderr and "cage" in refused.stderr,
+           "where namespaces are forbidden, tier jail is refused", refused.stderr)
+    done = call("run", "--tier", "cage", program, before=before)
+    report(done.returncode == 0 and json.loads(done.stdout).get("tier") == "cage", "and tier cage says so", done.stderr)
+    done = call("check", "--tier", "cage", "--json", before=before)
+    layers = json.loads(done.stdout or "{}").get("layers", [])
+    wanted = [row for row in layers if row["wanted"]]
+    report(done.returncode == 0 and len(wanted) > 10 and all(row["active"] for row in wanted), "its layers are active",
+           done.stdout + done.stderr)
+    report({row["layer"] for row in layers if not row["wanted"]} >= {"namespaces", "root"}, "and it has fewer", layers)
 
 
 def main():
@@ -94,7 +138,10 @@ def main():
         return failures > 0
     check_refusal()
     check_run()
+    check_c()
+    check_usage()
     check_layers()
+    check_container()
     print(f"1..{count}")
     return failures > 0
 
