@@ -200,7 +200,6 @@ struct decode_rows {
     int keys[THREAD_ROWS];
     float max[THREAD_ROWS], sum;
 
-    // Row i, which is element e = i % 2 of column tile j = i / 2.
     static __device__ __forceinline__ int row(int i)
     {
         return i / 2 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
@@ -223,16 +222,16 @@ __device__ __forceinline__ int warp_of_group()
     return static_cast<int>(threadIdx.x) % WARPGROUP / WARP;
 }
 
-// The key, or the output's column of 64, of element 4 j + 2 h + e; rows(2 j + e) is its row.
+// Of a product [64,16] a thread has 8 elements: 4 j + 2 h + e is of its row i = 2 j + e, and of key
+// or column line_of(h).
+__device__ __forceinline__ int row_of_element(int i) { return i / 4 * 2 + i % 2; }
+__device__ __forceinline__ int element_of_row(int i, int h) { return i / 2 * 4 + h * 2 + i % 2; }
 __device__ __forceinline__ int line_of(int h)
 {
     return warp_of_group() * 16 + h * 8 + static_cast<int>(threadIdx.x) % WARP / 4;
 }
 
-// Scores of block w for warpgroup w.
-using decode_scores = float[8];
-
-__device__ __forceinline__ int row_of_element(int i) { return i / 4 * 2 + i % 2; }
+using decode_scores = float[8]; // of block w for warpgroup w
 
 __device__ __forceinline__ void add_scores(decode_scores &x, const unsigned char *kv,
                                            const unsigned char *q)
@@ -257,6 +256,7 @@ __device__ __forceinline__ void score_block(decode_scores &x, decode_shared *s, 
         const unsigned char *const q = s->q + value_strip(w, t) * FEW_BYTES;
         wait_strips(&s->full[at.slot], at.phase);
         wgmma_fence();
+#pragma unroll
         for (int strip = 0; strip < UNIT_STRIPS; strip++)
             add_scores(x, kv + strip * STRIP_BYTES, q + strip * FEW_BYTES);
         wgmma_commit();
@@ -280,8 +280,7 @@ __device__ __forceinline__ void hide_and_max(decode_scores &x, const decode_rows
             x[i] = -INFINITY;
 #pragma unroll
     for (int i = 0; i < THREAD_ROWS; i++) {
-        const int at = i / 2 * 4 + i % 2;
-        float most = fmaxf(x[at], x[at + 2]);
+        float most = fmaxf(x[element_of_row(i, 0)], x[element_of_row(i, 1)]);
         for (int lanes = 4; lanes < WARP; lanes *= 2)
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, lanes));
         if (threadIdx.x % WARP < 4)
@@ -485,28 +484,39 @@ __device__ inline void leave_split(const forward_plan &plan, const tile_rows &t,
         for (int j = 0; j < HALF_STRIPS; j++)
 #pragma unroll
             for (int h = 0; h < 2; h++)
-                sums[j * STRIP_COLUMNS + line_of(h)] = c[j][i / 2 * 4 + h * 2 + i % 2];
+                sums[j * STRIP_COLUMNS + line_of(h)] = c[j][element_of_row(i, h)];
         if (threadIdx.x < 4)
             plan.state[at] = state[i];
     }
 }
 
-// A split of an item that has them all: into the total.
+__device__ __forceinline__ void copy_sums(decode_states &total, decode_sums &sums,
+                                          const decode_states &state, const decode_sums &c)
+{
+#pragma unroll
+    for (int i = 0; i < THREAD_ROWS; i++)
+        total[i] = state[i];
+#pragma unroll
+    for (int j = 0; j < HALF_STRIPS; j++)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            sums[j][i] = c[j][i];
+}
+
+// A split, not the first, of an item that has them all: into the total.
 __device__ __forceinline__ void take_split(const decode_states &state, const decode_sums &c,
-                                           bool first, decode_states &total, decode_sums &sums)
+                                           decode_states &total, decode_sums &sums)
 {
 #pragma unroll
     for (int i = 0; i < THREAD_ROWS; i++) {
-        const merge_factors f =
-            first ? merge_factors{0.0f, 1.0f} : merge_states(&total[i], state[i]);
-        if (first)
-            total[i] = state[i];
+        const merge_factors f = merge_states(&total[i], state[i]);
 #pragma unroll
-        for (int j = 0; j < 2 * HALF_STRIPS; j++) {
-            const int at = i / 2 * 4 + j % 2 * 2 + i % 2;
-            float *const sum = &sums[j / 2][at];
-            *sum = first ? c[j / 2][at] : merge_values(f, *sum, c[j / 2][at]);
-        }
+        for (int j = 0; j < HALF_STRIPS; j++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int at = element_of_row(i, h);
+                sums[j][at] = merge_values(f, sums[j][at], c[j][at]);
+            }
     }
 }
 
@@ -526,7 +536,7 @@ __device__ inline void store_outputs(const attention_args &a, const tile_rows &t
 #pragma unroll
             for (int h = 0; h < 2; h++)
                 out[j * STRIP_COLUMNS + line_of(h)] =
-                    __float2bfloat16_rn(sums[j][i / 2 * 4 + h * 2 + i % 2] * inverse);
+                    __float2bfloat16_rn(sums[j][element_of_row(i, h)] * inverse);
         if (a.lse && threadIdx.x < 4)
             a.lse[at] = total[i].max + logf(total[i].sum);
     }
@@ -556,8 +566,10 @@ __device__ inline void attend_item(const forward_plan &plan, const wide_item &it
         split_states(s, rows, w, a.scale, state);
         if (plan.splits > 1)
             leave_split(plan, item.t, state, c, w, split);
+        else if (split > 0)
+            take_split(state, c, total, sums);
         else
-            take_split(state, c, split == 0, total, sums);
+            copy_sums(total, sums, state, c);
     }
     if (plan.splits == 1)
         store_outputs(a, item.t, total, sums, w);
@@ -599,8 +611,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) decode_wgmma(const forward_pl
 int attend_decode(struct device *dev, const struct attention_args *a)
 {
     struct forward_plan plan;
-    // As few tiles as of WIDE_ROWS make splits needless: what is left to merge of one is as much
-    // for each row. There are no more of them either, a row or several of a query being one tile.
+    // Planned as for tiles of WIDE_ROWS rows: there are no more of these, for a query fits in one,
+    // and two of them for each multiprocessor need no splits, for totals stay in registers.
     int rc = plan_forward(dev, a, WIDE_ROWS, &plan);
     if (rc)
         return rc;
