@@ -185,9 +185,7 @@ __device__ inline void decode_produce(const forward_plan &plan, decode_shared *s
             produce_unit(pair, i, s, &at);
         }
     }
-    wide_item none;
-    none.t = {};
-    produce_queries(plan, none, s, &q_phase);
+    produce_queries(plan, wide_item{}, s, &q_phase);
 }
 
 // ---- products
@@ -338,7 +336,7 @@ __device__ __forceinline__ void add_weights(decode_rows *rows, const decode_shar
     if (!adds_weights())
         return;
     const int row = added_row(), from = static_cast<int>(threadIdx.x) % 4 * 2;
-    float sum = __fmul_rn(rows->sum, s->keep[row]);
+    float sum = __fmul_rn(rows->sum, s->keep[row]); // not fused: as in attention_wgmma.cu
     if (mine)
 #pragma unroll
         for (int key = 0; key < KEYS; key += 8) {
@@ -490,6 +488,7 @@ __device__ inline void leave_split(const forward_plan &plan, const tile_rows &t,
     }
 }
 
+// The first one is the total.
 __device__ __forceinline__ void copy_sums(decode_states &total, decode_sums &sums,
                                           const decode_states &state, const decode_sums &c)
 {
@@ -503,7 +502,7 @@ __device__ __forceinline__ void copy_sums(decode_states &total, decode_sums &sum
             sums[j][i] = c[j][i];
 }
 
-// A split, not the first, of an item that has them all: into the total.
+// A split of an item that has them all, which is not its first: into the total.
 __device__ __forceinline__ void take_split(const decode_states &state, const decode_sums &c,
                                            decode_states &total, decode_sums &sums)
 {

@@ -14,8 +14,9 @@
 // time. Blocks of threads go from item to item, a tile or a split of one, and copies run ahead of
 // the products.
 //
-// Every call has tiles of this one shape: a row goes through the same instructions whatever it is
-// batched with. Keys that a row may not see have weight 0, which changes no sum.
+// Every call has tiles of this one shape, and where a sequence has one query of few heads,
+// attention_decode_wgmma.cu computes the same bits: a row goes through the same operations whatever
+// it is batched with. Keys that a row may not see have weight 0, which changes no sum.
 #include "kernels/cuda/attention_wgmma.cuh"
 
 namespace attention
@@ -210,7 +211,7 @@ __device__ __forceinline__ void move_on(thread_rows *rows, const wide_shared *s,
             now = fmaxf(now, s->max[1][row]);
         keep[h] = kept_part(rows->max[h], now, unit);
         rows->max[h] = now;
-        rows->sum[h] = __fmul_rn(rows->sum[h], keep[h]); // the same bits in every kernel
+        rows->sum[h] = __fmul_rn(rows->sum[h], keep[h]); // not fused: as in decode
     }
 }
 
