@@ -314,7 +314,11 @@ static const struct attention_shape attention_shapes[] = {
     {16, 512, 64, 4, 500, 1100, .tail = 2, .shared = 2, .bf16 = true},
     {128, 512, 64, 2, 60, 580, .tail = 1, .bf16 = true},
     {16, 512, 64, 5, 60, 1100, .tail = 1, .shared = 2, .bf16 = true},
+    {16, 512, 64, 7, 30, 1160, .tail = 1, .bf16 = true},
     {3, 512, 64, 3, 1, 600, .tail = 1, .bf16 = true, .empty = true, .no_lse = true},
+    // Several queries a sequence, and of their subsets one: not the same kernel.
+    {5, 512, 64, 2, 600, 1290, .tail = 3, .bf16 = true},
+    {16, 512, 64, 2, 1040, 1100, .tail = 2, .spread = 30, .bf16 = true},
 };
 static const struct attention_shape attention_cpu[] = {
     {8, 128, 32, 8, 128, 128},

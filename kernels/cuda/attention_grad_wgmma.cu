@@ -57,9 +57,9 @@ __device__ __forceinline__ void produce_half(const strip_source<WIDTH> &from, un
                                              uint32_t phase)
 {
     mbarrier_wait(&s->empty[unit], phase ^ 1);
-    from.template load<UNIT_STRIPS>(tile, half * UNIT_STRIPS);
+    from.template load<UNIT_STRIPS>(tile + half * UNIT_STRIPS * STRIP_BYTES, half * UNIT_STRIPS);
     if (WIDTH > WIDE_R && half == 1)
-        from.template load<STRIPS - VALUE_STRIPS>(tile, VALUE_STRIPS);
+        from.template load<STRIPS - VALUE_STRIPS>(tile + VALUE_STRIPS * STRIP_BYTES, VALUE_STRIPS);
     arrive_strips(&s->full[unit], from.aligned());
 }
 

@@ -14,21 +14,13 @@
 // time. Blocks of threads go from item to item, a tile or a split of one, and copies run ahead of
 // the products.
 //
-// Every call has tiles of this one shape: a row goes through the same instructions whatever it is
-// batched with. Keys that a row may not see have weight 0, which changes no sum.
+// Every call has tiles of this one shape, and where a sequence has one query of few heads,
+// attention_decode_wgmma.cu computes the same bits: a row goes through the same operations whatever
+// it is batched with. Keys that a row may not see have weight 0, which changes no sum.
 #include "kernels/cuda/attention_wgmma.cuh"
 
 namespace attention
 {
-
-constexpr int PAIR = 2 * KEYS;
-constexpr int WIDE_CONSUMERS = 2 * WARPGROUP, WIDE_THREADS = WIDE_CONSUMERS + WARPGROUP;
-static_assert(SPLIT_KEYS % PAIR == 0, "a split is whole pairs");
-
-struct wide_item {
-    tile_rows t; // count 0: there are no more
-    int begin, end;
-};
 
 struct wide_shared {
     unsigned char q[TILE_BYTES], kv[2][TILE_BYTES];
@@ -40,7 +32,6 @@ struct wide_shared {
 
 #if HOPPER_CODE
 
-constexpr int HALF_STRIPS = VALUE_STRIPS / 2;
 constexpr int HALF_SUMS = WIDE_R / 4; // registers of a thread: [64,256] over a warpgroup
 
 __device__ inline void init_barriers(wide_shared *s)
@@ -56,54 +47,6 @@ __device__ inline void init_barriers(wide_shared *s)
     mbarrier_init(&s->q_empty, WIDE_CONSUMERS / WARP);
     mbarrier_init_done();
 }
-
-// ---- items
-
-// A warp's walk over the items: tiles, or their splits, of the last sequence first, and of its last
-// tile, which sees the most keys.
-struct item_finder {
-    int group = 0, before = 0; // sequences passed, and their items
-
-    // Item `want`, which is none before the last one found. False when there are fewer.
-    __device__ __forceinline__ bool find(const forward_plan &plan, int want, wide_item *item)
-    {
-        const attention_args &a = plan.a;
-        const int lane = static_cast<int>(threadIdx.x) % WARP;
-        for (; group < a.num_seqs; group += WARP) {
-            const int n = a.num_seqs - 1 - group - lane;
-            attention_seq seq = {0, 0, 0, 0};
-            if (n >= 0)
-                seq = a.seqs[n];
-            const int tiles = (seq.len * a.H + WIDE_ROWS - 1) / WIDE_ROWS;
-            const int splits = plan.splits > 1 ? splits_of(seq.pos + seq.len) : 1;
-            int upto = tiles * splits;
-            for (int d = 1; d < WARP; d *= 2) {
-                const int x = __shfl_up_sync(ALL_LANES, upto, static_cast<unsigned int>(d));
-                upto += lane >= d ? x : 0;
-            }
-            const unsigned int reached = __ballot_sync(ALL_LANES, want - before < upto);
-            if (reached == 0) {
-                before += __shfl_sync(ALL_LANES, upto, WARP - 1);
-                continue;
-            }
-            const int from = __ffs(static_cast<int>(reached)) - 1;
-            const int i = want - before - __shfl_sync(ALL_LANES, upto - tiles * splits, from);
-            const int of_tile = __shfl_sync(ALL_LANES, splits, from);
-            const int tile = __shfl_sync(ALL_LANES, tiles, from) - 1 - i / of_tile;
-            seq.query = __shfl_sync(ALL_LANES, seq.query, from);
-            seq.len = __shfl_sync(ALL_LANES, seq.len, from);
-            seq.pos = __shfl_sync(ALL_LANES, seq.pos, from);
-            seq.block = __shfl_sync(ALL_LANES, seq.block, from);
-            item->t = rows_of_tile(seq, tile, WIDE_ROWS, a.H);
-            item->begin = i % of_tile * SPLIT_KEYS;
-            item->end = item->t.keys;
-            if (plan.splits > 1 && item->begin + SPLIT_KEYS < item->end)
-                item->end = item->begin + SPLIT_KEYS;
-            return true;
-        }
-        return false;
-    }
-};
 
 // ---- copies
 
@@ -121,9 +64,10 @@ __device__ __forceinline__ void produce_unit(const strip_source<WIDE_D> &from, w
                                              uint32_t phase)
 {
     mbarrier_wait(&s->empty[b][u], phase ^ 1);
-    from.load<HALF_STRIPS>(s->kv[b], (b + u) % 2 * HALF_STRIPS);
+    constexpr int first = (b + u) % 2 * HALF_STRIPS;
+    from.load<HALF_STRIPS>(s->kv[b] + first * STRIP_BYTES, first);
     if (u == 1)
-        from.load<STRIPS - VALUE_STRIPS>(s->kv[b], VALUE_STRIPS);
+        from.load<STRIPS - VALUE_STRIPS>(s->kv[b] + VALUE_STRIPS * STRIP_BYTES, VALUE_STRIPS);
     arrive_strips(&s->full[b][u], from.aligned());
 }
 
@@ -165,20 +109,12 @@ __device__ __forceinline__ void produce_keys(const forward_plan &plan, const wid
     }
 }
 
-// Item i of block b, of as many blocks as there are: to and fro, so that a block's items are large
-// and small by turns.
-__device__ __forceinline__ int wide_item_of(int i)
-{
-    const int blocks = static_cast<int>(gridDim.x), b = static_cast<int>(blockIdx.x);
-    return i * blocks + (i % 2 ? blocks - 1 - b : b);
-}
-
 __device__ inline void wide_produce(const forward_plan &plan, wide_shared *s)
 {
     item_finder finder;
     wide_phases phase;
     wide_item item;
-    for (int i = 0; finder.find(plan, wide_item_of(i), &item); i++)
+    for (int i = 0; finder.find<WIDE_ROWS>(plan, wide_item_of(i), &item); i++)
         if (item.begin < item.end) {
             produce_queries(plan, item, s, &phase);
             produce_keys(plan, item, s, &phase);
@@ -270,13 +206,12 @@ __device__ __forceinline__ void move_on(thread_rows *rows, const wide_shared *s,
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = rows->first + 8 * h;
-        const float was = rows->max[h];
-        float now = fmaxf(was, s->max[0][row]);
+        float now = fmaxf(rows->max[h], s->max[0][row]);
         if (both)
             now = fmaxf(now, s->max[1][row]);
-        keep[h] = was == -INFINITY ? 0.0f : exp2_approx((was - now) * unit);
+        keep[h] = kept_part(rows->max[h], now, unit);
         rows->max[h] = now;
-        rows->sum[h] *= keep[h];
+        rows->sum[h] = __fmul_rn(rows->sum[h], keep[h]); // not fused: as in decode
     }
 }
 
@@ -289,8 +224,7 @@ __device__ __forceinline__ void scores_to_weights(const wide_scores &x, thread_r
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        // A row that sees nothing yet: all scores are -infinity, and so all weights 0.
-        const float shift = rows->max[h] == -INFINITY ? 0.0f : -rows->max[h] * unit;
+        const float shift = weight_shift(rows->max[h], unit);
         float sum = rows->sum[h];
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) {
@@ -331,8 +265,6 @@ __device__ __forceinline__ void scale_sums(wide_sums &c, const float (&keep)[2])
             c[4 * j + i] *= keep[i / 2];
 }
 
-constexpr int BOTH_MAX = 1, BOTH_WEIGHTS = 2, BOTH_SUMS = 3; // barriers of the two warpgroups
-
 // The sums grow by the values of the warpgroup's own block: weights p from registers.
 __device__ __forceinline__ void add_own(wide_sums &c, const wide_weights &p, const wide_shared *s,
                                         int w)
@@ -359,19 +291,13 @@ __device__ __forceinline__ void add_other(wide_sums &c, wide_shared *s, int w, u
     wgmma_commit();
 }
 
-__device__ __forceinline__ void arrive_warp(mbarrier *b)
-{
-    if (threadIdx.x % WARP == 0)
-        mbarrier_arrive(b);
-}
-
 // One pair of blocks, or (not BOTH) the even block alone. w: the warpgroup; last: of the item.
 template <bool BOTH>
 __device__ __forceinline__ void attend_pair(const attention_args &a, wide_shared *s, int w, int key,
                                             bool last, thread_rows *rows, wide_sums &c,
                                             wide_phases *phase)
 {
-    const float unit = a.scale * 1.44269504088896341f;
+    const float unit = softmax_unit(a.scale);
     const bool mine = BOTH || w == 0;
     wide_scores x;
     wide_weights p = {}; // of rows that are not there
@@ -602,6 +528,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) attend_wgmma(const forward_pl
 
 int attend_wide(struct device *dev, const struct attention_args *a)
 {
+    if (a->T <= a->num_seqs && a->H <= DECODE_ROWS)
+        return attend_decode(dev, a);
     struct forward_plan plan;
     int rc = plan_forward(dev, a, WIDE_ROWS, &plan);
     if (rc)

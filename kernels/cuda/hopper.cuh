@@ -246,6 +246,7 @@ template <int N> __device__ __forceinline__ void wgmma_keep(float (&d)[N])
 }
 
 // clang-format off
+#define WGMMA_REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define WGMMA_REGISTERS_16 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WGMMA_REGISTERS_32 \
@@ -291,6 +292,7 @@ template <int N> __device__ __forceinline__ void wgmma_keep(float (&d)[N])
                      : "l"(operand_a), "l"(operand_b), "n"(TRANS_A ? 1 : 0),                       \
                        "n"(TRANS_B ? 1 : 0));                                                      \
     }
+WGMMA(16, 8, "%8", "%9", "%10", "%11")
 WGMMA(32, 16, "%16", "%17", "%18", "%19")
 WGMMA(64, 32, "%32", "%33", "%34", "%35")
 WGMMA(128, 64, "%64", "%65", "%66", "%67")
