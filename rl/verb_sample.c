@@ -226,6 +226,7 @@ int verb_sample(int argc, char **argv)
         return rc;
     struct texts texts = {0};
     struct session session = {0};
+    struct stops stops = {0};
     struct token_list tokens = {0};
     struct strbuf out = {0};
     struct rollout_request *requests = NULL;
@@ -238,7 +239,7 @@ int verb_sample(int argc, char **argv)
     if (rc == 0)
         set_defaults(&o, &session.policy->generation);
     if (rc == 0) {
-        const struct stops stops = stops_of(session.policy, session.tokenizer);
+        stops = stops_of(session.policy, session.tokenizer);
         requests = mem_array0((size_t)texts.count, sizeof *requests);
         rc = make_requests(requests, &tokens, &texts, &session, &o, &stops);
     }
