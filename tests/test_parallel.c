@@ -235,7 +235,7 @@ static void another_number_of_shards_differs_by_rounding(void **state)
         difference += pow((double)one->block[0][i] - (double)four->block[0][i], 2);
         length += pow((double)one->block[0][i], 2);
     }
-    print_message("weights differ by %.2g of their norm, the gradient's norm by %.2g\n",
+    print_message("# weights differ by %.2g of their norm, the gradient's norm by %.2g\n",
                   sqrt(difference / length), fabs(one->norm[0] - four->norm[0]) / one->norm[0]);
     assert_true(sqrt(difference / length) < 1e-4);
     assert_true(fabs(one->norm[0] - four->norm[0]) < 1e-6 * one->norm[0]);

@@ -331,7 +331,7 @@ def write_data(folder, answer):
 def check_disagreement(work, model, own, folders):
     write_data(folders[1], 2)
     codes, said = end(start(2, os.path.join(work, "data"), of=own, folders=folders))
-    report(codes == [3, 3] and "rank 1: another content of the data files than rank 0" in said and
+    report(codes == [3, 3] and "disagree in content of the data files (rank 1: " in said and
            said.count("gradus:") == 1, "ranks with other data are refused, and named", f"{codes}\n{said}")
     for folder in folders:
         write_data(folder, 1)
@@ -340,10 +340,10 @@ def check_disagreement(work, model, own, folders):
         f.seek(-4, os.SEEK_END)
         f.write(b"\0\0\x80\x3f")
     codes, said = end(start(2, os.path.join(work, "weights"), "--set", 'model="model"', of=own, folders=folders))
-    report(codes == [4, 4] and "rank 1: another weights than rank 0" in said,
+    report(codes == [4, 4] and "disagree in weights (rank 1: " in said,
            "ranks with other weights are refused, and named", f"{codes}\n{said}")
     codes, said = end(start(3, os.path.join(work, "configs"), last=("--set", "run.seed=8")))
-    report(codes == [2, 2, 2] and "rank 2: another config than rank 0" in said and said.count("gradus:") == 1,
+    report(codes == [2, 2, 2] and "disagree in config (rank 2: " in said and said.count("gradus:") == 1,
            "ranks with other configs are refused, and named", f"{codes}\n{said}")
 
 
