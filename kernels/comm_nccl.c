@@ -138,7 +138,7 @@ int comm_open_nccl(struct comm *c, struct device *dev, const char **how)
     int rc = comm_any(c, &missing); // all ranks, or none
     if (rc != 0 || missing) {
         unload(s);
-        *how = "by way of the host: NCCL (" LIBRARY ") is not there on every machine";
+        *how = "way of the host: NCCL (" LIBRARY ") is not there on every machine";
         return rc;
     }
     s->stream = device_cuda_stream(dev);
