@@ -73,37 +73,12 @@ int comm_open(struct comm *out, const struct comm_launch *l)
     return 0;
 }
 
-// Whether two ranks of a machine compute on one GPU, which NCCL does not allow.
-static int share_gpu(struct comm *c, const struct device *dev, bool *shared)
-{
-    char host[128] = "";
-    gethostname(host, sizeof host - 1);
-    struct strbuf mine = {0};
-    strbuf_printf(&mine, "%s %s", host, dev->name);
-    size_t *offset = mem_array0((size_t)c->size + 1, sizeof *offset);
-    void *all = NULL;
-    const int rc = comm_gather(c, COMM_CONTROL, mine.data, mine.len, &all, offset);
-    int same = 0;
-    for (int r = 0; r < c->size && rc == 0; r++)
-        same += offset[r + 1] - offset[r] == mine.len &&
-                memcmp((const char *)all + offset[r], mine.data, mine.len) == 0;
-    *shared = same > 1;
-    strbuf_free(&mine);
-    free(offset);
-    free(all);
-    return rc != 0 ? rc : comm_any(c, shared);
-}
-
 int comm_open_device(struct comm *c, struct device *dev, const char **how)
 {
-    bool shared = false;
     *how = c->size > 1 ? c->transport->name : "one process";
     if (c->size == 1 || dev->cuda == NULL) // other devices have no library of their own
         return 0;
-    const int rc = share_gpu(c, dev, &shared);
-    if (rc == 0 && shared)
-        *how = "way of the host: ranks share a GPU";
-    return rc != 0 || shared ? rc : comm_open_nccl(c, dev, how);
+    return comm_open_nccl(c, dev, how);
 }
 
 int comm_close(struct comm *c, int rc)
