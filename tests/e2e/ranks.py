@@ -59,15 +59,18 @@ def unused_port():
         return s.getsockname()[1] - 1
 
 
-def start(n, run, *more, stderr=subprocess.PIPE, of=config, folders=None, last=()):
-    """n ranks of one run by sockets, each in its folder; last: arguments of the last rank alone."""
+def start(n, run, *more, stderr=subprocess.PIPE, of=config, folders=None, last=(), last_program=None):
+    """n ranks of one run by sockets, each in its folder; last: arguments and program of the last rank alone."""
     port = str(unused_port())
     ranks = []
     for rank in range(n):
         env = dict(environment, RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(n),
                    MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         own = (*more, *last) if rank == n - 1 else more
-        ranks.append(subprocess.Popen(command(run, *own, of=of), env=env, stderr=stderr, text=True,
+        words = command(run, *own, of=of)
+        if last_program and rank == n - 1:
+            words[0] = last_program
+        ranks.append(subprocess.Popen(words, env=env, stderr=stderr, text=True,
                                       cwd=folders[rank] if folders else None))
     return ranks
 
@@ -347,6 +350,16 @@ def check_disagreement(work, model, own, folders):
            "ranks with other configs are refused, and named", f"{codes}\n{said}")
 
 
+def check_programs(work):
+    other = os.path.join(work, "gradus")
+    shutil.copy(gradus, other)
+    with open(other, "ab") as f:  # the same code; who would know
+        f.write(b"x")
+    codes, said = end(start(2, os.path.join(work, "programs"), last_program=other))
+    report(codes == [5, 5] and "disagree in build of the program (rank 1: " in said,
+           "ranks with other programs are refused, and named", f"{codes}\n{said}")
+
+
 with tempfile.TemporaryDirectory() as top:
     alone = check_same_bits(top)
     check_rounding(top)
@@ -356,5 +369,6 @@ with tempfile.TemporaryDirectory() as top:
     check_killed_by_mpi(top)
     check_stalled(top)
     own_config, two_folders = check_rank_error(top)
+    check_programs(top)
     check_disagreement(top, os.path.join(alone, "checkpoints", "step-000008"), own_config, two_folders)
 print(f"1..{count}")
