@@ -75,11 +75,10 @@ int comm_open(struct comm *out, const struct comm_launch *l)
 
 int comm_open_device(struct comm *c, struct device *dev, const char **how)
 {
-    *how = "one process";
-    if (c->size == 1)
+    *how = c->size > 1 ? c->transport->name : "one process";
+    if (c->size == 1 || dev->cuda == NULL) // other devices have no library of their own
         return 0;
-    *how = c->transport->name;
-    return dev->cuda != NULL ? comm_open_nccl(c, dev, how) : 0; // no other device has a library
+    return comm_open_nccl(c, dev, how);
 }
 
 int comm_close(struct comm *c, int rc)
@@ -334,20 +333,18 @@ static void list_differences(struct strbuf *out, const struct comm *c,
                              const struct comm_claim *claim, const char *all, const size_t *offset)
 {
     const size_t first = offset[1];
-    int differ = 0, one = 0;
+    int one = 0;
     for (int r = 1; r < c->size; r++) {
         if (offset[r + 1] - offset[r] == first && memcmp(all + offset[r], all, first) == 0)
             continue;
-        if (differ == 0)
-            strbuf_printf(out, "%srank %d", out->len > 0 ? "; " : "", r);
+        if (one == 0)
+            strbuf_printf(out, "%s in %s (rank %d", out->len > 0 ? "," : "", claim->name, r);
         else
             strbuf_printf(out, ", %d", r);
-        differ++;
         one = r;
     }
-    if (differ > 0)
-        strbuf_printf(out, ": another %s than rank 0 (%.60s, not %.60s)", claim->name,
-                      all + offset[one], all);
+    if (one > 0)
+        strbuf_printf(out, ": %.60s; rank 0: %.60s)", all + offset[one], all);
 }
 
 int comm_agree(struct comm *c, const struct comm_claim *claims, int n)
@@ -367,7 +364,7 @@ int comm_agree(struct comm *c, const struct comm_claim *claims, int n)
             code = claims[i].code;
     }
     if (rc == 0 && code != 0)
-        rc = comm_common(c, err_set(code, "the ranks disagree: %s", text.data));
+        rc = comm_common(c, err_set(code, "the ranks disagree%s", text.data));
     strbuf_free(&text);
     free(offset);
     return rc;

@@ -11,6 +11,7 @@
 #include <nccl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LIBRARY "libnccl.so.2"
 
@@ -131,14 +132,41 @@ static int join(struct comm *c, struct nccl_state *s)
     return rc == ncclSuccess ? 0 : fault(s, rc, "start");
 }
 
+// Whether two ranks compute on one GPU, which NCCL does not allow.
+static int share_gpu(struct comm *c, bool *shared)
+{
+    struct {
+        char host[128], bus[32];
+    } mine = {0}, *all = NULL;
+    int index = 0, same = 0;
+    gethostname(mine.host, sizeof mine.host - 1);
+    if (cudaGetDevice(&index) != cudaSuccess ||
+        cudaDeviceGetPCIBusId(mine.bus, sizeof mine.bus, index) != cudaSuccess)
+        return err_set(ERR_ENV, "the GPU's place on the bus is not known");
+    size_t *offset = mem_array0((size_t)c->size + 1, sizeof *offset);
+    const int rc = comm_gather(c, COMM_CONTROL, &mine, sizeof mine, (void **)&all, offset);
+    for (int r = 0; r < c->size && rc == 0; r++)
+        same += memcmp(&all[r], &mine, sizeof mine) == 0;
+    free(offset);
+    free(all);
+    *shared = same > 1;
+    return rc != 0 ? rc : comm_any(c, shared);
+}
+
 int comm_open_nccl(struct comm *c, struct device *dev, const char **how)
 {
+    bool shared = false;
+    int rc = share_gpu(c, &shared);
+    if (rc != 0 || shared) {
+        *how = "way of the host: ranks share a GPU";
+        return rc;
+    }
     struct nccl_state *s = mem_alloc0(sizeof *s);
     bool missing = !load(s);
-    int rc = comm_any(c, &missing); // all ranks, or none
+    rc = comm_any(c, &missing); // all ranks, or none
     if (rc != 0 || missing) {
         unload(s);
-        *how = "by way of the host: NCCL (" LIBRARY ") is not there on every machine";
+        *how = "way of the host: NCCL (" LIBRARY ") is not there on every machine";
         return rc;
     }
     s->stream = device_cuda_stream(dev);

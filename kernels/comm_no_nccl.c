@@ -7,6 +7,6 @@ bool comm_have_nccl(void) { return false; }
 int comm_open_nccl(struct comm *c, struct device *dev, const char **how)
 {
     (void)c, (void)dev;
-    *how = "by way of the host: this build has no NCCL";
+    *how = "way of the host: this build has no NCCL";
     return 0;
 }

@@ -77,12 +77,14 @@ static const char *kind_of_device(const struct device *dev)
 
 int agree_start(struct trainer *t, const char *version, const char *config)
 {
-    char of_config[HASH_SIZE], of_tokenizer[HASH_SIZE], of_data[HASH_SIZE], of_policy[HASH_SIZE],
-        of_prm[HASH_SIZE];
+    char of_program[HASH_SIZE], of_config[HASH_SIZE], of_tokenizer[HASH_SIZE], of_data[HASH_SIZE],
+        of_policy[HASH_SIZE], of_prm[HASH_SIZE];
     if (t->comm->size == 1)
         return 0;
     hash_hex(of_config, config, strlen(config));
-    int rc = hash_tokenizer(of_tokenizer, t->config);
+    int rc = hash_file(of_program, "/proc/self/exe", ERR_ENV);
+    if (rc == 0)
+        rc = hash_tokenizer(of_tokenizer, t->config);
     if (rc == 0)
         rc = hash_data(of_data, t->config);
     if (rc == 0)
@@ -93,6 +95,7 @@ int agree_start(struct trainer *t, const char *version, const char *config)
         return rc;
     const struct comm_claim claims[] = {
         {"program", version, ERR_ENV},
+        {"build of the program", of_program, ERR_ENV},
         {"instruction set or GPU", kind_of_device(t->dev), ERR_ENV},
         {"config", of_config, ERR_CONFIG},
         {"tokenizer", of_tokenizer, ERR_MODEL},

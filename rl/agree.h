@@ -6,8 +6,9 @@
 
 #include "rl/trainer.h"
 
-// Same program (`version`), instruction set or kind of GPU, resolved config, tokenizer, data files
-// and weights. The error names the ranks that differ from rank 0 and says in what.
+// Same program (`version`, and the bytes of its file), instruction set or kind of GPU, resolved
+// config, tokenizer, data files and weights. The error says in what ranks differ from rank 0, and
+// which.
 int agree_start(struct trainer *t, const char *version, const char *config);
 // Same weights of what is trained. ERR_CHECK.
 int agree_weights(struct trainer *t);

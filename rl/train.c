@@ -208,12 +208,13 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     return rc;
 }
 
-// Of several GPUs of a machine, each of its ranks takes its own, unless the config names one.
+// Of the GPUs that it sees, each rank of a machine takes another one, unless the config names one.
 static int open_device(struct trainer *t)
 {
     const char *name = t->config->run.device, *how;
-    int rc = strcmp(name, "cuda") == 0 ? device_open_cuda(&t->dev, t->team, t->comm->local_rank)
-                                       : session_open_device(&t->dev, name, t->team);
+    const int gpus = strcmp(name, "cuda") == 0 ? device_cuda_count() : 0;
+    int rc = gpus > 1 ? device_open_cuda(&t->dev, t->team, t->comm->local_rank % gpus)
+                      : session_open_device(&t->dev, name, t->team);
     if (rc == 0)
         rc = comm_open_device(t->comm, t->dev, &how);
     if (rc == 0 && t->comm->size > 1)

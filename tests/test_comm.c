@@ -199,8 +199,8 @@ static int rank_disagrees(struct comm *c, void *arg)
     };
     CHECK(comm_agree(c, claims, 1) == 0);
     CHECK(comm_agree(c, claims, 3) == ERR_CONFIG);
-    CHECK(strcmp(err_message(), "the ranks disagree: rank 1: another config than rank 0 (bb, not "
-                                "aa); rank 2, 3: another weights than rank 0 (long, not cc)") == 0);
+    CHECK(strcmp(err_message(), "the ranks disagree in config (rank 1: bb; rank 0: aa), in weights "
+                                "(rank 2, 3: long; rank 0: cc)") == 0);
     // All end with the same error, and rank 0 is to say it.
     const int rank = c->rank;
     CHECK(comm_close(c, ERR_CONFIG) == ERR_CONFIG);

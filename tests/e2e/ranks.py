@@ -59,15 +59,18 @@ def unused_port():
         return s.getsockname()[1] - 1
 
 
-def start(n, run, *more, stderr=subprocess.PIPE, of=config, folders=None, last=()):
-    """n ranks of one run by sockets, each in its folder; last: arguments of the last rank alone."""
+def start(n, run, *more, stderr=subprocess.PIPE, of=config, folders=None, last=(), last_program=None):
+    """n ranks of one run by sockets, each in its folder; last: arguments and program of the last rank alone."""
     port = str(unused_port())
     ranks = []
     for rank in range(n):
         env = dict(environment, RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(n),
                    MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         own = (*more, *last) if rank == n - 1 else more
-        ranks.append(subprocess.Popen(command(run, *own, of=of), env=env, stderr=stderr, text=True,
+        words = command(run, *own, of=of)
+        if last_program and rank == n - 1:
+            words[0] = last_program
+        ranks.append(subprocess.Popen(words, env=env, stderr=stderr, text=True,
                                       cwd=folders[rank] if folders else None))
     return ranks
 
@@ -331,7 +334,7 @@ def write_data(folder, answer):
 def check_disagreement(work, model, own, folders):
     write_data(folders[1], 2)
     codes, said = end(start(2, os.path.join(work, "data"), of=own, folders=folders))
-    report(codes == [3, 3] and "rank 1: another content of the data files than rank 0" in said and
+    report(codes == [3, 3] and "disagree in content of the data files (rank 1: " in said and
            said.count("gradus:") == 1, "ranks with other data are refused, and named", f"{codes}\n{said}")
     for folder in folders:
         write_data(folder, 1)
@@ -340,11 +343,21 @@ def check_disagreement(work, model, own, folders):
         f.seek(-4, os.SEEK_END)
         f.write(b"\0\0\x80\x3f")
     codes, said = end(start(2, os.path.join(work, "weights"), "--set", 'model="model"', of=own, folders=folders))
-    report(codes == [4, 4] and "rank 1: another weights than rank 0" in said,
+    report(codes == [4, 4] and "disagree in weights (rank 1: " in said,
            "ranks with other weights are refused, and named", f"{codes}\n{said}")
     codes, said = end(start(3, os.path.join(work, "configs"), last=("--set", "run.seed=8")))
-    report(codes == [2, 2, 2] and "rank 2: another config than rank 0" in said and said.count("gradus:") == 1,
+    report(codes == [2, 2, 2] and "disagree in config (rank 2: " in said and said.count("gradus:") == 1,
            "ranks with other configs are refused, and named", f"{codes}\n{said}")
+
+
+def check_programs(work):
+    other = os.path.join(work, "gradus")
+    shutil.copy(gradus, other)
+    with open(other, "ab") as f:  # the same code; who would know
+        f.write(b"x")
+    codes, said = end(start(2, os.path.join(work, "programs"), last_program=other))
+    report(codes == [5, 5] and "disagree in build of the program (rank 1: " in said,
+           "ranks with other programs are refused, and named", f"{codes}\n{said}")
 
 
 with tempfile.TemporaryDirectory() as top:
@@ -356,5 +369,6 @@ with tempfile.TemporaryDirectory() as top:
     check_killed_by_mpi(top)
     check_stalled(top)
     own_config, two_folders = check_rank_error(top)
+    check_programs(top)
     check_disagreement(top, os.path.join(alone, "checkpoints", "step-000008"), own_config, two_folders)
 print(f"1..{count}")

@@ -99,7 +99,7 @@ def table(title, samples_of):
 P = parameters(E)
 print(f"{P / 1e9:.2f} G parameters, {parameters(K) / 1e9:.2f} G active")
 for n in (1, 8, 64, 512):
-    print(f"memory of weights, gradients, packed weights and moments on {n} GPUs: {(12 + 8 / n) * P / 1e9:.0f} GB a GPU")
+    print(f"weights, gradients, packed weights and moments on {n} GPUs: {(12 + 8 / n) * P / 1e9:.0f} GB a GPU")
 table("128 samples a GPU", lambda n: 128)
 table("8,192 samples in all", lambda n: 8192 // n)
 rows = 128 * (PROMPT + COMPLETION) * K * (L - DENSE)
@@ -109,6 +109,7 @@ print(f"\nexperts divided among the 8 GPUs of a machine, 128 samples a GPU: {spr
       f"{spread / NVLINK / REACHED:.1f} s; saves {saved / 1e9:.0f} GB of gradients, "
       f"{exchange_seconds(saved, 64):.1f} s on 64 GPUs")
 PROMPT, COMPLETION = 256, 3840
-long_parts, long_tokens = step(32, 64)
-print(f"\nsequences of 4,096 tokens, 64 samples on each of 32 GPUs: {long_tokens / sum(long_parts.values()):,.0f} tokens/s "
-      f"a GPU, {sum(long_parts.values()):.0f} s, of which rollout {long_parts['rollout']:.0f} s")
+parts_32, tokens_32 = step(32, 64)
+seconds_32 = sum(parts_32.values())
+print(f"\nsequences of 4,096 tokens, 64 samples on each of 32 GPUs: {tokens_32 / seconds_32:,.0f} tokens/s a GPU, "
+      f"{seconds_32:.0f} s, of which rollout {parts_32['rollout']:.0f} s")
