@@ -40,14 +40,26 @@ struct device_memory {
     void (*close)(struct device *); // frees what the device holds for itself
 };
 
+// Records what kernels and copies within the device are put on it between begin and end, instead of
+// doing it. For replay.h.
+struct device_recorder {
+    int (*begin)(struct device *);
+    int (*end)(struct device *, void **out); // out NULL: what was recorded is dropped
+    // Whether the memory that the device keeps for itself is where it was.
+    bool (*is_usable)(const struct device *, const void *record);
+    int (*launch)(struct device *, const void *record); // does it all, in order with the rest
+    void (*release)(struct device *, void *record);
+};
+
 struct device {
     char name[144]; // "avx512"; "cuda:0, NVIDIA H200"
     const struct kernels *k;
     const struct device_memory *memory;
-    struct team *team;              // borrowed; NULL: the calling thread alone
-    enum device_isa isa;            // of a CPU; on a GPU, of the host's side
-    struct device_scratch *scratch; // of a CPU: one growing buffer per rank, owned
-    struct cuda_state *cuda;        // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU
+    const struct device_recorder *recorder; // NULL: the device cannot record
+    struct team *team;                      // borrowed; NULL: the calling thread alone
+    enum device_isa isa;                    // of a CPU; on a GPU, of the host's side
+    struct device_scratch *scratch;         // of a CPU: one growing buffer per rank, owned
+    struct cuda_state *cuda;                // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU
 };
 
 // ERR_ENV when the CPU lacks the instruction set. DEVICE_BEST: device_best_isa's.

@@ -122,6 +122,70 @@ int cuda_scratch_bytes(struct device *dev, enum cuda_scratch_use use, void **out
     return 0;
 }
 
+// ---- recording: a graph, with the scratch buffers that its kernels use
+
+struct cuda_record {
+    cudaGraphExec_t graph;
+    const void *scratch[SCRATCH_USES];
+};
+
+static int cuda_record_begin(struct device *dev)
+{
+    return checked(dev, cudaStreamBeginCapture(dev->cuda->stream, cudaStreamCaptureModeThreadLocal),
+                   "recording");
+}
+
+static int cuda_record_end(struct device *dev, void **out)
+{
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    cudaError_t error = cudaStreamEndCapture(dev->cuda->stream, &graph);
+    if (error == cudaSuccess && out)
+        error = cudaGraphInstantiate(&ready, graph, 0);
+    if (graph)
+        (void)cudaGraphDestroy(graph);
+    if (!out) {
+        (void)cudaGetLastError(); // what failed in between was reported there
+        return 0;
+    }
+    if (error != cudaSuccess)
+        return checked(dev, error, "recording");
+    struct cuda_record *r = static_cast<struct cuda_record *>(mem_alloc0(sizeof *r));
+    r->graph = ready;
+    for (int i = 0; i < SCRATCH_USES; i++)
+        r->scratch[i] = dev->cuda->scratch[i].data;
+    *out = r;
+    return 0;
+}
+
+static bool cuda_record_is_usable(const struct device *dev, const void *record)
+{
+    const struct cuda_record *r = static_cast<const struct cuda_record *>(record);
+    for (int i = 0; i < SCRATCH_USES; i++)
+        if (r->scratch[i] != dev->cuda->scratch[i].data)
+            return false;
+    return true;
+}
+
+static int cuda_record_launch(struct device *dev, const void *record)
+{
+    const struct cuda_record *r = static_cast<const struct cuda_record *>(record);
+    return checked(dev, cudaGraphLaunch(r->graph, dev->cuda->stream), "replaying");
+}
+
+// The graph may be under way.
+static void cuda_record_release(struct device *dev, void *record)
+{
+    struct cuda_record *r = static_cast<struct cuda_record *>(record);
+    (void)cudaStreamSynchronize(dev->cuda->stream);
+    (void)cudaGraphExecDestroy(r->graph);
+    free(r);
+}
+
+static const struct device_recorder cuda_recorder = {cuda_record_begin, cuda_record_end,
+                                                     cuda_record_is_usable, cuda_record_launch,
+                                                     cuda_record_release};
+
 // ---- opening
 
 static void cuda_close(struct device *dev)
@@ -201,6 +265,7 @@ int device_cuda_info(struct device_cuda_info *out, int index)
     out->num_sms = properties.multiProcessorCount;
     out->memory = total;
     out->memory_free = available;
+    out->cache = static_cast<size_t>(properties.l2CacheSize);
     out->driver = driver;
     out->runtime = runtime;
     return 0;
@@ -231,6 +296,7 @@ int device_open_cuda(struct device **out, struct team *team, int index)
     snprintf(dev->name, sizeof dev->name, "cuda:%d, %s", index, info.name);
     dev->k = &kernels_cuda;
     dev->memory = &cuda_memory;
+    dev->recorder = &cuda_recorder;
     dev->team = team;
     dev->isa = device_best_isa();
     dev->cuda = static_cast<struct cuda_state *>(mem_alloc0(sizeof *dev->cuda));

@@ -22,6 +22,7 @@ struct device_cuda_info {
     int arch; // 10 * major + minor of the compute capability
     int num_sms;
     size_t memory, memory_free; // bytes
+    size_t cache;               // bytes of L2
     int driver, runtime;        // versions of CUDA, 1000 * major + 10 * minor
 };
 int device_cuda_info(struct device_cuda_info *out, int index);

@@ -62,8 +62,8 @@ struct matmul_args {
     enum dtype a_type, b_type, c_type;
 };
 
-// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], tokens ascending in a fixed blocking; batches and
-// segments as above. dy_type and x_type are the same.
+// dW[g] [n,k] += sum_t dY[g][t,n]^T X[g][t,k], or = when overwrite, tokens ascending in a fixed
+// blocking; batches and segments as above. dy_type and x_type are the same.
 struct matmul_grad_args {
     const void *dy; // [m,n] each
     size_t lddy, stride_dy;
@@ -73,6 +73,7 @@ struct matmul_grad_args {
     size_t stride_dw;
     int m, n, k, batch;
     const int *segments;
+    bool overwrite; // dW need not hold anything; a group without tokens gets zeros
     enum dtype dy_type, x_type;
 };
 

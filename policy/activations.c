@@ -222,6 +222,7 @@ int activations_upload(struct policy *p)
 void activations_free(struct policy_activations **a)
 {
     if (a && *a) {
+        replay_free(&(*a)->steps);
         free((*a)->layer);
         free((*a)->host_inputs);
         device_block_free(&(*a)->block);

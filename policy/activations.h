@@ -8,6 +8,7 @@
 #define POLICY_ACTIVATIONS_H
 
 #include "kernels/block.h"
+#include "kernels/replay.h"
 #include "policy/policy.h"
 #include "policy/rope.h"
 
@@ -87,6 +88,7 @@ struct policy_activations {
     size_t inputs_bytes;
     void *host_inputs; // [cap_host] bytes
     size_t cap_host;
+    struct replay *steps; // of policy_decode; NULL before the first
 };
 
 struct pass_shape {

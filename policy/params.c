@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/philox.h"
+#include "base/team.h"
 #include "kernels/block.h"
 
 #include <assert.h>
@@ -192,11 +193,22 @@ static uint64_t name_hash(const char *s)
     return h;
 }
 
+struct normal_job {
+    float *x;
+    size_t n;
+    double sd;
+    uint64_t key;
+};
+
 // Element i takes lane i % 4 of block i / 4: two Box-Muller pairs a block.
-static void fill_normal(float *x, size_t n, double sd, uint64_t key)
+static void fill_normal_share(void *arg, int rank, int size)
 {
-    for (size_t i = 0; i < n; i += 4) {
-        struct philox_block r = philox4x32(key, i / 4, 0);
+    const struct normal_job *job = arg;
+    const size_t blocks = (job->n + 3) / 4;
+    const size_t begin = blocks * (size_t)rank / (size_t)size;
+    const size_t end = blocks * ((size_t)rank + 1) / (size_t)size;
+    for (size_t b = begin; b < end; b++) {
+        struct philox_block r = philox4x32(job->key, b, 0);
         double z[4];
         for (int j = 0; j < 4; j += 2) {
             double radius = sqrt(-2 * log(philox_unit(r.v[j])));
@@ -204,16 +216,18 @@ static void fill_normal(float *x, size_t n, double sd, uint64_t key)
             z[j] = radius * cos(angle);
             z[j + 1] = radius * sin(angle);
         }
-        for (size_t j = 0; j < 4 && i + j < n; j++) {
-            x[i + j] = (float)(sd * z[j]);
+        for (size_t j = 0; j < 4 && 4 * b + j < job->n; j++) {
+            job->x[4 * b + j] = (float)(job->sd * z[j]);
         }
     }
 }
 
-static void init_tensor(float *x, const struct param_tensor *t, double init_range, uint64_t seed)
+static void init_tensor(float *x, const struct param_tensor *t, double init_range, uint64_t seed,
+                        struct team *team)
 {
     if (t->rank == 2 && strcmp(t->name, "score.weight")) {
-        fill_normal(x, t->size, init_range, philox_mix(seed, name_hash(t->name)));
+        struct normal_job job = {x, t->size, init_range, philox_mix(seed, name_hash(t->name))};
+        team_run(team, fill_normal_share, &job);
         return;
     }
     float value = strstr(t->name, "norm.weight") ? 1.0f : 0.0f;
@@ -237,7 +251,7 @@ int params_init(struct params *p, double init_range, uint64_t seed)
     int rc = 0;
     for (int i = 0; i < p->num_tensors && rc == 0; i++) {
         const struct param_tensor *t = &p->tensors[i];
-        init_tensor(x, t, init_range, seed);
+        init_tensor(x, t, init_range, seed, p->dev->team);
         rc = p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
     }
     free(x);

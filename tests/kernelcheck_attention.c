@@ -310,6 +310,9 @@ static const struct attention_shape attention_shapes[] = {
     {16, 512, 64, 2, 66, 140, .tail = 3, .bf16 = true},
     {128, 16, 8, 2, 3, 5, .bf16 = true},
     {2, 64, 64, 2, 600, 1300, .tail = 40, .bf16 = true},
+    {16, 512, 64, 2, 1, 70, .bf16 = true},
+    {16, 512, 64, 4, 500, 1100, .tail = 2, .shared = 2, .bf16 = true},
+    {128, 512, 64, 2, 60, 580, .tail = 1, .bf16 = true},
 };
 static const struct attention_shape attention_cpu[] = {
     {8, 128, 32, 8, 128, 128},
@@ -324,7 +327,10 @@ static const struct attention_shape attention_gpu[] = {
     {8, 128, 32, 32, 512, 512},
     {16, 512, 64, 8, 1024, 1024, .bf16 = true},
     {16, 512, 64, 128, 1024, 1024, .tail = 1, .bf16 = true},
+    {16, 512, 64, 1, 4000, 4000, .tail = 1, .bf16 = true},
     {16, 512, 64, 64, 4000, 4000, .tail = 1, .bf16 = true},
+    {16, 512, 64, 256, 4000, 4000, .tail = 1, .bf16 = true},
+    {128, 512, 64, 64, 4000, 4000, .tail = 1, .bf16 = true},
     {8, 128, 32, 32, 512, 512, .bf16 = true}};
 
 // ---- backward: packed sequences; a row of the harness is a whole one
@@ -451,6 +457,8 @@ static const struct attention_shape attention_grad_shapes[] = {
     {8, 128, 32, 2, 10, 40, .bf16 = true},
     {16, 512, 64, 3, 2, 12, .bf16 = true},
     {2, 64, 64, 2, 60, 200, .bf16 = true},
+    {16, 512, 64, 2, 40, 90, .gap = 1, .bf16 = true},
+    {128, 512, 64, 2, 3, 20, .bf16 = true},
 };
 static const struct attention_shape attention_grad_cpu[] = {
     {8, 128, 32, 8, 128, 128},

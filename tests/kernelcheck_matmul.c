@@ -13,6 +13,7 @@ struct matmul_shape {
     enum layout layout;
     int pad; // floats between rows
     bool accumulate;
+    bool overwrite; // of a weight gradient
     int special;
     enum { ALL_F32, SUMS_F32, ALL_BF16 } types; // the latter two: bfloat16 in
 };
@@ -286,9 +287,10 @@ static void build_matmul_grad(struct call *c, const void *shape, const struct ro
     const int lead = tall ? s->pad : 0, m = s->m + 2 * lead;
     const int *order = NULL;
     struct array *segments = NULL;
-    call_text(c, "m %d n %d k %d batch %d %s pad %d%s", s->m, s->n, s->k, s->batch,
-              layout_name(s->layout), s->pad, types_name(s));
-    *a = (struct matmul_grad_args){.n = s->n, .k = s->k, .batch = s->batch};
+    call_text(c, "m %d n %d k %d batch %d %s pad %d%s%s", s->m, s->n, s->k, s->batch,
+              layout_name(s->layout), s->pad, s->overwrite ? " overwrite" : "", types_name(s));
+    *a = (struct matmul_grad_args){
+        .n = s->n, .k = s->k, .batch = s->batch, .overwrite = s->overwrite};
     a->m = m;
     a->dy_type = a->x_type = input_type(s);
     if (tall) {
@@ -308,15 +310,17 @@ static void build_matmul_grad(struct call *c, const void *shape, const struct ro
         call_in_as(c, &a->x, "x", element, matrices(s, m, s->k, &a->ldx, &a->stride_x), order, 1.0);
     const size_t size = (size_t)s->n * (size_t)s->k;
     a->stride_dw = size + (size_t)s->pad;
-    struct array *dw =
-        call_inout(c, &a->dw, "dw", span_rows((size_t)s->batch, a->stride_dw, size), NULL);
+    const struct span span = span_rows((size_t)s->batch, a->stride_dw, size);
+    struct array *dw = s->overwrite ? call_out(c, &a->dw, "dw", ELEMENT_F32, span, NULL)
+                                    : call_inout(c, &a->dw, "dw", span, NULL);
     c->flops = 2.0 * s->m * s->n * s->k * (tall ? 1 : s->batch);
     c->bf16 = s->types != ALL_F32;
     if (!c->scales)
         return;
     double *scale = call_scale(c, dw);
     grad_scale(a, dy, x, tall ? array_ints(segments) : NULL, scale);
-    add_magnitudes(dw, scale);
+    if (!s->overwrite)
+        add_magnitudes(dw, scale);
 }
 
 static const struct matmul_shape matmul_grad_shapes[] = {
@@ -344,6 +348,10 @@ static const struct matmul_shape matmul_grad_shapes[] = {
     {64, 24, 16, 64, LAYOUT_SEGMENTS, .pad = 3},
     {900, 48, 96, 16, LAYOUT_SEGMENTS},
     {150, 130, 70, 1, LAYOUT_SEGMENTS},
+    {0, 5, 7, 2, .overwrite = true},
+    {300, 33, 48, 2, .pad = 3, .overwrite = true},
+    {600, 31, 65, 1, .overwrite = true},
+    {65, 33, 129, 12, LAYOUT_SEGMENTS, .overwrite = true},
     {1, 17, 31, 1, .types = SUMS_F32},
     {7, 13, 16, 3, LAYOUT_HEADS, .pad = 1, .types = SUMS_F32},
     {64, 40, 48, 2, .pad = 8, .types = SUMS_F32},
@@ -353,6 +361,9 @@ static const struct matmul_shape matmul_grad_shapes[] = {
     {65, 33, 129, 12, LAYOUT_SEGMENTS, .types = SUMS_F32},
     {64, 24, 16, 64, LAYOUT_SEGMENTS, .pad = 3, .types = SUMS_F32},
     {300, 136, 264, 3, LAYOUT_SEGMENTS, .pad = 8, .types = SUMS_F32},
+    {0, 72, 8, 2, .overwrite = true, .types = SUMS_F32},
+    {600, 31, 65, 1, .overwrite = true, .types = SUMS_F32},
+    {65, 136, 132, 12, LAYOUT_SEGMENTS, .overwrite = true, .types = SUMS_F32},
 };
 static const struct matmul_shape matmul_grad_cpu[] = {
     {1024, 512, 512, 1},
@@ -364,7 +375,8 @@ static const struct matmul_shape matmul_grad_gpu[] = {
     {4096, 4096, 4096, 1},
     {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS},
     {8192, 4096, 4096, 1, .types = SUMS_F32},
-    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS, .types = SUMS_F32}};
+    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS, .types = SUMS_F32},
+    {512 * 64, 2816, 2048, 64, LAYOUT_SEGMENTS, .overwrite = true, .types = SUMS_F32}};
 
 // ---- packing: what is packed is seen through a product with the identity
 

@@ -213,6 +213,7 @@ struct token_block {
     const struct matmul_grad_args *a;
     size_t dy, x; // first elements
     int count;    // tokens
+    enum gemm_mode mode;
     float *dy_work, *gemm_work, *x_work;
 };
 
@@ -235,7 +236,7 @@ static void widen_columns(const uint16_t *x, size_t ldx, int count, int n, size_
         }
 }
 
-// Rows [row, row + rows) of dW += dY^T X, summed in float32.
+// Rows [row, row + rows) of dW += (or =) dY^T X, summed in float32.
 static void block_rows_f32(const struct token_block *b, int row, int rows, float *dw)
 {
     const struct matmul_grad_args *a = b->a;
@@ -255,7 +256,7 @@ static void block_rows_f32(const struct token_block *b, int row, int rows, float
         .b_panel = GEMM_COLS,
         .c = dw,
         .ldc = (size_t)a->k,
-        .mode = GEMM_ADD,
+        .mode = b->mode,
     };
     FAST(gemm)(&product);
 }
@@ -292,7 +293,7 @@ static void block_rows_bf16(const struct token_block *b, int row, int rows, floa
         .b = (const uint16_t *)(const void *)b->x_work,
         .c = dw,
         .ldc = (size_t)a->k,
-        .mode = GEMM_ADD,
+        .mode = b->mode,
         .work = b->gemm_work,
     };
     FAST(gemm_bf16)(&product);
@@ -324,6 +325,7 @@ static void weight_grad(const struct matmul_grad_args *a, float *work, int g, in
             .dy = group * a->stride_dy + (first + (size_t)t) * a->lddy,
             .x = group * a->stride_x + (first + (size_t)t) * a->ldx,
             .count = end - begin - t < TOKEN_BLOCK ? end - begin - t : TOKEN_BLOCK,
+            .mode = t == 0 && a->overwrite ? GEMM_SET : GEMM_ADD,
             .dy_work = work,
             .gemm_work = work + DY_WORK,
             .x_work = work + DY_WORK + gemm_bf16_work(TOKEN_BLOCK),
@@ -334,6 +336,18 @@ static void weight_grad(const struct matmul_grad_args *a, float *work, int g, in
             const int m = row + rows - i < GRAD_ROWS ? row + rows - i : GRAD_ROWS;
             (bf16 ? block_rows_bf16 : block_rows_f32)(&b, i, m, dw + (size_t)i * (size_t)a->k);
         }
+    }
+}
+
+// Groups without tokens are not in the jobs.
+static void zero_empty_groups(const struct matmul_grad_args *a)
+{
+    const size_t bytes = (size_t)a->n * (size_t)a->k * sizeof *a->dw;
+    for (int g = 0; g < a->batch; g++) {
+        int begin, end;
+        group_rows(a->segments, a->m, g, &begin, &end);
+        if (begin == end && bytes > 0)
+            memset(a->dw + (size_t)g * a->stride_dw, 0, bytes);
     }
 }
 
@@ -379,6 +393,8 @@ int FAST(matmul_grad)(struct device *dev, const struct matmul_grad_args *a)
         group_rows(a->segments, a->m, g, &begin, &end);
         cost[g + 1] = cost[g] + (double)(end - begin);
     }
+    if (a->overwrite)
+        zero_empty_groups(a);
     struct weight_grad_job job = {dev, a, cost};
     if (a->n > 0)
         cpu_run(dev, 2.0 * cost[a->batch] * a->n * a->k, weight_grad_share, &job);

@@ -63,7 +63,7 @@ int ref_matmul_grad(struct device *dev, const struct matmul_grad_args *a)
         float *dw = a->dw + g * a->stride_dw;
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < k; j++) {
-                double sum = (double)dw[i * k + j];
+                double sum = a->overwrite ? 0.0 : (double)dw[i * k + j];
                 for (size_t t = begin; t < end; t++)
                     sum += (double)element_read(a->dy, a->dy_type, first_dy + t * a->lddy + i) *
                            (double)element_read(a->x, a->x_type, first_x + t * a->ldx + j);

@@ -42,12 +42,18 @@ __global__ void __launch_bounds__(DELTA_THREADS) row_deltas(const grad_plan plan
         plan.delta[row] = sum;
 }
 
+// Puts the deltas on the stream. more: floats of scratch memory after them, at *rest, 16-byte
+// aligned.
 template <typename T>
-int plan_backward(struct device *dev, const struct attention_grad_args *a, struct grad_plan *plan)
+int plan_backward(struct device *dev, const struct attention_grad_args *a, struct grad_plan *plan,
+                  size_t more = 0, float **rest = nullptr)
 {
     const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->H);
+    const size_t deltas = (rows + 3) / 4 * 4;
     *plan = {*a, nullptr};
-    const int rc = scratch(dev, SCRATCH_OUTER, &plan->delta, rows);
+    const int rc = scratch(dev, SCRATCH_OUTER, &plan->delta, deltas + more);
+    if (rest)
+        *rest = plan->delta + deltas;
     return rc ? rc
               : launch(dev, dim3(blocks_for(rows, DELTA_THREADS / WARP)), dim3(DELTA_THREADS), 0,
                        row_deltas<T>, *plan);

@@ -11,6 +11,7 @@
 //   3. the outputs grow; the first M threads: the row's state moves on
 #include "kernels/cuda/attention_bf16.cuh"
 #include "kernels/cuda/attention_forward.cuh"
+#include "kernels/cuda/attention_wgmma.cuh"
 
 namespace attention
 {
@@ -461,6 +462,8 @@ int attend_bfloat16(struct device *dev, const struct attention_args *a)
 {
     const long long rows = static_cast<long long>(a->T) * a->H, seqs = a->num_seqs;
     const int D = a->R + a->Dr;
+    if (wide_shape(dev, a->R, a->Dr))
+        return attend_wide(dev, a);
     if (rows > 32 * seqs && fits_shared(dev, forward_bytes<64>(a->R, D, 1)))
         return launch_forward<64>(dev, a);
     if (rows > 16 * seqs && fits_shared(dev, forward_bytes<32>(a->R, D, 1)))

@@ -6,6 +6,7 @@
 // stays in shared memory) serve where there is less of it.
 #include "kernels/cuda/attention_backward.cuh"
 #include "kernels/cuda/attention_bf16.cuh"
+#include "kernels/cuda/attention_wgmma.cuh"
 
 namespace attention
 {
@@ -325,6 +326,8 @@ template <int M> static int launch_key_grad(struct device *dev, const struct gra
 
 int attend_grad_bfloat16(struct device *dev, const struct attention_grad_args *a)
 {
+    if (wide_shape(dev, a->R, a->Dr))
+        return attend_grad_wide(dev, a);
     const int D = a->R + a->Dr;
     struct grad_plan plan;
     int rc = plan_backward<bf16>(dev, a, &plan);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hopper's own instructions (sm_90a): transaction barriers, bulk and tensor copies to shared
-// memory, and matrix products of a warpgroup. Device code that uses them stands inside #if
-// HOPPER_CODE, for it is compiled for older GPUs as well, which never run it. The emulation has a
-// file of the same name. PTX ISA 8.0: mbarrier, cp.async.bulk, cp.async.bulk.tensor, fence.proxy,
-// wgmma.
+// memory, additions of vectors in memory, and matrix products of a warpgroup. Device code that uses
+// them stands inside #if HOPPER_CODE, for it is compiled for older GPUs as well, which never run
+// it. The emulation has a file of the same name. PTX ISA 8.1: mbarrier, cp.async.bulk,
+// cp.async.bulk.tensor, fence.proxy, red, wgmma.
 #ifndef KERNELS_CUDA_HOPPER_CUH
 #define KERNELS_CUDA_HOPPER_CUH
 
@@ -78,6 +78,15 @@ __device__ __forceinline__ void bulk_copy(void *to_shared, const void *from, int
                  : "memory");
 }
 
+// The copies of cp.async are the thread's own: when all that it has begun have come, it arrives at
+// the barrier, whose count it is part of. Who reads them by wgmma needs fence_async_proxy after the
+// wait.
+__device__ __forceinline__ void cp_async_arrive(mbarrier *b)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b))
+                 : "memory");
+}
+
 // A map of `depth` matrices of bfloat16 [height, width], rows ld and matrices stride apart
 // (elements), which is copied by boxes of box_rows x 64. In shared memory a box is rows of 128
 // bytes, 16-byte pieces permuted by bits 7-9 of the address; what is outside the matrix is zero.
@@ -145,6 +154,16 @@ __device__ __forceinline__ void fence_async_proxy()
 __device__ __forceinline__ void named_barrier(int id, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// p[0..3] += x, in memory: nothing is read into the multiprocessor, and nothing waited for.
+// Aligned to 16 bytes. An element may get one addition in a kernel, for the order of several is
+// open. Subnormal numbers count as zeros.
+__device__ __forceinline__ void add_in_memory(float *p, const float (&x)[4])
+{
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(x[0]), "f"(x[1]),
+                 "f"(x[2]), "f"(x[3])
+                 : "memory");
 }
 
 // ---- products of a warpgroup: D [64,n] += A [64,16] B [16,n], bfloat16 in, float32 sums. Lane i
@@ -246,5 +265,35 @@ WGMMA(64, 32, "%32", "%33", "%34", "%35")
 WGMMA(128, 64, "%64", "%65", "%66", "%67")
 WGMMA(256, 128, "%128", "%129", "%130", "%131")
 #undef WGMMA
+
+// The same with A in registers: those of mma_m16n8k16_bf16 for each warp's 16 rows.
+template <bool TRANS_B>
+__device__ __forceinline__ void wgmma_held(float (&d)[128], const uint32_t (&a)[4],
+                                           uint64_t operand_b)
+{
+    asm volatile("{\n\t"
+                 ".reg .pred add;\n\t"
+                 "setp.eq.u32 add, 0, 0;\n\t"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+                 "{" WGMMA_REGISTERS_128 "}, {%128, %129, %130, %131}, %132, add, 1, 1, %133;\n\t"
+                 "}"
+                 : WGMMA_SUMS_128(d, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(operand_b),
+                   "n"(TRANS_B ? 1 : 0));
+}
+
+// ---- registers: what a thread of a warpgroup may use from here on (a multiple of 8, 24 to 256).
+// All warps of the warpgroup call it. Those that are given up must have been given before others
+// are asked for.
+
+template <int N> __device__ __forceinline__ void registers_lower()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> __device__ __forceinline__ void registers_raise()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
 
 #endif

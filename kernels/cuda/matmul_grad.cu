@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(ADD_THREADS) add_splits(grad_job job)
     for (size_t i = static_cast<size_t>(blockIdx.x) * ADD_THREADS + threadIdx.x; i < all;
          i += step) {
         float *dw = a.dw + i / one * a.stride_dw + i % one;
-        float sum = *dw;
+        float sum = a.overwrite ? 0.0f : *dw;
         for (int s = 0; s < job.splits; s++)
             sum += job.partial[s * all + i];
         *dw = sum;

@@ -13,6 +13,12 @@ struct grad_job {
     int splits, tokens; // of a split; the last one has all the rest
 };
 
+// Do the kernels add to what they find? Else they put: into dW, or into the splits' sums.
+__host__ __device__ inline bool grad_adds(const grad_job &job)
+{
+    return job.splits == 1 && !job.args.overwrite;
+}
+
 // Rows of dY and X of one split of group g.
 __device__ __forceinline__ row_range split_tokens(const grad_job &job, int g, int split)
 {
@@ -36,7 +42,7 @@ __device__ __forceinline__ float *split_output(const grad_job &job, int g, int s
 // tiles: of one group. Chooses the splits and finds memory for them; bfloat16 operands whose rows
 // are not aligned to 16 bytes are copied, and the job names the copies.
 int grad_job_init(grad_job *job, struct device *dev, const struct matmul_grad_args *a, int tiles);
-// dW += the splits' sums, ascending; nothing to do for one split.
+// dW += (or =) the splits' sums, ascending; nothing to do for one split.
 int grad_add_splits(struct device *dev, const grad_job *job);
 
 // The kernels by type; sizes are not 0, but for m.

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(Tile::threads) grad_tiles(grad_job job)
     const int row = tile / across * Tile::rows, col = tile % across * Tile::cols;
     const int g = static_cast<int>(blockIdx.y);
     const row_range range = split_tokens(job, g, static_cast<int>(blockIdx.z));
-    if (range.begin == range.end && job.splits == 1)
+    if (range.begin == range.end && grad_adds(job))
         return;
     const size_t start_dy = args.segments ? 0 : g * args.stride_dy;
     const size_t start_x = args.segments ? 0 : g * args.stride_x;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(Tile::threads) grad_tiles(grad_job job)
                  static_cast<size_t>(row) * args.k + col;
     const size_t ld = static_cast<size_t>(args.k);
     float total[8][8] = {};
-    if (job.splits == 1)
+    if (grad_adds(job))
         f32_load<Tile>(out, ld, load.dy.cols, load.x.cols, total);
     f32_product<Tile>(dynamic_shared<float>(), load.tokens, load, total);
     f32_store<Tile>(out, ld, load.dy.cols, load.x.cols, false, total);

@@ -45,7 +45,7 @@ struct grad_put {
     float *out;
     size_t ld;
     int rows, cols;
-    bool add; // else the partial sums of a split
+    bool add;
 
     __device__ __forceinline__ void operator()(int row, int col, float x, float y) const
     {
@@ -65,7 +65,7 @@ template <class Tile> __global__ void __launch_bounds__(Tile::threads) mma_grad_
     const int row = tile / across * Tile::rows, col = tile % across * Tile::cols;
     const int g = static_cast<int>(blockIdx.y), split = static_cast<int>(blockIdx.z);
     const row_range range = split_tokens(job, g, split);
-    if (range.begin == range.end && job.splits == 1)
+    if (range.begin == range.end && grad_adds(job))
         return;
     const size_t start_dy = args.segments ? 0 : g * args.stride_dy;
     const size_t start_x = args.segments ? 0 : g * args.stride_x;
@@ -81,7 +81,7 @@ template <class Tile> __global__ void __launch_bounds__(Tile::threads) mma_grad_
     mma_product<Tile, mma_strips>(dynamic_shared<bf16>(), load.tokens, load, sum);
     const size_t ld = static_cast<size_t>(args.k);
     const grad_put put = {split_output(job, g, split) + row * ld + col, ld, load.dy.cols,
-                          load.x.cols, job.splits == 1};
+                          load.x.cols, grad_adds(job)};
     mma_each_pair<Tile>(sum, put);
 }
 

@@ -11,28 +11,40 @@ struct grad_tile {
     int g, split, row, col;
 };
 
+// Tiles of all groups and splits.
+template <class Tile> __host__ __device__ int grad_tile_count(const grad_job &job)
+{
+    return div_up(job.args.n, Tile::rows) * div_up(job.args.k, Tile::cols) * job.args.batch *
+           job.splits;
+}
+
 #if HOPPER_CODE
 
-template <class Tile> __device__ __forceinline__ grad_tile grad_tile_at(const grad_job &job)
+template <class Tile> __device__ __forceinline__ grad_tile grad_tile_at(const grad_job &job, int i)
 {
-    const int across = div_up(job.args.k, Tile::cols), tile = static_cast<int>(blockIdx.x);
-    const int g = static_cast<int>(blockIdx.y), split = static_cast<int>(blockIdx.z);
+    const int across = div_up(job.args.k, Tile::cols);
+    const int tiles = div_up(job.args.n, Tile::rows) * across, tile = i % tiles;
+    const int split = i / tiles % job.splits, g = i / tiles / job.splits;
     return {split_tokens(job, g, split), g, split, tile / across * Tile::rows,
             tile % across * Tile::cols};
 }
 
-// Copies of all tokens, by one warp, a strip by each lane. Strips that lie outside of dW are not
-// copied.
+__device__ __forceinline__ bool is_nothing(const grad_job &job, const grad_tile &tile)
+{
+    return tile.tokens.begin == tile.tokens.end && grad_adds(job);
+}
+
+// Copies of all tokens of a tile, by one warp, a strip by each lane. Strips that lie outside of dW
+// are not copied.
 template <class Tile>
-__device__ void grad_produce(const grad_job &job, const grad_tile &tile, const tensor_map *dy,
-                             const tensor_map *x, int dy_step, int x_step, unsigned char *shared)
+__device__ void grad_copy(const grad_job &job, const grad_tile &tile, const tensor_map *dy,
+                          const tensor_map *x, int dy_step, int x_step, wgmma_ring<Tile> &ring)
 {
     const int left_rows = job.args.n - tile.row, left_cols = job.args.k - tile.col;
     const int rows = left_rows < Tile::rows ? left_rows : Tile::rows;
     const int cols = left_cols < Tile::cols ? left_cols : Tile::cols;
     const int strips = div_up(rows, 64), lane = static_cast<int>(threadIdx.x) % WARP;
     const int bytes = (strips + div_up(cols, 64)) * WGMMA_STRIP, c = (lane - strips) * 64;
-    wgmma_ring<Tile> ring = {shared, 0, 1};
     for (int t = tile.tokens.begin; t < tile.tokens.end; t += WGMMA_DEPTH, ring.next()) {
         wgmma_begin_stage<Tile>(ring, bytes);
         if (lane < strips)
@@ -65,23 +77,23 @@ template <class Tile> struct grad_clear {
 };
 
 template <class Tile>
-__device__ void grad_consume(const grad_job &job, const grad_tile &tile, bool vectors,
-                             unsigned char *shared)
+__device__ void grad_sum(const grad_job &job, const grad_tile &tile, bool vectors,
+                         wgmma_ring<Tile> &ring)
 {
     const int tokens = tile.tokens.end - tile.tokens.begin;
     const size_t ld = static_cast<size_t>(job.args.k);
-    wgmma_ring<Tile> ring = {shared, 0, 0};
     float sum[Tile::sums] = {};
     wgmma_product<Tile, true>(ring, div_up(tokens, WGMMA_DEPTH), grad_clear<Tile>{tokens}, sum);
     float *out = split_output(job, tile.g, tile.split) + tile.row * ld + tile.col;
     const wgmma_result<float> result = {
-        out, ld, job.args.n - tile.row, job.args.k - tile.col, job.splits == 1, vectors};
+        out, ld, job.args.n - tile.row, job.args.k - tile.col, grad_adds(job), vectors};
     wgmma_store<Tile>(result, sum);
 }
 
 #endif // HOPPER_CODE
 
-// Block (tile, g, split). dy_step, x_step: 0 where all groups have the same one.
+// The grid stays, and each block goes from tile to tile. dy_step, x_step: 0 where all groups have
+// the same one.
 template <class Tile>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     wgmma_grad_tiles(grad_job job, const __grid_constant__ tensor_map dy,
@@ -89,15 +101,20 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
 {
 #if HOPPER_CODE
     unsigned char *shared = dynamic_shared<unsigned char>();
-    const grad_tile tile = grad_tile_at<Tile>(job);
-    if (tile.tokens.begin == tile.tokens.end && job.splits == 1)
-        return;
+    const int count = grad_tile_count<Tile>(job), step = static_cast<int>(gridDim.x);
+    const bool produces = threadIdx.x >= Tile::consumers;
+    wgmma_ring<Tile> ring = {shared, 0, produces ? 1u : 0u};
     wgmma_ring_init<Tile>(shared);
     __syncthreads();
-    if (threadIdx.x < Tile::consumers)
-        grad_consume<Tile>(job, tile, vectors, shared);
-    else
-        grad_produce<Tile>(job, tile, &dy, &x, dy_step, x_step, shared);
+    for (int i = static_cast<int>(blockIdx.x); i < count; i += step) {
+        const grad_tile tile = grad_tile_at<Tile>(job, i);
+        if (is_nothing(job, tile))
+            continue;
+        if (produces)
+            grad_copy<Tile>(job, tile, &dy, &x, dy_step, x_step, ring);
+        else
+            grad_sum<Tile>(job, tile, vectors, ring);
+    }
 #endif
 }
 
@@ -132,9 +149,10 @@ template <class Tile> static int launch_grad(struct device *dev, const struct ma
     const size_t ld = static_cast<size_t>(b->k), one = ld * static_cast<size_t>(b->n);
     const bool vectors = job.splits == 1 ? wgmma_vectors(b->dw, ld, b->stride_dw)
                                          : wgmma_vectors(job.partial, ld, one);
-    rc = launch(dev, dim3(tiles, b->batch, job.splits), dim3(Tile::threads), Tile::shared_bytes,
-                wgmma_grad_tiles<Tile>, job, dy, x, is_one(b, b->stride_dy) ? 0 : 1,
-                is_one(b, b->stride_x) ? 0 : 1, vectors);
+    const int count = grad_tile_count<Tile>(job), at_once = dev->cuda->num_sms * Tile::blocks;
+    rc = launch(dev, dim3(count < at_once ? count : at_once), dim3(Tile::threads),
+                Tile::shared_bytes, wgmma_grad_tiles<Tile>, job, dy, x,
+                is_one(b, b->stride_dy) ? 0 : 1, is_one(b, b->stride_x) ? 0 : 1, vectors);
     return rc == 0 ? grad_add_splits(dev, &job) : rc;
 }
 

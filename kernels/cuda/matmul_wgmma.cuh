@@ -119,8 +119,8 @@ __device__ __forceinline__ void wgmma_product(wgmma_ring<Tile> &ring, int steps,
         mbarrier_arrive(last);
 }
 
-// ---- results. Four neighbouring lanes hold a row's columns 8 j + {0..7}, two each; four such j
-// are exchanged among them, so that lane q gets all eight of the q-th.
+// ---- results. Four neighbouring lanes q hold a row's columns 8 j + {0..7}, two each, which they
+// exchange so that a lane has 16 bytes and the accesses of a warp fill whole sectors.
 
 // The tile's corner in the output. vectors: rows are aligned to 16 bytes.
 template <typename T> struct wgmma_result {
@@ -130,58 +130,90 @@ template <typename T> struct wgmma_result {
     bool accumulate, vectors;
 };
 
-__device__ __forceinline__ void load_eight(const float *p, float (&x)[8])
+template <typename T, int N>
+__device__ __forceinline__ void put_each(const wgmma_result<T> &r, T *to, int col,
+                                         const float (&x)[N])
 {
-    const four low = load_vector(p), high = load_vector(p + 4);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        x[i] = low.x[i], x[i + 4] = high.x[i];
+    for (int i = 0; i < N; i++)
+        if (col + i < r.cols)
+            narrow(to + i, r.accumulate ? x[i] + widen(to[i]) : x[i]);
 }
 
-__device__ __forceinline__ void load_eight(const bf16 *p, float (&x)[8])
-{
-    const uint4 v = *reinterpret_cast<const uint4 *>(p);
-    const uint32_t pair[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        x[2 * i] = __uint_as_float(pair[i] << 16);
-        x[2 * i + 1] = __uint_as_float(pair[i] & 0xffff0000u);
-    }
-}
-
-__device__ __forceinline__ void store_eight(float *p, const float (&x)[8])
-{
-    store_vector(p, {{x[0], x[1], x[2], x[3]}});
-    store_vector(p + 4, {{x[4], x[5], x[6], x[7]}});
-}
-
-__device__ __forceinline__ void store_eight(bf16 *p, const float (&x)[8])
-{
-    *reinterpret_cast<uint4 *>(p) = make_uint4(bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]),
-                                               bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7]));
-}
-
-template <typename T>
-__device__ __forceinline__ void put_eight(const wgmma_result<T> &r, int row, int col, float (&x)[8])
+__device__ __forceinline__ void put_four(const wgmma_result<float> &r, int row, int col,
+                                         const four &v)
 {
     if (row >= r.rows || col >= r.cols)
         return;
-    T *to = r.c + static_cast<size_t>(row) * r.ldc + col;
-    if (r.vectors && col + 8 <= r.cols) {
-        if (r.accumulate) {
-            float old[8];
-            load_eight(to, old);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                x[i] += old[i];
-        }
-        store_eight(to, x);
+    float *to = r.c + static_cast<size_t>(row) * r.ldc + col;
+    if (!r.vectors || col + 4 > r.cols)
+        put_each(r, to, col, v.x);
+    else if (r.accumulate)
+        add_in_memory(to, v.x);
+    else
+        store_vector(to, v);
+}
+
+__device__ __forceinline__ void put_eight(const wgmma_result<bf16> &r, int row, int col,
+                                          float (&x)[8])
+{
+    if (row >= r.rows || col >= r.cols)
+        return;
+    bf16 *to = r.c + static_cast<size_t>(row) * r.ldc + col;
+    if (!r.vectors || col + 8 > r.cols) {
+        put_each(r, to, col, x);
         return;
     }
+    uint4 *const all = reinterpret_cast<uint4 *>(to);
+    if (r.accumulate) {
+        const uint4 v = *all;
+        const uint32_t old[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (col + i < r.cols)
-            narrow(to + i, r.accumulate ? x[i] + widen(to[i]) : x[i]);
+        for (int i = 0; i < 4; i++) {
+            x[2 * i] += __uint_as_float(old[i] << 16);
+            x[2 * i + 1] += __uint_as_float(old[i] & 0xffff0000u);
+        }
+    }
+    *all = make_uint4(bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]),
+                      bf16_pair(x[6], x[7]));
+}
+
+// Of two neighbouring j, two neighbouring lanes have a four of each: the even one gets the first.
+template <int SUMS>
+__device__ __forceinline__ void put_sums(const wgmma_result<float> &r, int row, int j, int h,
+                                         const float (&sum)[SUMS])
+{
+    const int q = static_cast<int>(threadIdx.x) % 4, odd = q % 2;
+#pragma unroll
+    for (int i = j; i < j + 4; i += 2) {
+        const float *first = sum + 4 * i + 2 * h, *second = first + 4;
+        const float x = __shfl_xor_sync(ALL_LANES, odd ? first[0] : second[0], 1);
+        const float y = __shfl_xor_sync(ALL_LANES, odd ? first[1] : second[1], 1);
+        const four v = odd ? four{{x, y, second[0], second[1]}} : four{{first[0], first[1], x, y}};
+        put_four(r, row, 8 * (i + odd) + q / 2 * 4, v);
+    }
+}
+
+// Of four j, lane q gets all eight of the q-th.
+template <int SUMS>
+__device__ __forceinline__ void put_sums(const wgmma_result<bf16> &r, int row, int j, int h,
+                                         const float (&sum)[SUMS])
+{
+    uint32_t even[4], odd[4];
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        even[q] = __float_as_uint(sum[4 * (j + q) + 2 * h]);
+        odd[q] = __float_as_uint(sum[4 * (j + q) + 2 * h + 1]);
+    }
+    quad_transpose(even);
+    quad_transpose(odd);
+    float x[8];
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        x[2 * q] = __uint_as_float(even[q]);
+        x[2 * q + 1] = __uint_as_float(odd[q]);
+    }
+    put_eight(r, row, 8 * (j + static_cast<int>(threadIdx.x) % 4), x);
 }
 
 // All consumers call it, for the exchange is the warp's.
@@ -194,23 +226,8 @@ __device__ __forceinline__ void wgmma_store(const wgmma_result<T> &r,
 #pragma unroll
     for (int j = 0; j < Tile::cols / 8; j += 4)
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint32_t even[4], odd[4];
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                even[q] = __float_as_uint(sum[4 * (j + q) + 2 * h]);
-                odd[q] = __float_as_uint(sum[4 * (j + q) + 2 * h + 1]);
-            }
-            quad_transpose(even);
-            quad_transpose(odd);
-            float x[8];
-#pragma unroll
-            for (int q = 0; q < 4; q++) {
-                x[2 * q] = __uint_as_float(even[q]);
-                x[2 * q + 1] = __uint_as_float(odd[q]);
-            }
-            put_eight(r, row + 8 * h, 8 * (j + lane % 4), x);
-        }
+        for (int h = 0; h < 2; h++)
+            put_sums(r, row + 8 * h, j, h, sum);
 }
 
 #endif // HOPPER_CODE

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -77,7 +78,9 @@ enum cudaError_t {
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
-    cudaErrorInvalidDevice = 101
+    cudaErrorInvalidDevice = 101,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901
 };
 const char *cudaGetErrorString(cudaError_t error);
 const char *cudaGetErrorName(cudaError_t error);
@@ -98,6 +101,18 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 
+// Between begin and end of a capture, launches, copies within the device and memsets are kept
+// instead of being done.
+typedef struct emul_graph *cudaGraph_t;
+typedef struct emul_graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMallocHost(void **p, size_t bytes);
@@ -109,7 +124,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
 
 struct cudaDeviceProp {
     char name[256];
-    int major, minor, multiProcessorCount;
+    int major, minor, multiProcessorCount, l2CacheSize;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
 enum cudaDeviceAttr {
@@ -144,6 +159,8 @@ namespace emul
 // Checks the limits of a GPU; then runs.
 cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel, void (*call)(void *),
                    void *args);
+// Does the work, or keeps it for the graph that is being captured.
+cudaError_t now_or_captured(std::function<cudaError_t()> work);
 } // namespace emul
 
 template <typename... Params, typename... Args>
@@ -158,7 +175,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
         const closure &self = *static_cast<const closure *>(p);
         std::apply(self.kernel, self.args); // by value: each thread has its own
     };
-    return emul::launch(*config, reinterpret_cast<const void *>(kernel), call, &c);
+    const cudaLaunchConfig_t how = *config;
+    return emul::now_or_captured([=]() mutable {
+        return emul::launch(how, reinterpret_cast<const void *>(kernel), call, &c);
+    });
 }
 
 // ---- barriers

@@ -409,4 +409,15 @@ void async_wait(int pending)
     }
 }
 
+std::function<void()> async_take()
+{
+    async_commit();
+    auto groups = std::move(the_block().current->groups);
+    the_block().current->groups.clear();
+    return [groups]() mutable {
+        for (std::vector<copy> &group : groups)
+            finish_copies(group);
+    };
+}
+
 } // namespace emul

@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define EMUL_ASAN 1
@@ -69,6 +70,8 @@ void *dynamic_shared();
 void async_copy(void *to, const void *from, int bytes, int size);
 void async_commit();
 void async_wait(int pending);
+// All copies of this thread that are under way, for the caller to complete.
+std::function<void()> async_take();
 
 } // namespace emul
 

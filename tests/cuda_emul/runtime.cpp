@@ -39,6 +39,8 @@ struct device_state {
     std::map<size_t, size_t> used; // offset and bytes
     std::map<const void *, size_t> shared_allowed;
     cudaError_t last = cudaSuccess;
+    emul_graph *capture = nullptr; // under way
+    bool capture_broken = false;
 };
 
 device_state &device()
@@ -48,6 +50,14 @@ device_state &device()
 }
 
 cudaError_t failed(cudaError_t error) { return device().last = error; }
+
+cudaError_t outside_of_capture()
+{
+    if (!device().capture)
+        return cudaSuccess;
+    device().capture_broken = true;
+    return failed(cudaErrorStreamCaptureUnsupported);
+}
 
 void on_fault(int number, siginfo_t *info, void *)
 {
@@ -135,6 +145,10 @@ const char *cudaGetErrorString(cudaError_t error)
         return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
         return "invalid device ordinal";
+    case cudaErrorStreamCaptureUnsupported:
+        return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+        return "operation failed due to a previous error during capture";
     }
     return "unrecognized error code";
 }
@@ -156,12 +170,67 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
     delete stream;
     return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+// What a capture forbids ends it without a graph.
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return outside_of_capture(); }
+
+struct emul_graph {
+    std::vector<std::function<cudaError_t()>> work;
+};
+
+cudaError_t emul::now_or_captured(std::function<cudaError_t()> work)
+{
+    if (!device().capture)
+        return work();
+    device().capture->work.push_back(std::move(work));
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (device().capture)
+        return failed(cudaErrorStreamCaptureInvalidated);
+    device().capture = new emul_graph();
+    device().capture_broken = false;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph)
+{
+    *graph = std::exchange(device().capture, nullptr);
+    if (!device().capture_broken)
+        return cudaSuccess;
+    delete std::exchange(*graph, nullptr);
+    return failed(cudaErrorStreamCaptureInvalidated);
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
+{
+    *out = new emul_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
+{
+    cudaError_t error = outside_of_capture();
+    for (const auto &work : graph->work)
+        error = error == cudaSuccess ? work() : error;
+    return error;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return cudaGraphDestroy(graph); }
 
 // First fit between the allocations that there are.
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     device_state &d = device();
+    if (outside_of_capture() != cudaSuccess)
+        return d.last;
     if (!d.base)
         reserve_region(d);
     const size_t room = (bytes + ALIGN - 1) / ALIGN * ALIGN + ALIGN;
@@ -228,18 +297,24 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     if ((to_device ? !on_device(to, bytes) : !on_host(to)) ||
         (from_device ? !on_device(from, bytes) : !on_host(from)))
         return failed(cudaErrorInvalidValue);
-    const opened now;
-    memmove(to, from, bytes);
-    return cudaSuccess;
+    if ((!to_device || !from_device) && outside_of_capture() != cudaSuccess)
+        return device().last; // pageable memory of the host is waited for
+    return emul::now_or_captured([=] {
+        const opened now;
+        memmove(to, from, bytes);
+        return cudaSuccess;
+    });
 }
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
     if (!on_device(p, bytes))
         return failed(cudaErrorInvalidValue);
-    const opened now;
-    memset(p, value, bytes);
-    return cudaSuccess;
+    return emul::now_or_captured([=] {
+        const opened now;
+        memset(p, value, bytes);
+        return cudaSuccess;
+    });
 }
 
 cudaError_t cudaGetDeviceCount(int *count)

@@ -6,6 +6,7 @@
 #define TESTS_CUDA_EMUL_KERNELS_CUDA_HOPPER_CUH
 
 #include "kernels/cuda/cuda.cuh"
+#include <cmath>
 #include <functional>
 #include <map>
 #include <vector>
@@ -135,6 +136,19 @@ inline void bulk_copy(void *to_shared, const void *from, int bytes, mbarrier *do
     emul::begin_copy(done, bytes, [=] { memcpy(to_shared, from, static_cast<size_t>(bytes)); });
 }
 
+// The copies of cp.async are the thread's own; the barrier gets an arrival of the thread with them.
+inline void cp_async_arrive(mbarrier *b, EMUL_AT)
+{
+    emul::check_barrier(b, EMUL_SITE("cp_async_arrive"));
+    const emul::site at = EMUL_SITE("cp_async_arrive");
+    emul::begin_copy(b, 0, [copies = emul::async_take(), b, at] {
+        copies();
+        if (b->missing == 0)
+            emul::fail(at, "more threads arrive than the barrier counts");
+        b->missing--;
+    });
+}
+
 struct tensor_map {
     const char *p;
     int width, height, depth, box_rows;
@@ -197,6 +211,21 @@ inline void tensor_copy(void *to_shared, const tensor_map *map, int column, int 
                      [=] { emul::copy_box(to, box, column, row, matrix); });
 }
 
+namespace emul
+{
+
+inline float normal_or_zero(float x) { return std::isnormal(x) || !std::isfinite(x) ? x : 0.0f; }
+
+} // namespace emul
+
+inline void add_in_memory(float *p, const float (&x)[4], EMUL_AT)
+{
+    if (reinterpret_cast<uintptr_t>(p) % 16 != 0)
+        emul::fail(EMUL_SITE("add_in_memory"), "not aligned to 16 bytes");
+    for (int i = 0; i < 4; i++)
+        p[i] = emul::normal_or_zero(emul::normal_or_zero(p[i]) + emul::normal_or_zero(x[i]));
+}
+
 inline void fence_async_proxy() {}
 
 inline void named_barrier(int id, int threads, EMUL_AT)
@@ -230,6 +259,8 @@ struct wgmma_work {
     int n;
     uint64_t a, b;
     bool trans_a, trans_b;
+    bool a_in_registers = false;
+    uint32_t a_registers[4] = {};
 };
 
 struct wgmma_lists {
@@ -257,6 +288,13 @@ inline float wgmma_element(uint64_t operand, bool trans, int i, int l)
     return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 
+// Element (row, l) of A in registers: those of mma_m16n8k16_bf16, for the warp's 16 rows.
+inline float wgmma_held(const wgmma_work *const (&lanes)[32], int row, int l)
+{
+    const wgmma_work &w = *lanes[4 * (row % 8) + l % 8 / 2];
+    return bf16_of(w.a_registers[row / 8 + 2 * (l / 8)], l % 2);
+}
+
 // One warp's 16 rows of one product.
 inline void wgmma_rows(const wgmma_work *const (&lanes)[32], int first_row)
 {
@@ -264,7 +302,8 @@ inline void wgmma_rows(const wgmma_work *const (&lanes)[32], int first_row)
     for (int row = 0; row < 16; row++) {
         float a[16];
         for (int l = 0; l < 16; l++)
-            a[l] = wgmma_element(w.a, w.trans_a, first_row + row, l);
+            a[l] = w.a_in_registers ? wgmma_held(lanes, row, l)
+                                    : wgmma_element(w.a, w.trans_a, first_row + row, l);
         for (int col = 0; col < w.n; col++) {
             float *d = lanes[row % 8 * 4 + col % 8 / 2]->d + col / 8 * 4 + row / 8 * 2 + col % 2;
             double sum = static_cast<double>(*d);
@@ -327,5 +366,17 @@ void wgmma(float (&d)[REGISTERS], uint64_t operand_a, uint64_t operand_b)
 {
     emul::my_wgmma().open.push_back({d, 2 * REGISTERS, operand_a, operand_b, TRANS_A, TRANS_B});
 }
+
+template <bool TRANS_B, int REGISTERS>
+void wgmma_held(float (&d)[REGISTERS], const uint32_t (&a)[4], uint64_t operand_b)
+{
+    emul::my_wgmma().open.push_back(
+        {d, 2 * REGISTERS, 0, operand_b, false, TRANS_B, true, {a[0], a[1], a[2], a[3]}});
+}
+
+// ---- registers of a warpgroup
+
+template <int N> void registers_lower() {}
+template <int N> void registers_raise() {}
 
 #endif

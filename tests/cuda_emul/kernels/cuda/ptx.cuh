@@ -159,6 +159,13 @@ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32
     emul::collective(EMUL_SITE("mma_m16n8k8_tf32"), 0xffffffffu, emul::mma_tf32_op, &f);
 }
 
+// Rounded to nearest: a GPU's differs from it in the last bits.
+inline float exp2_approx(float x)
+{
+    const float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 // Nearest, ties away from zero.
 inline uint32_t to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & 0xffffe000u; }
 

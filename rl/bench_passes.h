@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// gradus bench rollout and update: whole passes of a model of random weights, by the functions
+// that training calls.
+#ifndef RL_BENCH_PASSES_H
+#define RL_BENCH_PASSES_H
+
+#include "policy/arch.h"
+#include "rl/bench.h"
+
+// Prefill and decoding, tokens a second, for several batches. Errors: ERR_ENV, ERR_CONFIG.
+int bench_rollout(const struct bench *b, const struct arch *arch);
+
+// Forward and backward pass and AdamW over a packed batch of `tokens` tokens, and a whole step of
+// GRPO: 8 samples of each of 8 prompts, and an update from all of them, `tokens` at a time. 0:
+// 4,096.
+int bench_update(const struct bench *b, const struct arch *arch, int tokens);
+
+#endif
