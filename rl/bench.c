@@ -142,7 +142,8 @@ static int measure_limits(struct bench *b)
         const long own = sysconf(_SC_LEVEL2_CACHE_SIZE), cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
         struct bench_limit limit;
         bench_limit_measure(&limit, b->team, b->dev->isa);
-        b->limits = (struct bench_limits){.flops = limit.flops, .bytes = limit.bytes};
+        b->limits = (struct bench_limits){
+            .flops = b->type == DTYPE_BF16 ? limit.flops_bf16 : limit.flops, .bytes = limit.bytes};
         b->limits.own = own > 0 ? (double)own * team_size(b->team) : 0;
         b->limits.cache = cache > 0 ? (double)cache : 0;
         return 0;

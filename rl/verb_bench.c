@@ -63,7 +63,7 @@ int verb_bench(int argc, char **argv)
         {"--threads", "N", OPTION_INT, &o.threads, 0, 4096, false,
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,
-         "reference, avx2 or avx512; default: the best of this CPU"},
+         "reference, avx2, avx512, avx512bf16 or amx; default: the best of this CPU"},
         {"--only", "TEXT", OPTION_STRING, &only, 0, 0, false,
          "of the sandbox: cases whose name holds it"},
         {"--json", NULL, OPTION_FLAG, &o.json, 0, 0, false, "one JSON object a case"},

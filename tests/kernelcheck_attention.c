@@ -16,6 +16,7 @@ struct attention_shape {
     double spread; // of queries; 0: 1
     bool no_lse, empty; // empty: one more sequence, without queries
     bool bf16;          // rows and outputs; backward: dq as well
+    bool dkv16;         // backward: and dkv
     int special;        // in queries
 };
 
@@ -409,6 +410,7 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
               s->H, s->R, s->Dr, s->seqs, s->min, s->max, s->gap);
     const enum element element = element_of(s);
     a->type = a->dq_type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
+    a->dkv_type = s->dkv16 ? DTYPE_BF16 : DTYPE_F32;
     a->num_seqs = rows->n;
     a->H = s->H;
     a->R = s->R;
@@ -427,7 +429,8 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
             array_floats(lse)[(size_t)seqs[i].query * H + j] += logf((float)(j / H) + 1.0f) + 0.5f;
     in.lse = array_floats(lse);
     struct array *dq = call_out(c, &a->dq, "dq", element, row, id);
-    struct array *dkv = call_out(c, &a->dkv, "dkv", ELEMENT_F32, span_rows(T, D, D), id);
+    struct array *dkv =
+        call_out(c, &a->dkv, "dkv", s->dkv16 ? ELEMENT_BF16 : ELEMENT_F32, span_rows(T, D, D), id);
     set_unit(s, dq);
     set_unit(s, dkv);
     for (int i = 0; i < rows->n; i++)
@@ -463,6 +466,7 @@ static const struct attention_shape attention_grad_shapes[] = {
     {8, 128, 32, 2, 10, 40, .bf16 = true},
     {16, 512, 64, 3, 2, 12, .bf16 = true},
     {2, 64, 64, 2, 60, 200, .bf16 = true},
+    {3, 24, 9, 3, 1, 150, .gap = 2, .bf16 = true, .dkv16 = true},
     {16, 512, 64, 2, 40, 90, .gap = 1, .bf16 = true},
     {128, 512, 64, 2, 3, 20, .bf16 = true},
 };

@@ -8,7 +8,6 @@
 // in the bits.
 #include "base/mem.h"
 #include "kernels/cpu/fast_attention.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +41,7 @@ struct grad_work {
     struct attention_room room;
     float *delta; // [rows] dout . out
     float *dq;    // [rows,D] when dq is bfloat16
+    float *dkv;   // [blocks,KEYS,D] when dkv is
 };
 
 static size_t keys_floats(const struct attention_grad_args *a)
@@ -56,7 +56,7 @@ struct grad_group {
     int first, len;
     struct attention_rows q, dout;
     const void *q_b, *dout_b;
-    float *dq;
+    float *dq, *dkv; // dkv: of the key blocks of the item
 };
 
 // p and ds of m rows of the group from `row` on, of which row i sees the keys below visible0 + i /
@@ -147,7 +147,7 @@ static void group_grad(const struct attention_grad_args *a, const struct grad_wo
     const int rows = g->len * a->H, visible0 = g->first + 1 - b * KEYS,
               seen = visible0 + g->len - 1;
     const int keys = seen < KEYS ? seen : KEYS, D = a->R + a->Dr;
-    float *dkv = (float *)a->dkv + (g->start + (size_t)b * KEYS) * (size_t)D;
+    float *dkv = g->dkv + (size_t)(b - item->key_begin) * KEYS * (size_t)D;
     for (int row = 0; row < rows; row += GEMM_BF16_TILE) {
         const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
         probabilities(a, w, g, keys_t, row, m, visible0);
@@ -198,6 +198,9 @@ static void queries_grad(const struct attention_grad_args *a, const struct grad_
         w->delta[i] = row_dot(a->dout, a->out, a->type, (base + (size_t)i) * R, R);
     if (a->dq_type == DTYPE_F32)
         g.dq = (float *)a->dq + base * D;
+    g.dkv = a->dkv_type == DTYPE_F32
+                ? (float *)a->dkv + (start + (size_t)item->key_begin * KEYS) * D
+                : w->dkv;
     for (int b = item->key_begin; b < item->key_end && b * KEYS < first + len; b++)
         group_grad(a, w, item, &g, b, w->keys_t + (size_t)(b - item->key_begin) * keys_floats(a),
                    kv[b - item->key_begin]);
@@ -219,12 +222,20 @@ static void item_grad(const struct attention_grad_args *a, const struct grad_wor
         FAST(transpose_keys)(rows, keys, D, w->keys_t + place);
         kv[b - item->key_begin] = (struct attention_values){pack_rows(rows, keys, D, w->kv + place),
                                                             rows.ld, keys, rows.type};
-        if (item->dkv)
+        if (item->dkv && a->dkv_type == DTYPE_F32)
             memset((float *)a->dkv + at, 0, (size_t)keys * (size_t)D * sizeof(float));
     }
+    const int last = item->key_end * KEYS < seq->len ? item->key_end * KEYS : seq->len;
+    const size_t rounded = item->dkv && a->dkv_type != DTYPE_F32
+                               ? (size_t)(last - item->key_begin * KEYS) * (size_t)D
+                               : 0;
+    if (rounded > 0)
+        memset(w->dkv, 0, rounded * sizeof(float));
     // Groups are counted from the first query of the sequence, in every item.
     for (int i = item->first; i < item->end; i += queries)
         queries_grad(a, w, item, kv, i, seq->len - i < queries ? seq->len - i : queries);
+    copy_as(a->dkv, a->dkv_type, ((size_t)seq->query + (size_t)item->key_begin * KEYS) * (size_t)D,
+            w->dkv, DTYPE_F32, 0, rounded);
 }
 
 static void attention_grad_share(void *arg, int rank, int size)
@@ -241,11 +252,12 @@ static void attention_grad_share(void *arg, int rank, int size)
     }
     const size_t keys = (size_t)blocks * keys_floats(a);
     const size_t values = (size_t)blocks * sizeof(struct attention_values) / sizeof(float);
+    const size_t dkv = a->dkv_type == DTYPE_F32 ? 0 : (size_t)blocks * KEYS * D;
     const size_t deepest = D > rows ? D : rows;
     const size_t gemm = gemm_bf16_work(deepest > KEYS ? (int)deepest : KEYS);
     float *scratch = cpu_scratch(job->dev, rank,
-                                 gemm + 2 * keys + values +
-                                     rows * (3 * D + 2 * cols + 3 * KEYS + 1) + 12 * SCRATCH_LINE);
+                                 gemm + dkv + 2 * keys + values +
+                                     rows * (3 * D + 2 * cols + 3 * KEYS + 1) + 13 * SCRATCH_LINE);
     struct grad_work w;
     w.keys_t = take(&scratch, keys);
     w.kv = take(&scratch, keys);
@@ -259,6 +271,7 @@ static void attention_grad_share(void *arg, int rank, int size)
     w.room.gemm = take(&scratch, gemm);
     w.delta = take(&scratch, rows);
     w.dq = take(&scratch, rows * D);
+    w.dkv = take(&scratch, dkv);
     struct attention_values *kv = (struct attention_values *)(void *)take(&scratch, values);
     for (int i = begin; i < end; i++)
         item_grad(a, &w, &job->items[i], kv);
@@ -296,8 +309,6 @@ static void push_sequence(struct grad_job *job, int n, double fair)
 
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a)
 {
-    if (a->dkv_type != DTYPE_F32) // which no caller asks for
-        return ref_attention_grad(dev, a);
     const int queries = queries_per_item(GROUP_ROWS, a->H);
     size_t count = 0;
     double total = 0.0;

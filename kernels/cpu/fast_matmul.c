@@ -213,8 +213,8 @@ struct token_block {
     const struct matmul_grad_args *a;
     size_t dy, x; // first elements
     int count;    // tokens
-    float *dy_work, *gemm_work, *x_work;
     enum gemm_mode mode;
+    float *dy_work, *gemm_work, *x_work;
 };
 
 #define GRAD_ROWS 96 // of dW: a multiple of all GEMM_ROWS
@@ -236,7 +236,7 @@ static void widen_columns(const uint16_t *x, size_t ldx, int count, int n, size_
         }
 }
 
-// Rows [row, row + rows) of dW += dY^T X (or =, by the block's mode), summed in float32.
+// Rows [row, row + rows) of dW += (or =) dY^T X, summed in float32.
 static void block_rows_f32(const struct token_block *b, int row, int rows, float *dw)
 {
     const struct matmul_grad_args *a = b->a;
@@ -325,10 +325,10 @@ static void weight_grad(const struct matmul_grad_args *a, float *work, int g, in
             .dy = group * a->stride_dy + (first + (size_t)t) * a->lddy,
             .x = group * a->stride_x + (first + (size_t)t) * a->ldx,
             .count = end - begin - t < TOKEN_BLOCK ? end - begin - t : TOKEN_BLOCK,
+            .mode = t == 0 && a->overwrite ? GEMM_SET : GEMM_ADD,
             .dy_work = work,
             .gemm_work = work + DY_WORK,
             .x_work = work + DY_WORK + gemm_bf16_work(TOKEN_BLOCK),
-            .mode = t == 0 && a->overwrite ? GEMM_SET : GEMM_ADD,
         };
         if (bf16)
             block_x_bf16(&b);

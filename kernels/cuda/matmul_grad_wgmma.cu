@@ -225,10 +225,11 @@ int matmul_grad_wgmma(struct device *dev, const struct matmul_grad_args *a)
     using middle = wgmma_tile<2, 128, 3, 2>;   // 128 x 128
     const int many = 2048; // tokens of a group, from where the sums outweigh dW itself
     const int tokens = a->segments ? div_up(a->m, a->batch) : a->m;
-    if (tokens >= many)
+    const bool full = grad_tiles<wide>(*a) * a->batch >= dev->cuda->num_sms;
+    // Stores without a read are faster from registers, additions in memory by bulk copies.
+    if (tokens >= many || (full && a->overwrite))
         return launch_grad<wide, false>(dev, a);
-    if (grad_tiles<late>(*a) * a->batch >= dev->cuda->num_sms &&
-        wgmma_vectors(a->dw, static_cast<size_t>(a->k), a->stride_dw))
+    if (full && wgmma_vectors(a->dw, static_cast<size_t>(a->k), a->stride_dw))
         return launch_grad<late, true>(dev, a);
     return launch_grad<middle, false>(dev, a);
 }
