@@ -138,6 +138,8 @@ static int open_policy(struct trainer *t)
     const enum dtype dtype = t->config->run.dtype;
     int rc = m->dir != NULL ? policy_open(&t->policy, t->dev, m->dir, dtype, false)
                             : policy_create(&t->policy, t->dev, &arch, dtype, m->init_seed);
+    if (rc == 0 && m->dir != NULL)
+        session_tell_model(t->policy, m->dir);
     const int vocabulary = tokenizer_vocab_size(t->tokenizer);
     if (rc == 0 && vocabulary > t->policy->arch.V)
         rc = err_set(ERR_MODEL, "the tokenizer has %d tokens, the model's vocabulary only %d",
