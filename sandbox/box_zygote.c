@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -230,6 +231,9 @@ static bool report(const struct wire_done *done, int fd)
 int zygote_serve(const struct box *box)
 {
     struct workdir workdir = {0};
+    // What was freed is put together now, once: else the first large allocation of every program
+    // does it, and writes to half of the heap's pages.
+    (void)malloc_trim(0);
     for (;;) {
         struct wire_run run;
         struct child child = {.box = box};
