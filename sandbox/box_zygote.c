@@ -149,7 +149,7 @@ static pid_t fork_child(const struct child *child, int ready_read)
 static bool prepare(struct child *child, int ready[2], struct workdir *workdir)
 {
     const struct box *box = child->box;
-    if (child->kind >= WIRE_JOB_KINDS || box->filters[child->kind] == NULL ||
+    if (child->kind >= WIRE_JOB_KINDS || box->filters[child->kind].len == 0 ||
         (box->jail && workdir_prepare(workdir, &child->limits) != 0) ||
         pipe2(ready, O_CLOEXEC) != 0)
         return false;
