@@ -45,8 +45,8 @@ struct box {
     int landlock;  // the version that the kernel has
     int cpus;      // that a program's threads could use at once
     const struct box_language *language;
-    const struct sock_fprog *filters[WIRE_JOB_KINDS]; // NULL: of another language
-    size_t base_kib;                                  // address space of the interpreter itself
+    struct sock_fprog filters[WIRE_JOB_KINDS]; // empty: of another language
+    size_t base_kib;                           // address space of the interpreter itself
     char *objects; // paths of the shared objects that are loaded or may be, each terminated, one
                    // after the other
     size_t objects_len;

@@ -155,7 +155,7 @@ static int restrict_files(const struct child *c)
 
 static int filter_system_calls(const struct child *c)
 {
-    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0u, c->box->filters[c->kind]);
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0u, &c->box->filters[c->kind]);
 }
 
 static const struct {

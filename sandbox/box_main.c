@@ -152,14 +152,10 @@ static int filter_fault(struct wire_hello *hello, int rc)
     return box_fail(hello, "making the system call filter");
 }
 
-// For good: every child gives them to the kernel.
-static struct sock_fprog programs[WIRE_JOB_KINDS];
-
 static int build_filter(struct wire_hello *hello, struct box *box, enum wire_kind kind,
                         enum policy_who who, int (*build)(struct sock_fprog *, enum policy_who))
 {
-    const int rc = build(&programs[kind], who);
-    box->filters[kind] = &programs[kind];
+    const int rc = build(&box->filters[kind], who);
     return rc == 0 ? 0 : filter_fault(hello, rc);
 }
 

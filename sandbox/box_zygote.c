@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -148,7 +149,7 @@ static pid_t fork_child(const struct child *child, int ready_read)
 static bool prepare(struct child *child, int ready[2], struct workdir *workdir)
 {
     const struct box *box = child->box;
-    if (child->kind >= WIRE_JOB_KINDS || box->filters[child->kind] == NULL ||
+    if (child->kind >= WIRE_JOB_KINDS || box->filters[child->kind].len == 0 ||
         (box->jail && workdir_prepare(workdir, &child->limits) != 0) ||
         pipe2(ready, O_CLOEXEC) != 0)
         return false;
@@ -230,6 +231,9 @@ static bool report(const struct wire_done *done, int fd)
 int zygote_serve(const struct box *box)
 {
     struct workdir workdir = {0};
+    // What was freed is put together now, once: else the first large allocation of every program
+    // does it, and writes to half of the heap's pages.
+    (void)malloc_trim(0);
     for (;;) {
         struct wire_run run;
         struct child child = {.box = box};

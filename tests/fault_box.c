@@ -43,8 +43,9 @@ struct watcher {
     struct plan plan;
     bool failed_before; // in an earlier box: this one is not to be built at all
     enum phase phase;
-    pid_t init;        // PID 1 of the box, once known
-    pid_t program;     // once it is ready: what it does is its own business
+    pid_t init;    // PID 1 of the box, once known
+    pid_t program; // once it is ready: what it does is its own business
+    bool greeted;
     int reports, runs; // runs: of which the last is the program itself
     int count;
     char failed[128];
@@ -113,7 +114,8 @@ static void follow_after(struct watcher *w, const struct seccomp_notif *n)
     }
     if (w->phase == SET_UP && d->nr == SYS_write && d->args[0] == READY && d->args[2] == 1)
         w->program = pid;
-    // The report of a run; before it only the greeting is sent, by another call.
+    if (w->phase == SET_UP && d->nr == SYS_sendto && pid == w->init)
+        w->greeted = true;
     if (w->phase == SET_UP && d->nr == SYS_sendmsg && pid == w->init) {
         w->program = 0;
         if (++w->reports == w->runs)
@@ -126,8 +128,11 @@ static bool counts(const struct watcher *w, const struct seccomp_notif *n)
     const pid_t pid = (pid_t)n->pid;
     if ((w->phase != SETTING_UP && w->phase != SET_UP) || is_harmless(&n->data))
         return false;
-    // The process that was locked in, and, of a compiler, what it starts, count no more.
-    return w->program == 0 || pid == w->init;
+    // A process that init starts before it greets only looks for libraries. One that was locked in,
+    // and, of a compiler, what it starts, count no more.
+    if (w->phase == SET_UP && (!w->greeted || w->program != 0))
+        return pid == w->init;
+    return true;
 }
 
 // true: the call is to fail.

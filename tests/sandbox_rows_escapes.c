@@ -19,7 +19,8 @@ const struct row rows_escapes[] = {
     {"files", OK,
      "import os\n"
      "print(sorted(os.listdir('/')), sorted(os.listdir('/usr')), os.listdir('.'))",
-     "['box', 'dev', 'lib', 'lib64', 'tmp', 'usr'] ['lib'] []\n", .cage = RUNTIME, .cage_says = "~PermissionError"},
+     "['box', 'dev', 'lib', 'lib64', 'tmp', 'usr'] ['lib'] []\n", .cage = RUNTIME,
+     .cage_says = "~PermissionError"},
     {"/etc/passwd", RUNTIME, "open('/etc/passwd')", "~FileNotFoundError", .cage = RUNTIME,
      .cage_says = "~PermissionError"},
     {"/proc", RUNTIME, "open('/proc/1/environ')", "~FileNotFoundError", .cage = RUNTIME,

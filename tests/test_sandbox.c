@@ -566,16 +566,16 @@ static void a_program_without_tests_is_never_ok(void **state)
     assert_int_equal(sandbox_run_batch(box, &job, 1, &r), 0);
     assert_int_equal(r.verdict, SANDBOX_INTERNAL);
     sandbox_result_clear(&r);
-    static const char *const bad[] = {"[]",
-                                      "{\"entry\":\"f\",\"calls\":[]}",
-                                      "\" \\n\"",
-                                      "3",
-                                      "[{\"stdin\":\"\"}]",
-                                      "[{\"stdin\":\"\",\"stdout\":\"\",\"compare\":\"no\"}]",
-                                      "[{\"stdin\":\"\",\"stdout\":\"\",\"tolerance\":1}]",
-                                      "[{\"stdin\":\"\",\"stdout\":\"\",\"compare\":\"numbers\","
-                                      "\"tolerance\":-1}]",
-                                      "{\"entry\":\"f\",\"calls\":[{\"args\":3,\"result\":1}]}"};
+    static const char *const bad[] = {
+        "[]",
+        "{\"entry\":\"f\",\"calls\":[]}",
+        "\" \\n\"",
+        "3",
+        "[{\"stdin\":\"\"}]",
+        "[{\"stdin\":\"\",\"stdout\":\"\",\"compare\":\"no\"}]",
+        "[{\"stdin\":\"\",\"stdout\":\"\",\"tolerance\":1}]",
+        "[{\"stdin\":\"\",\"stdout\":\"\",\"compare\":\"numbers\",\"tolerance\":-1}]",
+        "{\"entry\":\"f\",\"calls\":[{\"args\":3,\"result\":1}]}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct json_doc *doc = NULL;
         struct sandbox_tests *t = NULL;

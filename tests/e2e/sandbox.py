@@ -81,8 +81,8 @@ def check_c():
     if not json.loads(call("check", "--json").stdout)["languages"][1]["works"]:
         report(True, "programs in C # SKIP there is no compiler")
         return
-    total = put("total.c", "#include <stdio.h>\nint main(void) { int s = 0, x; while (scanf(\"%d\", &x) == 1) s += x; "
-                "printf(\"%.3f\\n\", s / 3.0); return 0; }\n")
+    total = put("total.c", "#include <stdio.h>\nint main(void) { int s = 0, x; "
+                "while (scanf(\"%d\", &x) == 1) s += x; printf(\"%.3f\\n\", s / 3.0); return 0; }\n")
     tests = put("total.json", '[{"stdin": "1 2 3", "stdout": "2"}, {"stdin": "1", "stdout": "0.3333"}]')
     loose = put("loose.json", '[{"stdin": "1", "stdout": "0.3333", "compare": "numbers", "tolerance": 0.001}]')
     verdict({"verdict": "ok", "stdout": "1.000\n", "tier": "jail"}, "C", "--lang", "c", total, "--stdin", "-",
@@ -96,7 +96,8 @@ def check_c():
 
 def check_usage():
     program = put("empty.py", "")
-    for args, word in ((("run", "--lang", "perl", program), "python, c"), (("run", "--tier", "bare", program), "jail, cage"),
+    for args, word in ((("run", "--lang", "perl", program), "python, c"),
+                       (("run", "--tier", "bare", program), "jail, cage"),
                        (("check", "--tier", "none"), "jail, cage")):
         done = call(*args)
         report(done.returncode == 2 and word in done.stderr, f"usage: {' '.join(args[:3])}", done.stderr)

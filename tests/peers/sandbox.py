@@ -80,7 +80,8 @@ def human_eval():
 
 
 def cpu():
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in both)
 
 
 def worker(function, seconds, results):
@@ -146,8 +147,8 @@ def show(rows, workers, as_json):
                               "value": ours, "unit": "1/s", "peer": name, "peer_value": rate, "ratio": ours / rate,
                               "peer_cpu_ms": used}))
         else:
-            print(f"{workers} at once  {name:17}  {rate:7.1f}/s  [{min(rates):.1f} - {max(rates):.1f}]  {used:6.2f} ms of CPU"
-                  f"   gradus is {ours / rate:5.2f} times that")
+            print(f"{workers} at once  {name:17}  {rate:7.1f}/s  [{min(rates):.1f} - {max(rates):.1f}]  "
+                  f"{used:6.2f} ms of CPU   gradus is {ours / rate:5.2f} times that")
 
 
 def main():
@@ -165,7 +166,8 @@ def main():
         show(rows, workers, args.json)
         ratio = statistics.median(g[0] / b[0] for g, b in zip(rows["gradus"], rows.get("bubblewrap", [])))
         over = statistics.median(g[1] - b[1] for g, b in zip(rows["gradus"], rows["bare fork"]))
-        print(f"{workers} at once: {ratio:.1f} times bubblewrap; {over:.2f} ms of CPU beyond a bare fork", file=sys.stderr)
+        print(f"{workers} at once: {ratio:.1f} times bubblewrap; {over:.2f} ms of CPU beyond a bare fork",
+              file=sys.stderr)
         good = good and ratio >= 10 and over < 0.5
     return 0 if good else 1
 
