@@ -236,7 +236,7 @@ static void waiting_for_a_processor_is_not_held_against_a_program(void **state)
     pid_t hogs[HOGS];
     start_hogs(hogs);
     struct sandbox_result busy =
-        run_hurried(sb, "import time\nwhile time.process_time() < 0.3: pass\nprint('done')");
+        run_hurried(sb, "import time\nwhile time.process_time() < 0.38: pass\nprint('done')");
     struct sandbox_result idle = run_hurried(sb, "import time\ntime.sleep(60)");
     stop_hogs(hogs);
     assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
