@@ -147,7 +147,7 @@ const struct row rows_resources[] = {
      "import threading\n"
      "def f():\n"
      "    while True: pass\n"
-     "for i in range(8): threading.Thread(target=f, daemon=True).start()\n"
+     "for i in range(2): threading.Thread(target=f, daemon=True).start()\n"
      "print('end')",
      "end\n"},
     {"core dump", SIGNAL, "import os, resource\nos.kill(os.getpid(), 11)", NULL},
