@@ -22,8 +22,8 @@ int scoring_open(struct scoring **out, const struct config *c, const struct conf
                  struct sandbox *sandbox, struct policy *prm);
 void scoring_close(struct scoring **s);
 
-// The sandbox that programs are run in; tier: the weakest that will do, by its name; slots: programs
-// that run at once, 0 the default. ERR_CONFIG, ERR_ENV.
+// The sandbox that programs are run in; tier: the weakest that will do, by its name; slots:
+// programs that run at once, 0 the default. ERR_CONFIG, ERR_ENV.
 int scoring_open_sandbox(struct sandbox **out, const char *tier, int slots);
 
 // Whether some source's reward runs programs, or reads the process reward model.
