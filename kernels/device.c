@@ -126,7 +126,8 @@ int device_open(struct device **out, struct team *team, enum device_isa isa)
 {
     if (!device_has_isa(isa))
         return err_set(ERR_ENV,
-                       "this CPU does not have the instructions of \"%s\"; its best are \"%s\"",
+                       "this CPU, or this build, does not have the instructions of \"%s\"; the "
+                       "best are \"%s\"",
                        device_isa_name(isa), device_isa_name(device_best_isa()));
     struct device *dev = mem_alloc0(sizeof(*dev));
     dev->isa = isa == DEVICE_BEST ? device_best_isa() : isa;
