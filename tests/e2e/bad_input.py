@@ -11,27 +11,22 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+
 gradus, golden = sys.argv[1:3]
 folder = tempfile.mkdtemp(prefix="gradus-bad-")
 USAGE, DATA, MODEL, WRITE = 2, 3, 4, 6
-count = failures = 0
 
 
 def refused(code, words, *args):
     """`gradus args` ends with this code, and its message begins with "gradus: " and holds all the words."""
-    global count, failures
     done = subprocess.run([gradus, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
     said = done.stderr.decode("utf-8", "replace")
     good = done.returncode == code and any(line.startswith("gradus: ") for line in said.splitlines())
     good = good and all(word in said for word in words)
-    count += 1
-    failures += not good
     shown = f"{' '.join(args)}: exit code {code}, {' '.join(words)}"
     shown = shown.replace(folder, "DIR").replace(golden, "GOLDEN").replace("\n", " ").replace("#", "")
-    print(f"{'ok' if good else 'not ok'} {count} - {shown}")
-    if not good:
-        print(f"# exit code {done.returncode}, expected {code} and {words}; it said:")
-        print("# " + said.replace("\n", "\n# "))
+    tap.report(good, shown, f"exit code {done.returncode}, expected {code} and {words}; it said:\n{said}")
 
 
 def put(name, content):
@@ -158,7 +153,7 @@ def check_model_files():
     norm, proj = "model.norm.weight", "model.layers.1.self_attn.o_proj.weight"
 
     def spoiled(number, words, change):
-        refused(MODEL, words, "logprobs", "--data", row, "--model", model(f"row-{number}-{count}", change))
+        refused(MODEL, words, "logprobs", "--data", row, "--model", model(f"row-{number}-{tap.count}", change))
 
     def edit(fields):
         return rewrite(lambda header: header[norm].update(fields))
@@ -316,8 +311,7 @@ def main():
         check_writing(tokenizer)
     finally:
         shutil.rmtree(folder)
-    print(f"1..{count}")
-    return failures > 0
+    return tap.end()
 
 
 sys.exit(main())

@@ -11,6 +11,9 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+from tap import report
+
 gradus, config, root = sys.argv[1:4]
 folder = tempfile.mkdtemp(prefix="gradus-chat-")
 TOKENIZER = os.path.join(root, "configs", "data", "quickstart.tokenizer.json")
@@ -21,16 +24,6 @@ TEMPLATE = """{% if messages[0].role != 'user' %}{{ raise_exception('begin with 
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '\\nassistant: ' }}{% if brief %}{{ '(brief) ' }}{% endif %}{% endif %}
 """
-count = failures = 0
-
-
-def report(good, name, why=""):
-    global count, failures
-    count += 1
-    failures += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {name}")
-    if not good:
-        print("# " + str(why)[:2000].replace("\n", "\n# "))
 
 
 def run(*args, code=0):
@@ -149,5 +142,4 @@ try:
 except (RuntimeError, subprocess.TimeoutExpired) as error:
     report(False, "a command failed", error)
 shutil.rmtree(folder)
-print(f"1..{count}")
-sys.exit(failures > 0)
+sys.exit(tap.end())

@@ -12,20 +12,14 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+from tap import report
+
 gradus, testdata = sys.argv[1:3]
 prompts = int(sys.argv[3]) if len(sys.argv) > 3 else 24
 rows = os.path.join(testdata, "data", "gsm8k", "train.jsonl.gz")
 tokenizer = os.path.join(testdata, "data", "tokenizer", "deepseek_v3_tokenizer.json.gz")
 SAMPLES = 2
-count = 0
-
-
-def report(good, name, detail=""):
-    global count
-    count += 1
-    print(f"{'ok' if good else 'not ok'} {count} - {name}")
-    if not good and detail:
-        print("# " + detail.replace("\n", "\n# "))
 
 
 def config():
@@ -70,9 +64,8 @@ def run(work):
 
 
 if not (os.path.exists(rows) and os.path.exists(tokenizer)):
-    print(f"ok 1 - GSM8K goes through a GRPO step # SKIP {rows} and {tokenizer} are not both there")
-    count = 1
+    tap.skip("GSM8K goes through a GRPO step", f"{rows} and {tokenizer} are not both there")
 else:
     with tempfile.TemporaryDirectory() as work:
         run(work)
-print(f"1..{count}")
+tap.end()

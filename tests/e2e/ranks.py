@@ -17,6 +17,9 @@ import sys
 import tempfile
 import time
 
+import tap
+from tap import report
+
 gradus, config, mpirun = os.path.abspath(sys.argv[1]), sys.argv[2], sys.argv[3]
 # As root, and on more ranks than there are cores; Open MPI's shared memory asks for what containers forbid.
 MPI = [mpirun, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca",
@@ -31,21 +34,10 @@ for name in list(environment):  # of a launcher that started this script
         del environment[name]
 # What Open MPI does not free at its end is not this program's; ranks without it are looked at.
 of_mpi = dict(environment, ASAN_OPTIONS=environment.get("ASAN_OPTIONS", "") + ":detect_leaks=0")
-count = 0
-
-
-def report(good, name, detail=""):
-    global count
-    count += 1
-    print(f"{'ok' if good else 'not ok'} {count} - {name}", flush=True)
-    if not good and detail:
-        print("# " + detail.strip().replace("\n", "\n# "), flush=True)
 
 
 def skip(name):
-    global count
-    count += 1
-    print(f"ok {count} - {name} # SKIP this build has no MPI", flush=True)
+    tap.skip(name, "this build has no MPI")
 
 
 def command(run, *more, of=config):
@@ -371,4 +363,4 @@ with tempfile.TemporaryDirectory() as top:
     own_config, two_folders = check_rank_error(top)
     check_programs(top)
     check_disagreement(top, os.path.join(alone, "checkpoints", "step-000008"), own_config, two_folders)
-print(f"1..{count}")
+tap.end()

@@ -13,17 +13,11 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+from tap import report
+
 gradus, config, *settings = sys.argv[1:]
 TIMES = ("time", "step_time", "eval/seconds", "time/rollout", "time/reward", "time/update")
-count = 0
-
-
-def report(good, name, detail=""):
-    global count
-    count += 1
-    print(f"{'ok' if good else 'not ok'} {count} - {name}")
-    if not good and detail:
-        print("# " + detail.replace("\n", "\n# "))
 
 
 def command(run, *more):
@@ -108,4 +102,4 @@ with tempfile.TemporaryDirectory() as work:
            f"{zero}")
     again = subprocess.run(command(whole), stderr=subprocess.PIPE, text=True)
     report(again.returncode == 2 and "--resume" in again.stderr, "a used run directory is refused", again.stderr)
-print(f"1..{count}")
+tap.end()

@@ -9,18 +9,11 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+from tap import report
+
 gradus = sys.argv[1]
 folder = tempfile.TemporaryDirectory(prefix="gradus-sandbox-")
-count = failures = 0
-
-
-def report(good, name, detail=""):
-    global count, failures
-    count += 1
-    failures += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {name}")
-    if not good:
-        print("# " + str(detail).replace("\n", "\n# "))
 
 
 def call(*args, given="", before=()):
@@ -135,16 +128,15 @@ def main():
     if here.returncode == 5:
         report("To allow it: " in here.stderr, "sandbox check refuses and says what would allow it", here.stderr)
         reason = here.stderr.strip().replace("\n", " ")
-        print(f"ok {count + 1} - verdicts and layers # SKIP {reason}\n1..{count + 1}")
-        return failures > 0
+        tap.skip("verdicts and layers", reason)
+        return tap.end()
     check_refusal()
     check_run()
     check_c()
     check_usage()
     check_layers()
     check_container()
-    print(f"1..{count}")
-    return failures > 0
+    return tap.end()
 
 
 sys.exit(main())

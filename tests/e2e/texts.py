@@ -11,19 +11,12 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+from tap import report
+
 gradus, golden, data = sys.argv[1:4]
 folder = tempfile.mkdtemp(prefix="gradus-texts-")
 MODELS = ("deepseek_v2_lite_tiny", "deepseek_v2_tiny", "deepseek_v3_tiny", "deepseek_v3_nogroup_tiny")
-count = failures = 0
-
-
-def report(good, name, why=""):
-    global count, failures
-    count += 1
-    failures += not good
-    print(f"{'ok' if good else 'not ok'} {count} - {name}")
-    if not good:
-        print("# " + str(why)[:2000].replace("\n", "\n# "))
 
 
 def run(*args, stdin=None):
@@ -240,10 +233,8 @@ try:
         for name in ("deepseek_v3", "gpt2", "llama3", "qwen2", "smollm"):
             check_tokenizer(name)
     else:
-        count += 1
-        print(f"ok {count} - tokenize # SKIP the tokenizers of the fixtures are not here")
+        tap.skip("tokenize", "the tokenizers of the fixtures are not here")
 except (RuntimeError, subprocess.TimeoutExpired) as error:
     report(False, "a command failed", error)
 shutil.rmtree(folder)
-print(f"1..{count}")
-sys.exit(failures > 0)
+sys.exit(tap.end())
