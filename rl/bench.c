@@ -9,6 +9,7 @@
 #include "kernels/device_cuda.h"
 #include "rl/bench_limit.h"
 #include "rl/bench_memory.h"
+#include "rl/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,22 +161,10 @@ static int measure_limits(struct bench *b)
 
 // ---- opening
 
-static const char *type_name(enum dtype type)
-{
-    return type == DTYPE_BF16 ? "bfloat16" : "float32";
-}
-
 static int choose_type(struct bench *b, const char *name)
 {
     b->type = b->gpu ? DTYPE_BF16 : DTYPE_F32;
-    if (name == NULL)
-        return 0;
-    for (int i = DTYPE_F32; i <= DTYPE_BF16; i++)
-        if (strcmp(name, type_name((enum dtype)i)) == 0) {
-            b->type = (enum dtype)i;
-            return 0;
-        }
-    return err_set(ERR_CONFIG, "bench: unknown type \"%s\"; there are float32 and bfloat16", name);
+    return name == NULL ? 0 : session_dtype(&b->type, name);
 }
 
 static int open_device(struct bench *b, const char *isa_name)
@@ -194,7 +183,8 @@ static int open_device(struct bench *b, const char *isa_name)
 
 static void print_limits(const struct bench *b)
 {
-    printf("%s, %s, %d threads; at most ", b->dev->name, type_name(b->type), team_size(b->team));
+    printf("%s, %s, %d threads; at most ", b->dev->name, session_dtype_name(b->type),
+           team_size(b->team));
     if (b->limits.flops > 0)
         printf("%.0f GFLOP/s and ", b->limits.flops / 1e9);
     printf("%.1f GB/s %s\n", b->limits.bytes / 1e9, b->gpu ? "copied" : "read");

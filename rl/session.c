@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "base/team.h"
 #include "kernels/device_cuda.h"
+#include "rl/config.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,12 +40,19 @@ int session_open_device(struct device **out, const char *name, struct team *team
     return err_set(ERR_CONFIG, "unknown device \"%s\"; there are cpu, cuda and cuda:N", name);
 }
 
+#define NAME_AT(constant, word) [constant] = word,
+static const char *const dtype_names[] = {CONFIG_DTYPE(NAME_AT)};
+
+const char *session_dtype_name(enum dtype type) { return dtype_names[type]; }
+
 int session_dtype(enum dtype *out, const char *name)
 {
-    if (name != NULL && strcmp(name, "float32") != 0 && strcmp(name, "bfloat16") != 0)
-        return err_set(ERR_CONFIG, "unknown dtype \"%s\"; there are float32 and bfloat16", name);
-    *out = name != NULL && strcmp(name, "bfloat16") == 0 ? DTYPE_BF16 : DTYPE_F32;
-    return 0;
+    for (int i = DTYPE_F32; i <= DTYPE_BF16; i++)
+        if (strcmp(name, dtype_names[i]) == 0) {
+            *out = (enum dtype)i;
+            return 0;
+        }
+    return err_set(ERR_CONFIG, "unknown dtype \"%s\"; there are float32 and bfloat16", name);
 }
 
 void session_tell_model(const struct policy *p, const char *model_dir)
@@ -64,7 +72,7 @@ int session_open(struct session *out, const char *model_dir, const char *device,
 {
     struct session s = {0};
     enum dtype type = DTYPE_F32;
-    int rc = session_dtype(&type, dtype);
+    int rc = dtype != NULL ? session_dtype(&type, dtype) : 0;
     if (rc == 0)
         rc = team_open(&s.team, threads);
     if (rc == 0)

@@ -17,12 +17,14 @@ struct session {
 // another name, ERR_ENV where there is no such device.
 int session_open_device(struct device **out, const char *name, struct team *team);
 
-// The type of that name: "float32" or "bfloat16"; NULL: "float32". ERR_CONFIG for another name.
+// The name of a type, "float32" or "bfloat16", as configs have it; and the type of a name,
+// ERR_CONFIG for another one.
+const char *session_dtype_name(enum dtype type);
 int session_dtype(enum dtype *out, const char *name);
 
-// device, dtype: as above. threads 0: as many as this process may use. need_tokenizer false: a
-// directory without tokenizer.json will do. Tells of the model. session_close takes a session that
-// is zeroed or was opened in part.
+// device, dtype: as above (dtype NULL: "float32"). threads 0: as many as this process may use.
+// need_tokenizer false: a directory without tokenizer.json will do. Tells of the model.
+// session_close takes a session that is zeroed or was opened in part.
 int session_open(struct session *out, const char *model_dir, const char *device, const char *dtype,
                  int threads, bool need_tokenizer);
 void session_close(struct session *s);
