@@ -123,6 +123,16 @@ static inline void fixture_close(struct fixture *f)
     team_close(&f->team);
 }
 
+// The token of the largest logit; ties: the lowest.
+static inline int top_token(const float *logits, int V)
+{
+    int best = 0;
+    for (int v = 1; v < V; v++) {
+        best = logits[v] > logits[best] ? v : best;
+    }
+    return best;
+}
+
 // |a - b| <= tolerance max(1, |b|), and neither is NaN.
 static inline void assert_close(const char *what, const float *a, const float *b, size_t n,
                                 double tolerance)

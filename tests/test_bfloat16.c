@@ -45,15 +45,6 @@ static double row_logprob(const float *logits, int V, int token)
     return (double)logits[token] - max - log(sum);
 }
 
-static int top_token(const float *logits, int V)
-{
-    int best = 0;
-    for (int v = 1; v < V; v++) {
-        best = logits[v] > logits[best] ? v : best;
-    }
-    return best;
-}
-
 // Share of the rows whose largest logit is at the same token.
 static double agreement(const float *a, const float *b, int T, int V)
 {

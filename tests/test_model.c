@@ -146,16 +146,6 @@ static void every_gradient_matches_transformers(void **state)
     on_every_model(check_gradients);
 }
 
-// The logits after the last of the tokens of one sequence, run in one chunk over a fresh cache.
-static int greedy_token(const float *logits, int V)
-{
-    int best = 0;
-    for (int v = 1; v < V; v++) {
-        best = logits[v] > logits[best] ? v : best;
-    }
-    return best;
-}
-
 // Continues `prompt` tokens of the expected sequence, which it must become.
 static void continue_greedily(struct fixture *f, const struct json *expected, int prompt)
 {
@@ -173,7 +163,7 @@ static void continue_greedily(struct fixture *f, const struct json *expected, in
         int last = len - 1;
         assert_ok(policy_decode(f->p, cache, len, tokens + pos, 1, &chunk, 1, &last, logits));
         float *host = device_floats(f->dev, logits, (size_t)V);
-        assert_int_equal(greedy_token(host, V), tokens[pos + len]);
+        assert_int_equal(top_token(host, V), tokens[pos + len]);
         free(host);
     }
     kv_cache_free(&cache);
