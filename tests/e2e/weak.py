@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs whose tests are within their own reach are counted: in steps, in evaluations, and by what they are of.
 
-usage: weak.py GRADUS CONFIG     (TAP on standard output)
+usage: weak.py GRADUS CONFIG ROOT     (TAP on standard output)
 
 Two sources have the same task. The tests of one are calls, which are compared outside the program's process; those of
 the other are asserts that cannot be made into calls. What the counts should be follows from the traces, where every
@@ -16,7 +16,7 @@ import tempfile
 import tap
 from tap import report
 
-gradus, config = sys.argv[1:]
+gradus, config, root = sys.argv[1:]
 TESTS = {
     "sound": {"entry": "f", "calls": [{"args": [2], "result": 4}]},
     "weak": "for i in range(3):\n    assert f(i) < 5\n",
@@ -28,6 +28,7 @@ def settings(work):
     """The config of the other end-to-end tests, with the two sources for its own, and one step."""
     with open(config, encoding="utf-8") as f:
         c = json.loads("".join(line for line in f if not line.startswith("//")))
+    c["tokenizer"] = os.path.join(root, c["tokenizer"])
     c["data"], c["reward"] = {}, {}
     for source, tests in TESTS.items():
         for name, use in ((source, "train"), (source + "-held-out", "eval")):
