@@ -55,6 +55,11 @@ int pack_sequence(struct pack *p, const int *head, int head_len, const int *tail
     return row;
 }
 
+bool pack_has_room(const struct pack *p, int len, int limit)
+{
+    return p->T == 0 || (int64_t)p->T + len <= limit;
+}
+
 void pack_target(struct pack *p, int row, int token, float tau)
 {
     assert(row < p->T);

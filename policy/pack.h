@@ -20,6 +20,9 @@ void pack_free(struct pack *p);  // leaves an empty pack
 // the row of its first token.
 int pack_sequence(struct pack *p, const int *head, int head_len, const int *tail, int tail_len);
 
+// Whether a sequence of len tokens may join a pack of at most `limit`: the first always may.
+bool pack_has_room(const struct pack *p, int len, int limit);
+
 // Asks for the row (not before the last one asked for): the log-probability of `token` after it at
 // temperature tau, or a value.
 void pack_target(struct pack *p, int row, int token, float tau);
