@@ -45,12 +45,11 @@ static size_t ffn_width_max(const struct arch *a)
     return dense > shared ? dense : shared;
 }
 
-// segments: of a mixture, [E+1].
+// All but x and segments.
 static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const struct arch *a,
-                        size_t width, bool mixture, int *segments)
+                        size_t width, bool mixture)
 {
     size_t H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
-    l->x = take(c, T, (size_t)a->C);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
     l->rstd_q = take(c, T, a->Rq > 0);
@@ -72,29 +71,34 @@ static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const 
         l->exp_gate_up = take_typed(c, pairs, 2 * (size_t)a->F);
         l->ys = take_typed(c, pairs, (size_t)a->C);
         l->experts = take_ints(c, pairs);
-        l->segments = segments;
         l->slot = take_ints(c, pairs);
         l->pair = take_ints(c, pairs);
     }
 }
 
-static void carve_layers(struct carver *c, struct policy_activations *s, const struct arch *a)
+static void carve_layers(struct carver *c, struct policy_activations *s, const struct policy *p)
 {
-    int kept = s->train ? a->L - a->dense_layers : a->dense_layers < a->L;
+    const struct arch *a = &p->arch;
+    const bool shared = !s->train || p->recompute; // one layer's, the widest, for all
+    const int mixtures = a->L - a->dense_layers, kept = s->train ? mixtures : mixtures > 0;
     size_t T = (size_t)s->T, row = (size_t)a->E + 1;
     s->segments = take_ints(c, (size_t)kept * row);
-    if (!s->train) { // one for all, the widest
-        carve_layer(c, T, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
-        for (int l = 1; l < a->L; l++) {
-            s->layer[l] = s->layer[0];
-        }
-        return;
-    }
     for (int l = 0; l < a->L; l++) {
-        bool mixture = l >= a->dense_layers;
-        int *segments =
-            mixture && s->segments ? s->segments + (size_t)(l - a->dense_layers) * row : NULL;
-        carve_layer(c, T, &s->layer[l], a, ffn_width(a, l), mixture, segments);
+        struct layer_acts *at = &s->layer[l];
+        const bool mixture = l >= a->dense_layers, own = l == 0 || !shared;
+        if (own) {
+            carve_layer(c, T, at, a, shared ? ffn_width_max(a) : ffn_width(a, l),
+                        shared ? mixtures > 0 : mixture);
+        } else {
+            *at = s->layer[0];
+        }
+        if (own || s->train) {
+            at->x = take(c, T, (size_t)a->C);
+        }
+        at->segments = s->segments;
+        if (s->segments && s->train && mixture) {
+            at->segments += (size_t)(l - a->dense_layers) * row;
+        }
     }
 }
 
@@ -135,7 +139,7 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
     const struct arch *a = &p->arch;
     struct carver carver = {.block = block, .type = p->dtype}, *c = &carver;
     size_t T = (size_t)s->T, pairs = T * a->K;
-    carve_layers(c, s, a);
+    carve_layers(c, s, p);
     s->n = take_typed(c, T, (size_t)a->C);
     s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
     s->q_n = take_typed(c, T, (size_t)a->Rq);
@@ -172,44 +176,61 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     return carver.used;
 }
 
-static int begin_inputs(struct policy *p)
+static void set_shape(struct policy_activations *s, const struct policy_pass *shape)
 {
-    struct policy_activations *s = p->acts;
-    s->inputs_bytes = carve_inputs(&s->host, NULL, s, p->arch.L);
-    int rc = device_block_reserve(&s->inputs, p->dev, s->inputs_bytes);
-    if (rc) {
-        return rc;
-    }
-    if (s->inputs_bytes > s->cap_host) {
-        free(s->host_inputs);
-        s->cap_host = s->inputs.bytes;
-        s->host_inputs = mem_aligned(s->cap_host);
-    }
-    carve_inputs(&s->host, s->host_inputs, s, p->arch.L);
-    carve_inputs(&s->in, s->inputs.data, s, p->arch.L);
-    return 0;
-}
-
-int activations_begin(struct policy *p, const struct pass_shape *shape)
-{
-    if (!p->acts) {
-        p->acts = mem_alloc0(sizeof *p->acts);
-        p->acts->layer = mem_array0((size_t)p->arch.L, sizeof *p->acts->layer);
-    }
-    struct policy_activations *s = p->acts;
     s->T = shape->T;
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;
     s->train = shape->train;
     s->values = shape->values;
-    int rc = device_block_reserve(&s->block, p->dev, carve(NULL, s, p));
-    rc = rc ? rc : begin_inputs(p);
+}
+
+void activations_bytes(size_t *block, size_t *inputs, const struct policy *p,
+                       const struct policy_pass *shape)
+{
+    struct policy_activations s = {.layer = mem_array0((size_t)p->arch.L, sizeof *s.layer)};
+    set_shape(&s, shape);
+    *block = carve(NULL, &s, p);
+    *inputs = carve_inputs(&s.host, NULL, &s, p->arch.L);
+    free(s.layer);
+}
+
+static struct policy_activations *activations_of(struct policy *p)
+{
+    if (!p->acts) {
+        p->acts = mem_alloc0(sizeof *p->acts);
+        p->acts->layer = mem_array0((size_t)p->arch.L, sizeof *p->acts->layer);
+    }
+    return p->acts;
+}
+
+int activations_reserve(struct policy *p, size_t block, size_t inputs)
+{
+    struct policy_activations *s = activations_of(p);
+    int rc = device_block_reserve(&s->block, p->dev, block);
+    rc = rc ? rc : device_block_reserve(&s->inputs, p->dev, inputs);
+    if (rc == 0 && inputs > s->cap_host) {
+        free(s->host_inputs);
+        s->cap_host = s->inputs.bytes;
+        s->host_inputs = mem_aligned(s->cap_host);
+    }
+    return rc;
+}
+
+int activations_begin(struct policy *p, const struct policy_pass *shape)
+{
+    struct policy_activations *s = activations_of(p);
+    set_shape(s, shape);
+    s->inputs_bytes = carve_inputs(&s->host, NULL, s, p->arch.L);
+    const int rc = activations_reserve(p, carve(NULL, s, p), s->inputs_bytes);
     if (rc) {
         s->train = false;
         return rc;
     }
     carve(s->block.data, s, p);
+    carve_inputs(&s->host, s->host_inputs, s, p->arch.L);
+    carve_inputs(&s->in, s->inputs.data, s, p->arch.L);
     return 0;
 }
 

@@ -2,7 +2,8 @@
 // The buffers of a pass: activations of each layer, what a pass needs besides, and the gradients
 // that flow back. All but pass_inputs' host side lies in the memory of the policy's device: a block
 // of activations and one of inputs, which grow on demand and are reused. A pass that is not for
-// training keeps one layer's worth. Arrays of void are of the policy's type: products read them.
+// training keeps one layer's worth; so does one that recomputes, but for the layers' inputs. Arrays
+// of void are of the policy's type: products read them.
 // Internal to policy/; tests read hidden states and routing from here.
 #ifndef POLICY_ACTIVATIONS_H
 #define POLICY_ACTIVATIONS_H
@@ -51,7 +52,8 @@ struct pass_inputs {
 };
 
 struct policy_activations {
-    struct layer_acts *layer; // [L]; all the same when not for training
+    struct layer_acts *layer; // [L]; all the same, but x of a training pass, where one layer's
+                              // worth is kept
     // Of the pass.
     void *n;                   // [T,C] output of a norm
     float *n_f32;              // [T,C] the same for gate and head; n itself in a float32 policy
@@ -92,14 +94,15 @@ struct policy_activations {
     struct replay *steps; // of policy_decode; NULL before the first
 };
 
-struct pass_shape {
-    int T, num_targets, num_seqs, num_blocks;
-    bool train, values;
-};
+// Bytes of the two blocks that a pass of that shape takes; p need not have parameters.
+void activations_bytes(size_t *block, size_t *inputs, const struct policy *p,
+                       const struct policy_pass *shape);
+// Makes the blocks at least that large, so that smaller passes allocate nothing.
+int activations_reserve(struct policy *p, size_t block, size_t inputs);
 
 // Makes room for a pass; contents are lost. Pointers of parts that the model or the pass lacks are
 // NULL.
-int activations_begin(struct policy *p, const struct pass_shape *shape);
+int activations_begin(struct policy *p, const struct policy_pass *shape);
 // Copies the inputs, which the caller has filled on the host, to the device.
 int activations_upload(struct policy *p);
 void activations_free(struct policy_activations **a);

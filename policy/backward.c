@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward passes of policy.h: the layers of forward.c in reverse. The gradient of the residual
 // stream stays in one buffer, dx, to which each norm's backward adds. Outputs of norms and of
-// SwiGLU are made again rather than kept.
+// SwiGLU are made again rather than kept; of a policy that recomputes, whole layers are.
 #include "policy/forward.h"
 #include "policy/parallel_state.h"
 
@@ -342,6 +342,10 @@ static int backward_layers(struct policy *p)
         const struct layer_weights *w = &p->packed->layers[i];
         const struct layer_acts *l = &s->layer[i];
         const bool mixed = i >= a->dense_layers;
+        if (is_recomputed(p, i)) {
+            TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));
+            TRY(forward_layer(p, NULL, i));
+        }
         TRY(hidden_norm(p, w->norm2, l->h, l->rstd2, mixed));
         TRY(!mixed ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l, i));
         TRY(hidden_norm_grad(p, w->norm2, l->h, l->rstd2, s->dn, true));

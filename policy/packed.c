@@ -59,12 +59,12 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     }
     TRY(check_tokens(p, b->tokens, b->T));
     TRY(check_positions(p, longest));
-    TRY(activations_begin(p, &(struct pass_shape){.T = b->T,
-                                                  .num_targets = b->num_targets,
-                                                  .num_seqs = b->num_seqs,
-                                                  .num_blocks = num_blocks,
-                                                  .train = train,
-                                                  .values = asked == VALUES}));
+    TRY(activations_begin(p, &(struct policy_pass){.T = b->T,
+                                                   .num_targets = b->num_targets,
+                                                   .num_seqs = b->num_seqs,
+                                                   .num_blocks = num_blocks,
+                                                   .train = train,
+                                                   .values = asked == VALUES}));
     p->acts->max_keys = longest;
     TRY(rope_table_grow(&p->acts->rope, p->dev, &p->arch, longest));
     fill_inputs(p, b, asked);

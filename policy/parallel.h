@@ -59,6 +59,11 @@ int parallel_own_blocks(const struct policy *p, int *first);
 int parallel_sum(const struct policy *p, double *x, int n);
 int parallel_sum_load(struct policy *p); // of expert_load
 
+// Bytes of what p->ranks, which are set, share: gradients put aside, what gradients are summed in,
+// and, of passes of T tokens whose experts are spread, the rows of the own experts when every
+// expert has equally many.
+size_t parallel_bytes(const struct policy *p, int T);
+
 // An error that all ranks have alike (comm_common).
 int parallel_common(const struct policy *p, int rc);
 

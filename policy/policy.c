@@ -38,7 +38,7 @@ static int finish(struct policy **out, struct policy *p)
     return 0;
 }
 
-static int read_arch(struct arch *out, const char *dir)
+int policy_read_arch(struct arch *out, const char *dir)
 {
     char *path = path_join(dir, "config.json");
     struct json_doc *doc = NULL;
@@ -55,7 +55,7 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, enum d
     struct arch arch;
     struct generation_config generation = {0};
     struct model_files *files = NULL;
-    int rc = read_arch(&arch, dir);
+    int rc = policy_read_arch(&arch, dir);
     rc = rc ? rc : generation_config_open(&generation, dir, &arch);
     rc = rc ? rc : model_files_open(&files, dir);
     if (rc) {
@@ -223,6 +223,17 @@ int policy_train_begin(struct policy *p)
     rc = rc ? rc : device_alloc_floats(p->dev, &p->grad, p->params.size);
     p->grad_is_zero = rc == 0;
     return rc ? rc : weights_pack(p->packed, p);
+}
+
+int policy_train_end(struct policy *p)
+{
+    activations_free(&p->acts);
+    parallel_free(&p->ranks);
+    device_release(p->dev, p->grad);
+    device_release(p->dev, p->grad_squares);
+    p->grad = NULL;
+    p->grad_squares = NULL;
+    return weights_pack(p->packed, p);
 }
 
 int policy_grad_zero(struct policy *p)

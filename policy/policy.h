@@ -32,6 +32,9 @@ struct policy {
     struct params params; // names, shapes and the one block of weights, float32
     float *grad;          // mirrors params.data; NULL until policy_train_begin
     bool grad_is_zero;    // since nothing was added to it: a backward pass need not read it
+    bool recompute;       // training passes keep each layer's input alone, and the backward pass
+                          // computes the layer again: the same bits (arXiv:1604.06174). The
+                          // caller's to set, between passes
     double *grad_squares; // on the device: sums of squares of blocks of grad, for its norm
     struct policy_activations *acts;
     struct policy_packed
@@ -54,6 +57,8 @@ struct policy {
 // arch.fp8_rows says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head);
+// The architecture of a directory's config.json.
+int policy_read_arch(struct arch *out, const char *dir);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
@@ -69,6 +74,15 @@ int policy_save(const struct policy *p, const char *dir);
 
 // To be called after params.data, which is the device's memory, was written from outside.
 int policy_weights_changed(struct policy *p);
+
+struct policy_pass { // the shape of a pass
+    int T;           // tokens
+    int num_targets;
+    int num_seqs;   // or chunks
+    int num_blocks; // of ATTENTION_BLOCK keys, all sequences' together
+    bool train;     // a backward pass may follow
+    bool values;    // by policy_forward_values
+};
 
 // ---- packed sequences
 
@@ -87,6 +101,9 @@ struct policy_batch {
 // Allocates gradients (zeroed), so that forward keeps what backward needs. Whoever writes to grad
 // from outside clears grad_is_zero.
 int policy_train_begin(struct policy *p);
+// Gives back what training alone needs: gradients, activations, the packed weights of backward
+// passes, what several ranks share (policy/parallel.h).
+int policy_train_end(struct policy *p);
 int policy_grad_zero(struct policy *p);
 
 // Log-probability and entropy (nats; entropy may be NULL) of the targets, [num_targets].
@@ -115,6 +132,10 @@ struct policy_chunk {
     const int *pages; // page of each KV_PAGE positions from 0, enough for pos + len; those written
                       // here belong to this sequence alone
 };
+
+// Blocks of a pass over num_chunks sequences that hold num_pages pages together, at most: passes of
+// like sizes are one sequence of kernels (kernels/replay.h).
+int policy_decode_blocks(int num_pages, int num_chunks);
 
 // Runs T new tokens of num_chunks sequences, writes their cache rows, and computes logits
 // [num_rows,V], in the memory of the device, after the tokens `rows` (ascending). They are not

@@ -81,15 +81,18 @@ int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t
     return 0;
 }
 
+struct parallel_settings trainer_parallel(const struct config_run *r, struct comm *comm)
+{
+    return (struct parallel_settings){
+        .comm = comm,
+        .shards = r->gradient_shards > 0 ? r->gradient_shards : comm->size,
+        .expert_group = r->expert_parallel < comm->size ? r->expert_parallel : comm->size,
+    };
+}
+
 int trainer_open_optimizer(struct trainer *t, struct policy *target)
 {
-    const struct config_run *r = &t->config->run;
-    const int size = t->comm->size;
-    const struct parallel_settings settings = {
-        .comm = t->comm,
-        .shards = r->gradient_shards > 0 ? r->gradient_shards : size,
-        .expert_group = r->expert_parallel < size ? r->expert_parallel : size,
-    };
+    const struct parallel_settings settings = trainer_parallel(&t->config->run, t->comm);
     t->optimized = target;
     int rc = parallel_open(target, &settings);
     if (rc == 0)

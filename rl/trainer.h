@@ -7,6 +7,7 @@
 #define RL_TRAINER_H
 
 #include "kernels/comm.h"
+#include "policy/parallel.h"
 #include "rl/checkpoint.h"
 #include "rl/config.h"
 #include "rl/generate.h"
@@ -66,6 +67,8 @@ void trainer_cut(int *begin, const int64_t *cost, int n, int shards);
 // this rank's shards gave, own [its shards]: *all [shards], in the step's arena. Collective.
 int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t size);
 
+// How the config divides an update among the ranks.
+struct parallel_settings trainer_parallel(const struct config_run *r, struct comm *comm);
 // Opens t->optimizer for `target` with the stage's settings.
 int trainer_open_optimizer(struct trainer *t, struct policy *target);
 // One update of t->optimized from its gradients; puts grad_norm and learning_rate.

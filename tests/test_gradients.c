@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of what the golden models do not have, against finite differences: the value head,
-// entropy, a model without experts or without shared ones, rotation by halves, and a tied head.
+// entropy, a model without experts or without shared ones, rotation by halves, and a tied head. And
+// those of layers that are computed again.
 #include "tests/model_fixture.h"
 
 #include "base/philox.h"
@@ -312,6 +313,43 @@ static void passes_add(void **state)
     }
 }
 
+// A policy that computes its layers again in the backward pass finds them as they were: results and
+// gradients have the bits of one that kept them, a second pass too, which adds.
+static void check_recomputed(struct fixture *f)
+{
+    const struct policy_batch b = pack_batch(&f->next);
+    const size_t targets = (size_t)b.num_targets, n = f->p->params.size;
+    float *d = mem_floats(targets), *grad[2], *results[2];
+    for (size_t i = 0; i < targets; i++) {
+        d[i] = (float)weight((int)i);
+    }
+    assert_ok(policy_train_begin(f->p));
+    for (int recompute = 0; recompute < 2; recompute++) {
+        float *logprob = results[recompute] = mem_floats(2 * targets), *entropy = logprob + targets;
+        f->p->recompute = recompute;
+        assert_ok(policy_grad_zero(f->p));
+        for (int pass = 0; pass < 2; pass++) {
+            assert_ok(policy_forward(f->p, &b, true, logprob, entropy));
+            assert_ok(policy_backward(f->p, &b, d, d));
+        }
+        grad[recompute] = device_floats(f->dev, f->p->grad, n);
+    }
+    assert_same_bits("result", results[1], results[0], 2 * targets);
+    assert_same_bits("gradient", grad[1], grad[0], n);
+    for (int i = 0; i < 2; i++) {
+        free(results[i]);
+        free(grad[i]);
+    }
+    free(d);
+}
+
+static void recomputed_layers_give_the_same_bits(void **state)
+{
+    (void)state;
+    on_every_model(check_recomputed);
+    on_every_model_as(DTYPE_BF16, check_recomputed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +360,7 @@ int main(void)
         cmocka_unit_test(tied_head),
         cmocka_unit_test(tied_gradient_is_the_sum_of_both_uses),
         cmocka_unit_test(passes_add),
+        cmocka_unit_test(recomputed_layers_give_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
