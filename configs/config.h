@@ -246,5 +246,9 @@
     X(optimizer, optimizer, CONFIG_NONE, 0, 0, "overrides keys of the config's optimizer") \
     X(eval, eval, CONFIG_NONE, 0, 0, "overrides keys of the config's eval")
 // clang-format on
+    X(real, aux_loss_alpha, 0.0, 0, 1e3, \
+      "models with experts: weight of the balance loss of each sequence (arXiv:2405.04434, 2.2.3; of V3 models " \
+      "arXiv:2412.19437, eq. 17-20), summed over layers; 0: none, whatever aux_loss_alpha the model's config.json has " \
+      "(DeepSeek's have 0.001); the metric loss is without it") \
 
 #endif

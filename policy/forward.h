@@ -45,6 +45,11 @@ int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, in
 // Copies the input of the experts into their slots: n_f32 to xs.
 int gather_experts(const struct policy *p, const struct layer_acts *l);
 
+// dlogits += the gradient of the layer's balance losses, which go to balance.
+int balance_grad(const struct policy *p, const struct layer_acts *l, int layer);
+// Adds the balance losses of all layers to p's.
+int balance_count(struct policy *p);
+
 // Layers over the T tokens of the activations, whose inputs are uploaded, from the tokens up to
 // x_last and its norm in n_f32; then hidden = n_f32[target_row]. cache: where new rows go; NULL:
 // packed sequences.

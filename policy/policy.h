@@ -37,8 +37,13 @@ struct policy {
     struct policy_packed
         *packed;                // weights in the device's layout; remade by policy_weights_changed
     struct policy_ranks *ranks; // NULL: one rank, one shard
-    int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
-                          // passes only
+    int64_t *expert_load;  // [L,E] tokens routed since the last policy_load_reset, training forward
+                           // passes only
+    double balance_weight; // of each sequence's balance loss in backward passes; 0: there is none
+    // Since the last policy_load_reset, of these passes: the losses of all mixture layers and
+    // sequences, without the weight, as a sum of multiples of 2^-24 that no order changes, and
+    // their number.
+    int64_t balance_sum, balance_terms;
 
     struct generation_config generation; // of the files it was opened from, or of its original's
 };
@@ -95,7 +100,7 @@ int policy_grad_zero(struct policy *p);
 int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
-// [num_targets].
+// [num_targets], and that of balance_weight times the sum of the sequences' balance losses.
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy);
 
@@ -123,12 +128,16 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
                   float *logits);
 
-// ---- expert balance (arXiv:2412.19437, 2.1.2)
+// ---- expert balance
 
 // b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load.
 int policy_balance_bias(struct policy *p, double u);
 // MaxVio = max_i load_i / mean load - 1, the mean over mixture layers; 0 when nothing was routed.
 double policy_max_violation(const struct policy *p);
-void policy_load_reset(struct policy *p);
+// The sequence-wise balance loss (arXiv:2405.04434, 2.2.3; arXiv:2412.19437, eq. 17-20) of the
+// backward passes with a balance_weight, the mean over mixture layers and sequences: 1 when all
+// experts are alike; 0 without such a pass.
+double policy_balance_loss(const struct policy *p);
+void policy_load_reset(struct policy *p); // and the balance losses
 
 #endif
