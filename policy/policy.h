@@ -46,6 +46,8 @@ struct policy {
     int64_t balance_sum, balance_terms;
 
     struct generation_config generation; // of the files it was opened from, or of its original's
+    int adapted;       // matrices that an adapter was merged into when it was opened
+    int64_t nonfinite; // weights of its files that are NaN or Inf, where that was allowed
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
@@ -59,6 +61,16 @@ struct policy {
 // arch.fp8_rows says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head);
+// The same with what is rarer. adapter: directory of a LoRA adapter in PEFT's files, which is
+// merged into the weights (policy/adapter.h says of which kinds); all that does not fit comes in
+// one list.
+struct policy_source {
+    const char *dir, *adapter; // adapter NULL: none
+    bool value_head;
+    bool allow_nonfinite; // weights that are NaN or Inf are counted, not refused
+};
+int policy_open_source(struct policy **out, struct device *dev, const struct policy_source *source,
+                       enum dtype dtype);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
@@ -130,7 +142,8 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
 
 // ---- expert balance
 
-// b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load.
+// b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load
+// (arXiv:2412.19437, 2.1.2).
 int policy_balance_bias(struct policy *p, double u);
 // MaxVio = max_i load_i / mean load - 1, the mean over mixture layers; 0 when nothing was routed.
 double policy_max_violation(const struct policy *p);

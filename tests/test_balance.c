@@ -6,6 +6,7 @@
 
 #include "base/philox.h"
 #include "kernels/block.h"
+#include "policy/optimizer.h"
 
 #define WEIGHT 0.25 // of a sequence: the mean over the fixture's four
 
@@ -246,6 +247,33 @@ static void packing_and_threads_change_nothing(void **state)
     free(grad);
 }
 
+static void descending_it_balances_the_load(void **state)
+{
+    (void)state;
+    const struct optimizer_settings settings = {
+        .learning_rate = 3e-3, .adam_beta1 = 0.9, .adam_beta2 = 0.95, .adam_epsilon = 1e-8};
+    for (int i = 1; i <= 2; i++) {
+        struct fixture f = fixture_open(golden_models[i], DEVICE_BEST, 2);
+        struct optimizer *o = NULL;
+        double first[2] = {0}, last[2] = {0}, norm;
+        assert_ok(policy_train_begin(f.p));
+        assert_ok(optimizer_open(&o, f.p, &settings));
+        for (int step = 0; step < 30; step++) {
+            begin(&f, WEIGHT);
+            balance_alone(&f, -1);
+            double *now = step == 0 ? first : last;
+            now[0] = policy_balance_loss(f.p);
+            now[1] = policy_max_violation(f.p);
+            assert_ok(optimizer_update(o, f.p, settings.learning_rate, &norm));
+        }
+        print_message("# %s: balance loss %.3f to %.3f, MaxVio %.2f to %.2f\n", f.name, first[0],
+                      last[0], first[1], last[1]);
+        assert_true(last[0] < first[0] - 0.05 && last[1] < first[1]);
+        optimizer_free(&o);
+        fixture_close(&f);
+    }
+}
+
 static void no_weight_leaves_no_gradient(void **state)
 {
     (void)state;
@@ -267,6 +295,7 @@ int main(void)
         cmocka_unit_test(gradient_is_the_slope_of_the_papers_loss),
         cmocka_unit_test(values_and_gradients_are_those_of_torch),
         cmocka_unit_test(packing_and_threads_change_nothing),
+        cmocka_unit_test(descending_it_balances_the_load),
         cmocka_unit_test(no_weight_leaves_no_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
