@@ -124,6 +124,7 @@ static void carve_gradients(struct carver *c, struct policy_activations *s, cons
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
+    s->balance = take(c, (size_t)(a->L - a->dense_layers), (size_t)s->num_seqs);
     s->dxs = take(c, pairs, (size_t)a->C);
     s->dhs = take(c, pairs, (size_t)a->F);
     s->rounded = take_typed(c, T, rounded_width(c, a));

@@ -74,6 +74,7 @@ struct policy_activations {
     float *dkv;                 // [T,R+Dr]
     float *dffn;                // [T,width]
     float *dlogits, *dweights;  // [T,E], [T,K]
+    float *balance;             // [mixture layers, num_seqs] balance losses
     float *dxs, *dhs;           // [T*K,C], [T*K,F]
     void *rounded;              // [T, C, Rq or R+Dr] one of the above where a product reads it
     float *dhidden;             // [num_targets,C]

@@ -162,6 +162,7 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
                                                                 .scoring = a->scoring,
                                                                 .normalise = a->route_normalise,
                                                                 .scale = (float)a->route_scale}));
+    TRY(balance_grad(p, l, layer));
     TRY(own_grad(p, &w->m[W_GATE],
                  (struct matmul_grad_args){.dy = s->dlogits, .x = s->n_f32, .m = s->T}));
     return product(
@@ -355,6 +356,7 @@ static int backward_layers(struct policy *p)
         TRY(latents_grad(p, w, l));
         TRY(hidden_norm_grad(p, w->norm1, l->x, l->rstd1, s->dn, true));
     }
+    TRY(balance_count(p));
     s->train = false; // activations were written over
     s->first = false;
     return p->dev->k->embed_grad(p->dev,

@@ -313,7 +313,15 @@ int parallel_sum(const struct policy *p, double *x, int n)
 int parallel_sum_load(struct policy *p)
 {
     const size_t n = (size_t)p->arch.L * (size_t)p->arch.E;
-    return p->ranks ? comm_sum_int64(p->ranks->comm, p->expert_load, n) : 0;
+    int64_t balance[] = {p->balance_sum, p->balance_terms};
+    if (!p->ranks) {
+        return 0;
+    }
+    TRY(comm_sum_int64(p->ranks->comm, p->expert_load, n));
+    TRY(comm_sum_int64(p->ranks->comm, balance, 2));
+    p->balance_sum = balance[0];
+    p->balance_terms = balance[1];
+    return 0;
 }
 
 int parallel_common(const struct policy *p, int rc)

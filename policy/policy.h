@@ -40,10 +40,17 @@ struct policy {
     struct policy_packed
         *packed;                // weights in the device's layout; remade by policy_weights_changed
     struct policy_ranks *ranks; // NULL: one rank, one shard
-    int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
-                          // passes only
+    int64_t *expert_load;  // [L,E] tokens routed since the last policy_load_reset, training forward
+                           // passes only
+    double balance_weight; // of each sequence's balance loss in backward passes; 0: there is none
+    // Since the last policy_load_reset, of these passes: the losses of all mixture layers and
+    // sequences, without the weight, as a sum of multiples of 2^-24 that no order changes, and
+    // their number.
+    int64_t balance_sum, balance_terms;
 
     struct generation_config generation; // of the files it was opened from, or of its original's
+    int adapted;       // matrices that an adapter was merged into when it was opened
+    int64_t nonfinite; // weights of its files that are NaN or Inf, where that was allowed
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
@@ -59,6 +66,16 @@ int policy_open(struct policy **out, struct device *dev, const char *dir, enum d
                 bool value_head);
 // The architecture of a directory's config.json.
 int policy_read_arch(struct arch *out, const char *dir);
+// The same with what is rarer. adapter: directory of a LoRA adapter in PEFT's files, which is
+// merged into the weights (policy/adapter.h says of which kinds); all that does not fit comes in
+// one list.
+struct policy_source {
+    const char *dir, *adapter; // adapter NULL: none
+    bool value_head;
+    bool allow_nonfinite; // weights that are NaN or Inf are counted, not refused
+};
+int policy_open_source(struct policy **out, struct device *dev, const struct policy_source *source,
+                       enum dtype dtype);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
@@ -112,7 +129,7 @@ int policy_grad_zero(struct policy *p);
 int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
-// [num_targets].
+// [num_targets], and that of balance_weight times the sum of the sequences' balance losses.
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy);
 
@@ -144,12 +161,17 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
                   float *logits);
 
-// ---- expert balance (arXiv:2412.19437, 2.1.2)
+// ---- expert balance
 
-// b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load.
+// b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load
+// (arXiv:2412.19437, 2.1.2).
 int policy_balance_bias(struct policy *p, double u);
 // MaxVio = max_i load_i / mean load - 1, the mean over mixture layers; 0 when nothing was routed.
 double policy_max_violation(const struct policy *p);
-void policy_load_reset(struct policy *p);
+// The sequence-wise balance loss (arXiv:2405.04434, 2.2.3; arXiv:2412.19437, eq. 17-20) of the
+// backward passes with a balance_weight, the mean over mixture layers and sequences: 1 when all
+// experts are alike; 0 without such a pass.
+double policy_balance_loss(const struct policy *p);
+void policy_load_reset(struct policy *p); // and the balance losses
 
 #endif

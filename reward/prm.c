@@ -160,7 +160,7 @@ static int train_pack(struct prm_loss *out, struct policy *p, const struct pack 
                       const struct prm_example *examples, int first, int end, double batch_labels)
 {
     const struct policy_batch batch = pack_batch(pack);
-    if (batch.num_targets == 0)
+    if (batch.num_targets == 0 && p->balance_weight == 0.0)
         return 0;
     float *score = mem_alloc((size_t)batch.num_targets * 2 * sizeof *score);
     float *dscore = score + batch.num_targets;

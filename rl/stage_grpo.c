@@ -4,7 +4,8 @@
 // old ones; the first update's forward pass must give their very bits, which every step checks on
 // all tokens that it runs.
 //
-// Samples whose advantage is 0 on every token have no gradient without a KL term, and are not run
+// Samples whose advantage is 0 on every token have no gradient without a KL term or a balance loss,
+// and are not run
 // (but the first of each update, so that the check always has tokens): the sum is the same without
 // them.
 #include "rl/grpo_batch.h"
@@ -77,13 +78,14 @@ struct update {
     struct grpo_loss_config loss_config;
     struct shard_result shard, all; // of the shard in progress; of the batch
     struct grpo_norm norm;
-    bool check; // the weights are still those of the rollout
+    bool check;    // the weights are still those of the rollout
+    bool balanced; // there is a balance loss
 };
 
 static bool needs_forward(const struct update *u, int sample)
 {
     const struct grpo_data *d = u->data;
-    if (u->config->beta > 0.0)
+    if (u->config->beta > 0.0 || u->balanced)
         return d->valid[sample];
     for (size_t k = d->token_begin[sample]; k < d->token_begin[sample + 1]; k++)
         if (d->advantage[k] != 0.0)
@@ -168,18 +170,21 @@ static int train_shard(struct grpo_stage *s, struct trainer *t, struct update *u
 }
 
 // Cuts the samples [first, end) into shards, begin [shards + 1] counting from 0, by the tokens that
-// are run.
-static void cut_batch(int *begin, bool *run, struct trainer *t, const struct update *u, int first,
-                      int end, int shards)
+// are run. Returns how many samples are.
+static int cut_batch(int *begin, bool *run, struct trainer *t, const struct update *u, int first,
+                     int end, int shards)
 {
     int64_t *cost = ARENA_ARRAY(&t->step_arena, int64_t, end - first);
+    int count = 0;
     for (int i = first; i < end; i++) {
         const struct generated *g = &u->data->samples[i];
         run[i] = g->len > 0 && (i == first || needs_forward(u, i));
         cost[i - first] = run[i] ? g->task->prompt_len + g->len : 0;
         t->at.num_tokens += cost[i - first];
+        count += run[i];
     }
     trainer_cut(begin, cost, end - first, shards);
+    return count;
 }
 
 // The gradient of samples [first, end), one optimiser batch, of which this rank computes its
@@ -194,8 +199,8 @@ static int train_batch(struct grpo_stage *s, struct trainer *t, struct update *u
     const int own = parallel_own_shards(t->policy, &first_shard);
     struct shard_result *results = ARENA_ARRAY(&t->step_arena, struct shard_result, own);
     u->norm = grpo_norm(b, first, end);
-    cut_batch(begin, run, t, u, first, end, shards);
-    int rc = policy_grad_zero(t->policy);
+    const int count = cut_batch(begin, run, t, u, first, end, shards);
+    int rc = trainer_begin_batch(t, count);
     for (int i = 0; i < own && rc == 0; i++) {
         const int *at = begin + first_shard + i;
         u->shard = (struct shard_result){0};
@@ -257,6 +262,7 @@ static int update_policy(struct grpo_stage *s, struct trainer *t, int step,
 {
     const struct config_stage *c = t->stage;
     struct update u = {.config = c, .data = d, .check = true};
+    u.balanced = c->aux_loss_alpha > 0.0 && t->policy->arch.E > 0;
     u.loss_config = (struct grpo_loss_config){
         .type = c->loss_type,
         .level = c->importance_sampling_level,

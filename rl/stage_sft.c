@@ -119,7 +119,7 @@ static int train_batch(struct sft *s, struct trainer *t, const struct task *task
         t->at.num_tokens += cost[i];
     }
     trainer_cut(begin, cost, n, shards);
-    int rc = policy_grad_zero(t->policy);
+    int rc = trainer_begin_batch(t, n);
     for (int i = 0; i < own && rc == 0; i++) {
         const int shard = first + i;
         rc = train_range(s, t, tasks, begin[shard], begin[shard + 1], total, &sums[i]);

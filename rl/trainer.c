@@ -100,6 +100,13 @@ int trainer_open_optimizer(struct trainer *t, struct policy *target)
     return rc != 0 ? rc : optimizer_open(&t->optimizer, target, &t->stage->optimizer);
 }
 
+int trainer_begin_batch(struct trainer *t, int64_t sequences)
+{
+    const double alpha = t->stage->aux_loss_alpha;
+    t->optimized->balance_weight = sequences > 0 ? alpha / (double)sequences : 0.0;
+    return policy_grad_zero(t->optimized);
+}
+
 int trainer_update(struct trainer *t, int step, struct metrics_line *line)
 {
     const double rate = optimizer_rate(&t->stage->optimizer, step, t->steps);
@@ -120,6 +127,8 @@ int trainer_balance(struct trainer *t, struct metrics_line *line)
     if (rc != 0)
         return rc;
     metrics_put(line, policy_max_violation(t->optimized), "moe/max_violation");
+    if (t->stage->aux_loss_alpha > 0.0)
+        metrics_put(line, policy_balance_loss(t->optimized), "moe/aux_loss");
     rc = policy_balance_bias(t->optimized, t->stage->balance_rate);
     policy_load_reset(t->optimized);
     return rc;

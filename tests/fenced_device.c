@@ -186,6 +186,7 @@ FENCED(kv_store, kv_store_args, &a.rows, &a.place, &a.pages)
 FENCED(moe_route, moe_route_args, &a.logits, &a.bias, &a.scores, &a.experts, &a.weights)
 FENCED(moe_route_grad, moe_route_grad_args,
        &a.scores, &a.weights, &a.dweights, &a.experts, &a.dlogits)
+FENCED(moe_balance, moe_balance_args, &a.scores, &a.experts, &a.seqs, &a.loss, &a.dlogits)
 FENCED(moe_sort, moe_sort_args, &a.experts, &a.segments, &a.slot, &a.pair)
 FENCED(moe_gather, moe_gather_args, &a.x, &a.pair, &a.xs)
 FENCED(moe_gather_grad, moe_gather_grad_args, &a.dxs, &a.slot, &a.dx)
@@ -247,6 +248,7 @@ static const struct kernels fenced_kernels = {
     .kv_store = fenced_kv_store,
     .moe_route = fenced_moe_route,
     .moe_route_grad = fenced_moe_route_grad,
+    .moe_balance = fenced_moe_balance,
     .moe_sort = fenced_moe_sort,
     .moe_gather = fenced_moe_gather,
     .moe_gather_grad = fenced_moe_gather_grad,

@@ -20,6 +20,7 @@ const struct kernels reference_kernels = {
     .kv_store = ref_kv_store,
     .moe_route = ref_moe_route,
     .moe_route_grad = ref_moe_route_grad,
+    .moe_balance = ref_moe_balance,
     .moe_sort = ref_moe_sort,
     .moe_gather = ref_moe_gather,
     .moe_gather_grad = ref_moe_gather_grad,

@@ -27,6 +27,7 @@ int ref_attention_grad(struct device *dev, const struct attention_grad_args *a);
 int ref_kv_store(struct device *dev, const struct kv_store_args *a);
 int ref_moe_route(struct device *dev, const struct moe_route_args *a);
 int ref_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a);
+int ref_moe_balance(struct device *dev, const struct moe_balance_args *a);
 int ref_moe_sort(struct device *dev, const struct moe_sort_args *a);
 int ref_moe_gather(struct device *dev, const struct moe_gather_args *a);
 int ref_moe_gather_grad(struct device *dev, const struct moe_gather_grad_args *a);

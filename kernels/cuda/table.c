@@ -20,6 +20,7 @@ const struct kernels kernels_cuda = {
     .kv_store = cuda_kv_store,
     .moe_route = cuda_moe_route,
     .moe_route_grad = cuda_moe_route_grad,
+    .moe_balance = cuda_moe_balance,
     .moe_sort = cuda_moe_sort,
     .moe_gather = cuda_moe_gather,
     .moe_gather_grad = cuda_moe_gather_grad,
