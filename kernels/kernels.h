@@ -79,12 +79,13 @@ struct matmul_grad_args {
 
 // ---- token-wise operations
 
+// Rows of a table, and sums of rows; ids repeat and come in any order.
 struct embed_args {
-    const float *table; // [V,C]
-    const int *ids;     // [T]
-    void *out;          // [T,C]
+    const void *table; // [V,C]
+    const int *ids;    // [T]
+    void *out;         // [T,C]
     int T, C;
-    enum dtype out_type;
+    enum dtype table_type, out_type;
 };
 struct embed_grad_args {
     const float *dout; // [T,C]
