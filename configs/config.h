@@ -189,7 +189,8 @@
       "the weakest isolation of programs that will do: jail, or cage where namespaces are forbidden") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
-    X(int, micro_batch_tokens, 16384, 1, 100000000, "tokens that go through the model at once in an update") \
+    X(int, micro_batch_tokens, 16384, 1, 100000000, \
+      "tokens that go through the model at once in an update; a prompt counts once for samples that follow it") \
     X(int, logging_steps, 1, 1, 1000000, "steps between lines on the console") \
     X(int, gradient_shards, 0, 0, 65536, \
       "parts of a batch whose gradients are summed in a fixed order, a multiple of the ranks: runs with as many " \

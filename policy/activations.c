@@ -46,10 +46,10 @@ static size_t ffn_width_max(const struct arch *a)
 }
 
 // segments: of a mixture, [E+1].
-static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const struct arch *a,
-                        size_t width, bool mixture, int *segments)
+static void carve_layer(struct carver *c, const struct policy_activations *s, struct layer_acts *l,
+                        const struct arch *a, size_t width, bool mixture, int *segments)
 {
-    size_t H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
+    size_t T = (size_t)s->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
     l->x = take(c, T, (size_t)a->C);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
@@ -58,7 +58,7 @@ static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const 
     l->q_lat = take_typed(c, T, H * row);
     l->kv_a = take(c, T, row);
     l->rstd_kv = take(c, T, 1);
-    l->kv = take_typed(c, T, row);
+    l->kv = take_typed(c, (size_t)s->N, row);
     l->o_lat = take_typed(c, T, H * a->R);
     l->lse = take(c, T, H);
     l->o = take_typed(c, T, H * a->Dv);
@@ -81,10 +81,10 @@ static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const 
 static void carve_layers(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
     int kept = s->train ? a->L - a->dense_layers : a->dense_layers < a->L;
-    size_t T = (size_t)s->T, row = (size_t)a->E + 1;
+    size_t row = (size_t)a->E + 1;
     s->segments = take_ints(c, (size_t)kept * row);
     if (!s->train) { // one for all, the widest
-        carve_layer(c, T, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
+        carve_layer(c, s, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
         for (int l = 1; l < a->L; l++) {
             s->layer[l] = s->layer[0];
         }
@@ -94,7 +94,7 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
         bool mixture = l >= a->dense_layers;
         int *segments =
             mixture && s->segments ? s->segments + (size_t)(l - a->dense_layers) * row : NULL;
-        carve_layer(c, T, &s->layer[l], a, ffn_width(a, l), mixture, segments);
+        carve_layer(c, s, &s->layer[l], a, ffn_width(a, l), mixture, segments);
     }
 }
 
@@ -116,7 +116,8 @@ static void carve_gradients(struct carver *c, struct policy_activations *s, cons
     s->do_lat = take_typed(c, T, H * a->R);
     s->dq_lat = take_typed(c, T, H * row);
     s->dq = take_typed(c, T, H * (a->Dn + a->Dr));
-    s->dkv = take(c, T, row);
+    s->dkv = take(c, (size_t)s->N, row);
+    s->dkv_tokens = s->N > s->T ? take(c, T, row) : s->dkv;
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
@@ -139,6 +140,7 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
     s->n = take_typed(c, T, (size_t)a->C);
     s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
     s->q_n = take_typed(c, T, (size_t)a->Rq);
+    s->kv_tokens = take_typed(c, T, s->N > s->T ? (size_t)(a->R + a->Dr) : 0);
     s->y = take(c, T, (size_t)a->C);
     s->ffn = take_typed(c, T, ffn_width_max(a));
     s->logits = take(c, T, (size_t)a->E);
@@ -167,6 +169,7 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     in->target_row = take_rows(c, n, sizeof *in->target_row);
     in->target_token = take_rows(c, n, sizeof *in->target_token);
     in->target_tau = take_rows(c, n, sizeof *in->target_tau);
+    in->key_token = take_rows(c, s->N > s->T ? (size_t)s->N : 0, sizeof *in->key_token);
     in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
     in->kv_blocks = take_rows(c, (size_t)L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
     return carver.used;
@@ -198,6 +201,7 @@ int activations_begin(struct policy *p, const struct pass_shape *shape)
     }
     struct policy_activations *s = p->acts;
     s->T = shape->T;
+    s->N = shape->N;
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;

@@ -21,7 +21,7 @@ struct layer_acts {
     void *q_lat;       // [T,H,R+Dr] absorbed and rotated
     float *kv_a;       // [T,R+Dr] before norm and rotation
     float *rstd_kv;    // [T]
-    void *kv;          // [T,R+Dr] the latent rows
+    void *kv;          // [N,R+Dr] the latent rows that attention reads
     void *o_lat;       // [T,H,R]
     float *lse;        // [T,H]
     void *o;           // [T,H,Dv]
@@ -46,6 +46,7 @@ struct pass_inputs {
     int *target_row;            // [num_targets]
     int *target_token;          // [num_targets]; not of values and chunks
     float *target_tau;          // [num_targets]; likewise
+    int *key_token;             // [N] whose row a row of kv is; only where N > T
     struct attention_seq *seqs; // [num_seqs]
     const void **kv_blocks;     // [L,num_blocks]
 };
@@ -56,6 +57,7 @@ struct policy_activations {
     void *n;                   // [T,C] output of a norm
     float *n_f32;              // [T,C] the same for gate and head; n itself in a float32 policy
     void *q_n;                 // [T,Rq] output of the norm of q_a
+    void *kv_tokens;           // [T,R+Dr] the latent rows by token; NULL when they are kv
     float *y;                  // [T,C] output of attention or FFN
     void *ffn;                 // [T,width] SwiGLU
     float *logits;             // [T,E] of the gate
@@ -69,7 +71,7 @@ struct policy_activations {
     float *dq_n;                // [T,Rq]
     void *do_, *do_lat;         // [T,H,Dv], [T,H,R]
     void *dq_lat, *dq;          // [T,H,R+Dr], [T,H,Dn+Dr]
-    float *dkv;                 // [T,R+Dr]
+    float *dkv, *dkv_tokens;    // [N,R+Dr], [T,R+Dr]; the same where N is T
     float *dffn;                // [T,width]
     float *dlogits, *dweights;  // [T,E], [T,K]
     float *dxs, *dhs;           // [T*K,C], [T*K,F]
@@ -80,6 +82,7 @@ struct policy_activations {
     // Where things are.
     struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
+    int N;        // rows of kv: T, and copies that sequences have of their prefix's last rows
     int max_keys; // of a sequence
     bool train;   // a backward pass may follow
     bool values;  // the value head reads the hidden rows
@@ -93,7 +96,7 @@ struct policy_activations {
 };
 
 struct pass_shape {
-    int T, num_targets, num_seqs, num_blocks;
+    int T, N, num_targets, num_seqs, num_blocks;
     bool train, values;
 };
 

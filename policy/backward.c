@@ -171,7 +171,22 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
 
 // ---- attention: from dx, the gradient of its output, to dn
 
-// From dx to dq_lat and dkv.
+// dkv_tokens, where kv has copies of rows: the sum over them and the row itself.
+static int sum_copies(const struct policy *p)
+{
+    const struct policy_activations *s = p->acts;
+    const int row = p->arch.R + p->arch.Dr;
+    if (s->dkv_tokens == s->dkv) {
+        return 0;
+    }
+    TRY(p->dev->memory->zero(p->dev, s->dkv_tokens, (size_t)s->T * row * sizeof *s->dkv));
+    return p->dev->k->embed_grad(
+        p->dev,
+        &(struct embed_grad_args){
+            .dout = s->dkv, .ids = s->in.key_token, .dtable = s->dkv_tokens, .T = s->N, .C = row});
+}
+
+// From dx to dq_lat and dkv_tokens.
 static int attend_grad(const struct policy *p, const struct layer_weights *w,
                        const struct layer_acts *l)
 {

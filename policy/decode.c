@@ -97,9 +97,11 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
     const int max_keys = round_up(longest, STEP_PAGES * KV_PAGE);
     TRY(check_tokens(p, tokens, T));
     TRY(check_positions(p, longest));
-    TRY(activations_begin(
-        p, &(struct pass_shape){
-               .T = T, .num_targets = num_rows, .num_seqs = num_chunks, .num_blocks = num_blocks}));
+    TRY(activations_begin(p, &(struct pass_shape){.T = T,
+                                                  .N = T,
+                                                  .num_targets = num_rows,
+                                                  .num_seqs = num_chunks,
+                                                  .num_blocks = num_blocks}));
     struct policy_activations *s = p->acts;
     s->max_keys = max_keys;
     TRY(rope_table_grow(&s->rope, p->dev, &p->arch, longest));
