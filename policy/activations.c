@@ -168,6 +168,7 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     in->target_token = take_rows(c, n, sizeof *in->target_token);
     in->target_tau = take_rows(c, n, sizeof *in->target_tau);
     in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
+    in->grad_seqs = take_rows(c, s->train ? (size_t)s->num_seqs : 0, sizeof *in->grad_seqs);
     in->kv_blocks = take_rows(c, (size_t)L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
     return carver.used;
 }

@@ -200,23 +200,21 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
                                      .ldc = H * R,
                                      .stride_c = R,
                                      .m = s->T}));
-    return p->dev->k->attention_grad(
-        p->dev, &(struct attention_grad_args){.q = l->q_lat,
-                                              .kv = l->kv,
-                                              .out = l->o_lat,
-                                              .lse = l->lse,
-                                              .dout = s->do_lat,
-                                              .dq = s->dq_lat,
-                                              .dkv = s->dkv,
-                                              .type = p->dtype,
-                                              .dq_type = p->dtype,
-                                              .seqs = s->in.seqs,
-                                              .num_seqs = s->num_seqs,
-                                              .T = s->T,
-                                              .H = a->H,
-                                              .R = a->R,
-                                              .Dr = a->Dr,
-                                              .scale = (float)rope_softmax_scale(a)});
+    return p->dev->k->attention_grad(p->dev,
+                                     &(struct attention_grad_args){.q = l->q_lat,
+                                                                   .kv = l->kv,
+                                                                   .out = l->o_lat,
+                                                                   .lse = l->lse,
+                                                                   .dout = s->do_lat,
+                                                                   .dq = s->dq_lat,
+                                                                   .dkv = s->dkv,
+                                                                   .type = p->dtype,
+                                                                   .dq_type = p->dtype,
+                                                                   .seqs = s->in.grad_seqs,
+                                                                   .shape = latent_attention(a),
+                                                                   .num_seqs = s->num_seqs,
+                                                                   .T = s->T,
+                                                                   .N = s->T});
 }
 
 // The transpose of the rotation, from x to y.

@@ -22,6 +22,10 @@ static void fill_inputs(const struct policy *p, const struct policy_batch *b, en
     for (int i = 0, block = 0; i < b->num_seqs; i++) {
         int start = b->seq_offsets[i], len = b->seq_offsets[i + 1] - start;
         s->host.seqs[i] = (struct attention_seq){.query = start, .len = len, .block = block};
+        if (s->train) {
+            s->host.grad_seqs[i] =
+                (struct attention_grad_seq){.query = start, .len = len, .key = start, .prefix = -1};
+        }
         for (int t = 0; t < len; t++) {
             s->host.position[start + t] = t;
         }
