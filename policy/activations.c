@@ -171,6 +171,7 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     in->target_tau = take_rows(c, n, sizeof *in->target_tau);
     in->key_token = take_rows(c, s->N > s->T ? (size_t)s->N : 0, sizeof *in->key_token);
     in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
+    in->grad_seqs = take_rows(c, s->train ? (size_t)s->num_seqs : 0, sizeof *in->grad_seqs);
     in->kv_blocks = take_rows(c, (size_t)L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
     return carver.used;
 }

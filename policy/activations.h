@@ -40,15 +40,16 @@ struct layer_acts {
 // What the host tells the kernels of a pass: one block on the host, filled there, and one on the
 // device, to which it is copied whole.
 struct pass_inputs {
-    int *tokens;                // [T]
-    int *position;              // [T]
-    size_t *place;              // [T] rows of the cache, for passes over one
-    int *target_row;            // [num_targets]
-    int *target_token;          // [num_targets]; not of values and chunks
-    float *target_tau;          // [num_targets]; likewise
-    int *key_token;             // [N] whose row a row of kv is; only where N > T
-    struct attention_seq *seqs; // [num_seqs]
-    const void **kv_blocks;     // [L,num_blocks]
+    int *tokens;                          // [T]
+    int *position;                        // [T]
+    size_t *place;                        // [T] rows of the cache, for passes over one
+    int *target_row;                      // [num_targets]
+    int *target_token;                    // [num_targets]; not of values and chunks
+    float *target_tau;                    // [num_targets]; likewise
+    int *key_token;                       // [N] whose row a row of kv is; only where N > T
+    struct attention_seq *seqs;           // [num_seqs]
+    struct attention_grad_seq *grad_seqs; // [num_seqs], for training only
+    const void **kv_blocks;               // [L,num_blocks]
 };
 
 struct policy_activations {

@@ -190,6 +190,15 @@ static int store_latents(const struct policy *p, const struct layer_acts *l,
                                                        .type = p->dtype});
 }
 
+struct attention_shape latent_attention(const struct arch *a)
+{
+    return (struct attention_shape){.H = a->H,
+                                    .kv_heads = 1,
+                                    .Dk = a->R + a->Dr,
+                                    .Dv = a->R,
+                                    .scale = (float)rope_softmax_scale(a)};
+}
+
 // y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that the layer's kv_blocks point to.
 static int attend(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
                   int layer)
@@ -202,13 +211,10 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
     TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
                                                               .kv_blocks = blocks,
                                                               .seqs = s->in.seqs,
+                                                              .shape = latent_attention(a),
                                                               .num_seqs = s->num_seqs,
-                                                              .H = a->H,
-                                                              .R = a->R,
-                                                              .Dr = a->Dr,
                                                               .T = s->T,
                                                               .max_keys = s->max_keys,
-                                                              .scale = (float)rope_softmax_scale(a),
                                                               .type = p->dtype,
                                                               .out = l->o_lat,
                                                               .lse = l->lse}));
