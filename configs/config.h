@@ -192,7 +192,8 @@
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
     X(int, micro_batch_tokens, 16384, 1, 100000000, \
-      "tokens that go through the model at once in an update, at most; a longer sequence goes alone") \
+      "tokens that go through the model at once in an update, at most; a longer sequence goes alone, and a prompt counts " \
+      "once for samples that follow it") \
     X(flag, gradient_checkpointing, false, 0, 0, \
       "updates keep the input of each layer alone and compute the layer again on the way back: less memory, a third " \
       "more work, the same results") \

@@ -46,10 +46,10 @@ static size_t ffn_width_max(const struct arch *a)
 }
 
 // All but x and segments.
-static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const struct arch *a,
-                        size_t width, bool mixture)
+static void carve_layer(struct carver *c, const struct policy_activations *s, struct layer_acts *l,
+                        const struct arch *a, size_t width, bool mixture)
 {
-    size_t H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
+    size_t T = (size_t)s->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
     l->rstd_q = take(c, T, a->Rq > 0);
@@ -57,7 +57,7 @@ static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const 
     l->q_lat = take_typed(c, T, H * row);
     l->kv_a = take(c, T, row);
     l->rstd_kv = take(c, T, 1);
-    l->kv = take_typed(c, T, row);
+    l->kv = take_typed(c, (size_t)s->N, row);
     l->o_lat = take_typed(c, T, H * a->R);
     l->lse = take(c, T, H);
     l->o = take_typed(c, T, H * a->Dv);
@@ -87,7 +87,7 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
         struct layer_acts *at = &s->layer[l];
         const bool mixture = l >= a->dense_layers, own = l == 0 || !shared;
         if (own) {
-            carve_layer(c, T, at, a, shared ? ffn_width_max(a) : ffn_width(a, l),
+            carve_layer(c, s, at, a, shared ? ffn_width_max(a) : ffn_width(a, l),
                         shared ? mixtures > 0 : mixture);
         } else {
             *at = s->layer[0];
@@ -120,7 +120,8 @@ static void carve_gradients(struct carver *c, struct policy_activations *s, cons
     s->do_lat = take_typed(c, T, H * a->R);
     s->dq_lat = take_typed(c, T, H * row);
     s->dq = take_typed(c, T, H * (a->Dn + a->Dr));
-    s->dkv = take(c, T, row);
+    s->dkv = take(c, (size_t)s->N, row);
+    s->dkv_tokens = s->N > s->T ? take(c, T, row) : s->dkv;
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
@@ -144,6 +145,7 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
     s->n = take_typed(c, T, (size_t)a->C);
     s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
     s->q_n = take_typed(c, T, (size_t)a->Rq);
+    s->kv_tokens = take_typed(c, T, s->N > s->T ? (size_t)(a->R + a->Dr) : 0);
     s->y = take(c, T, (size_t)a->C);
     s->ffn = take_typed(c, T, ffn_width_max(a));
     s->logits = take(c, T, (size_t)a->E);
@@ -172,7 +174,9 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     in->target_row = take_rows(c, n, sizeof *in->target_row);
     in->target_token = take_rows(c, n, sizeof *in->target_token);
     in->target_tau = take_rows(c, n, sizeof *in->target_tau);
+    in->key_token = take_rows(c, s->N > s->T ? (size_t)s->N : 0, sizeof *in->key_token);
     in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
+    in->grad_seqs = take_rows(c, s->train ? (size_t)s->num_seqs : 0, sizeof *in->grad_seqs);
     in->kv_blocks = take_rows(c, (size_t)L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
     return carver.used;
 }
@@ -180,6 +184,7 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
 static void set_shape(struct policy_activations *s, const struct policy_pass *shape)
 {
     s->T = shape->T;
+    s->N = shape->N ? shape->N : shape->T;
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;

@@ -22,7 +22,7 @@ struct layer_acts {
     void *q_lat;       // [T,H,R+Dr] absorbed and rotated
     float *kv_a;       // [T,R+Dr] before norm and rotation
     float *rstd_kv;    // [T]
-    void *kv;          // [T,R+Dr] the latent rows
+    void *kv;          // [N,R+Dr] the latent rows that attention reads
     void *o_lat;       // [T,H,R]
     float *lse;        // [T,H]
     void *o;           // [T,H,Dv]
@@ -41,14 +41,16 @@ struct layer_acts {
 // What the host tells the kernels of a pass: one block on the host, filled there, and one on the
 // device, to which it is copied whole.
 struct pass_inputs {
-    int *tokens;                // [T]
-    int *position;              // [T]
-    size_t *place;              // [T] rows of the cache, for passes over one
-    int *target_row;            // [num_targets]
-    int *target_token;          // [num_targets]; not of values and chunks
-    float *target_tau;          // [num_targets]; likewise
-    struct attention_seq *seqs; // [num_seqs]
-    const void **kv_blocks;     // [L,num_blocks]
+    int *tokens;                          // [T]
+    int *position;                        // [T]
+    size_t *place;                        // [T] rows of the cache, for passes over one
+    int *target_row;                      // [num_targets]
+    int *target_token;                    // [num_targets]; not of values and chunks
+    float *target_tau;                    // [num_targets]; likewise
+    int *key_token;                       // [N] whose row a row of kv is; only where N > T
+    struct attention_seq *seqs;           // [num_seqs]
+    struct attention_grad_seq *grad_seqs; // [num_seqs], for training only
+    const void **kv_blocks;               // [L,num_blocks]
 };
 
 struct policy_activations {
@@ -58,6 +60,7 @@ struct policy_activations {
     void *n;                   // [T,C] output of a norm
     float *n_f32;              // [T,C] the same for gate and head; n itself in a float32 policy
     void *q_n;                 // [T,Rq] output of the norm of q_a
+    void *kv_tokens;           // [T,R+Dr] the latent rows by token; NULL when they are kv
     float *y;                  // [T,C] output of attention or FFN
     void *ffn;                 // [T,width] SwiGLU
     float *logits;             // [T,E] of the gate
@@ -71,7 +74,7 @@ struct policy_activations {
     float *dq_n;                // [T,Rq]
     void *do_, *do_lat;         // [T,H,Dv], [T,H,R]
     void *dq_lat, *dq;          // [T,H,R+Dr], [T,H,Dn+Dr]
-    float *dkv;                 // [T,R+Dr]
+    float *dkv, *dkv_tokens;    // [N,R+Dr], [T,R+Dr]; the same where N is T
     float *dffn;                // [T,width]
     float *dlogits, *dweights;  // [T,E], [T,K]
     float *balance;             // [mixture layers, num_seqs] balance losses
@@ -83,6 +86,7 @@ struct policy_activations {
     // Where things are.
     struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
+    int N;        // rows of kv: T, and copies that sequences have of their prefix's last rows
     int max_keys; // of a sequence
     bool train;   // a backward pass may follow
     bool values;  // the value head reads the hidden rows

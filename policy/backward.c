@@ -172,7 +172,22 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
 
 // ---- attention: from dx, the gradient of its output, to dn
 
-// From dx to dq_lat and dkv.
+// dkv_tokens, where kv has copies of rows: the sum over them and the row itself.
+static int sum_copies(const struct policy *p)
+{
+    const struct policy_activations *s = p->acts;
+    const int row = p->arch.R + p->arch.Dr;
+    if (s->dkv_tokens == s->dkv) {
+        return 0;
+    }
+    TRY(p->dev->memory->zero(p->dev, s->dkv_tokens, (size_t)s->T * row * sizeof *s->dkv));
+    return p->dev->k->embed_grad(
+        p->dev,
+        &(struct embed_grad_args){
+            .dout = s->dkv, .ids = s->in.key_token, .dtable = s->dkv_tokens, .T = s->N, .C = row});
+}
+
+// From dx to dq_lat and dkv_tokens.
 static int attend_grad(const struct policy *p, const struct layer_weights *w,
                        const struct layer_acts *l)
 {
@@ -201,23 +216,22 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
                                      .ldc = H * R,
                                      .stride_c = R,
                                      .m = s->T}));
-    return p->dev->k->attention_grad(
-        p->dev, &(struct attention_grad_args){.q = l->q_lat,
-                                              .kv = l->kv,
-                                              .out = l->o_lat,
-                                              .lse = l->lse,
-                                              .dout = s->do_lat,
-                                              .dq = s->dq_lat,
-                                              .dkv = s->dkv,
-                                              .type = p->dtype,
-                                              .dq_type = p->dtype,
-                                              .seqs = s->in.seqs,
-                                              .num_seqs = s->num_seqs,
-                                              .T = s->T,
-                                              .H = a->H,
-                                              .R = a->R,
-                                              .Dr = a->Dr,
-                                              .scale = (float)rope_softmax_scale(a)});
+    TRY(p->dev->k->attention_grad(p->dev,
+                                  &(struct attention_grad_args){.q = l->q_lat,
+                                                                .kv = l->kv,
+                                                                .out = l->o_lat,
+                                                                .lse = l->lse,
+                                                                .dout = s->do_lat,
+                                                                .dq = s->dq_lat,
+                                                                .dkv = s->dkv,
+                                                                .type = p->dtype,
+                                                                .dq_type = p->dtype,
+                                                                .seqs = s->in.grad_seqs,
+                                                                .shape = latent_attention(a),
+                                                                .num_seqs = s->num_seqs,
+                                                                .T = s->T,
+                                                                .N = s->N}));
+    return sum_copies(p);
 }
 
 // The transpose of the rotation, from x to y.
@@ -292,7 +306,7 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
     return product(p, &w->m[W_Q_A], TO_IN, (struct matmul_args){.a = dy, .c = s->dn, .m = s->T});
 }
 
-// From dkv, in place through its norm and rotation, to dn (added).
+// From dkv_tokens, in place through its norm and rotation, to dn (added).
 static int latents_grad(const struct policy *p, const struct layer_weights *w,
                         const struct layer_acts *l)
 {
@@ -303,23 +317,23 @@ static int latents_grad(const struct policy *p, const struct layer_weights *w,
                                 &(struct rmsnorm_grad_args){.x = l->kv_a,
                                                             .w = p->params.data + w->kv_norm,
                                                             .rstd = l->rstd_kv,
-                                                            .dy = s->dkv,
-                                                            .dx = s->dkv,
+                                                            .dy = s->dkv_tokens,
+                                                            .dx = s->dkv_tokens,
                                                             .dw = p->grad + w->kv_norm,
                                                             .ldx = row,
                                                             .lddy = row,
                                                             .lddx = row,
                                                             .T = s->T,
                                                             .C = a->R}));
-    TRY(unrotate(p, (struct rope_args){.x = s->dkv + a->R,
-                                       .y = s->dkv + a->R,
+    TRY(unrotate(p, (struct rope_args){.x = s->dkv_tokens + a->R,
+                                       .y = s->dkv_tokens + a->R,
                                        .ldx = row,
                                        .stride_x = (size_t)a->Dr,
                                        .ldy = row,
                                        .stride_y = (size_t)a->Dr,
                                        .heads = 1}));
     const void *dy;
-    TRY(operand(p, s->dkv, a->R + a->Dr, &dy));
+    TRY(operand(p, s->dkv_tokens, a->R + a->Dr, &dy));
     TRY(own_grad(p, &w->m[W_KV_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_KV_A], TO_IN,
                    (struct matmul_args){.a = dy, .c = s->dn, .m = s->T, .accumulate = true});

@@ -131,11 +131,12 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t row = (size_t)(a->R + a->Dr);
+    void *kv = s->kv_tokens ? s->kv_tokens : l->kv;
     TRY(product(p, &w->m[W_KV_A], TO_OUT,
                 (struct matmul_args){.a = s->n, .c = l->kv_a, .m = s->T}));
     TRY(p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->kv_a,
                                                           .w = p->params.data + w->kv_norm,
-                                                          .y = l->kv,
+                                                          .y = kv,
                                                           .y_type = p->dtype,
                                                           .rstd = l->rstd_kv,
                                                           .ldx = row,
@@ -144,7 +145,7 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
                                                           .T = s->T,
                                                           .C = a->R}));
     return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->kv_a + a->R,
-                                                       .y = element(p, l->kv, (size_t)a->R),
+                                                       .y = element(p, kv, (size_t)a->R),
                                                        .y_type = p->dtype,
                                                        .ldx = row,
                                                        .stride_x = (size_t)a->Dr,
@@ -157,6 +158,22 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
                                                        .heads = 1,
                                                        .D = a->Dr,
                                                        .halves = a->rope_halves});
+}
+
+// kv, where it has copies besides, from the rows by token.
+static int gather_keys(const struct policy *p, const struct layer_acts *l)
+{
+    const struct policy_activations *s = p->acts;
+    if (!s->kv_tokens) {
+        return 0;
+    }
+    return p->dev->k->embed(p->dev, &(struct embed_args){.table = s->kv_tokens,
+                                                         .ids = s->in.key_token,
+                                                         .out = l->kv,
+                                                         .T = s->N,
+                                                         .C = p->arch.R + p->arch.Dr,
+                                                         .table_type = p->dtype,
+                                                         .out_type = p->dtype});
 }
 
 // New rows to their pages.
@@ -173,6 +190,15 @@ static int store_latents(const struct policy *p, const struct layer_acts *l,
                                                        .type = p->dtype});
 }
 
+struct attention_shape latent_attention(const struct arch *a)
+{
+    return (struct attention_shape){.H = a->H,
+                                    .kv_heads = 1,
+                                    .Dk = a->R + a->Dr,
+                                    .Dv = a->R,
+                                    .scale = (float)rope_softmax_scale(a)};
+}
+
 // y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that the layer's kv_blocks point to.
 static int attend(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
                   int layer)
@@ -185,13 +211,10 @@ static int attend(const struct policy *p, const struct layer_weights *w, const s
     TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
                                                               .kv_blocks = blocks,
                                                               .seqs = s->in.seqs,
+                                                              .shape = latent_attention(a),
                                                               .num_seqs = s->num_seqs,
-                                                              .H = a->H,
-                                                              .R = a->R,
-                                                              .Dr = a->Dr,
                                                               .T = s->T,
                                                               .max_keys = s->max_keys,
-                                                              .scale = (float)rope_softmax_scale(a),
                                                               .type = p->dtype,
                                                               .out = l->o_lat,
                                                               .lse = l->lse}));
@@ -333,6 +356,7 @@ int forward_layer(struct policy *p, const struct kv_cache *cache, int layer)
     const bool mixed = layer >= p->arch.dense_layers;
     TRY(project_queries(p, w, l));
     TRY(project_latents(p, w, l));
+    TRY(gather_keys(p, l));
     if (cache) {
         TRY(store_latents(p, l, cache, layer));
     }

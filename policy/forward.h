@@ -32,6 +32,9 @@ int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_gr
 // Element i of an array of the policy's type.
 void *element(const struct policy *p, void *array, size_t i);
 
+// Attention of all heads over the latent rows.
+struct attention_shape latent_attention(const struct arch *a);
+
 // n = norm of x [T,C] or, exact, n_f32.
 int hidden_norm(const struct policy *p, size_t weight, const float *x, float *rstd, bool exact);
 // n from n_f32, unless they are one.

@@ -94,6 +94,7 @@ int policy_weights_changed(struct policy *p);
 
 struct policy_pass { // the shape of a pass
     int T;           // tokens
+    int N;           // rows of keys, more than T where sequences share a prefix; 0: T
     int num_targets;
     int num_seqs;   // or chunks
     int num_blocks; // of ATTENTION_BLOCK keys, all sequences' together
@@ -107,8 +108,12 @@ struct policy_batch {
     int T, num_seqs;
     const int *tokens;      // [T], sequences one after the other
     const int *seq_offsets; // [num_seqs+1]
+    // [num_seqs] the sequence that this one continues, or -1; NULL: none does. Its tokens stand
+    // before this one's and are computed once, with the bits that they have in a sequence of their
+    // own. The sequences that continue one follow it; it continues none.
+    const int *seq_prefix;
     // What is asked of it: rows whose next token is scored, or (value head) rows where a value is
-    // read. Ascending.
+    // read. In any order; a row may be asked for several next tokens.
     int num_targets;
     const int *target_row;   // [num_targets] in [0,T)
     const int *target_token; // [num_targets]; unused for values
@@ -125,7 +130,8 @@ int policy_grad_zero(struct policy *p);
 
 // Log-probability and entropy (nats; entropy may be NULL) of the targets, [num_targets].
 // ERR_NUMERIC when a result is not finite. When train is set, activations are kept for one
-// policy_backward of the same batch and expert_load counts.
+// policy_backward of the same batch and expert_load counts the tokens that are computed: those of a
+// prefix once.
 int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),

@@ -150,38 +150,53 @@ static int train_range(struct grpo_stage *s, struct trainer *t, struct update *u
     return rc;
 }
 
-// The gradient of samples [first, end), of those that are to be run, in micro-batches.
+// The gradient of samples [first, end), of those that are to be run, in micro-batches. A prompt
+// stands before the samples of its group once, and once more where they go on in another
+// micro-batch.
 static int train_shard(struct grpo_stage *s, struct trainer *t, struct update *u, const bool *run,
                        int first, int end)
 {
     const float tau = (float)t->stage->rollout.temperature;
-    int rc = 0;
-    for (int i = first, begin = first; i < end && rc == 0; i++) {
+    const int limit = t->config->run.micro_batch_tokens;
+    const struct task *packed = NULL; // the prompt that the last samples of the pack continue
+    int begin = first, rc = 0;
+    for (int i = first; i < end && rc == 0; i++) {
         const struct generated *g = &u->data->samples[i];
-        if (run[i])
-            pack_completion(&s->pack, g->task->prompt_tokens, g->task->prompt_len, g->tokens,
-                            g->len, tau);
-        if (s->pack.T >= t->config->run.micro_batch_tokens || i == end - 1) {
-            rc = train_range(s, t, u, run, begin, i + 1);
-            begin = i + 1;
+        if (!run[i])
+            continue;
+        const int len = g->len + (g->task != packed ? g->task->prompt_len : 0);
+        if (!pack_has_room(&s->pack, len, limit)) {
+            rc = train_range(s, t, u, run, begin, i);
+            begin = i;
+            packed = NULL;
         }
+        if (g->task != packed)
+            pack_sequence(&s->pack, g->task->prompt_tokens, g->task->prompt_len, NULL, 0);
+        packed = g->task;
+        pack_shared(&s->pack, g->tokens, g->len, tau);
     }
-    return rc;
+    return rc ? rc : train_range(s, t, u, run, begin, end);
 }
 
 // Cuts the samples [first, end) into shards, begin [shards + 1] counting from 0, by the tokens that
-// are run. Returns how many samples are.
+// are run: a prompt counts once, with the first of its samples. Where a shard begins inside a group
+// depends on the number of shards alone, not on that of ranks. Returns how many samples are run.
 static int cut_batch(int *begin, bool *run, struct trainer *t, const struct update *u, int first,
                      int end, int shards)
 {
     int64_t *cost = ARENA_ARRAY(&t->step_arena, int64_t, end - first);
+    const struct task *before = NULL; // of the last sample that is run
     int count = 0;
     for (int i = first; i < end; i++) {
         const struct generated *g = &u->data->samples[i];
         run[i] = g->len > 0 && (i == first || needs_forward(u, i));
-        cost[i - first] = run[i] ? g->task->prompt_len + g->len : 0;
-        t->at.num_tokens += cost[i - first];
-        count += run[i];
+        cost[i - first] = 0;
+        if (!run[i])
+            continue;
+        cost[i - first] = g->len + (g->task != before ? g->task->prompt_len : 0);
+        before = g->task;
+        t->at.num_tokens += g->task->prompt_len + g->len;
+        count++;
     }
     trainer_cut(begin, cost, end - first, shards);
     return count;
