@@ -32,7 +32,7 @@ static void fill_inputs(const struct policy *p, const struct policy_batch *b, en
         for (int t = 0; t < len; t += ATTENTION_BLOCK, block++) {
             for (int l = 0; l < a->L; l++) {
                 s->host.kv_blocks[(size_t)l * s->num_blocks + block] =
-                    element(p, s->layer[l].kv, (size_t)(start + t) * (size_t)(a->R + a->Dr));
+                    element(p, s->layer[l].kv, (size_t)(start + t) * arch_row_width(a));
             }
         }
     }
