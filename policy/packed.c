@@ -45,7 +45,7 @@ static struct sequence sequence_of(const struct policy_batch *b, int i)
 static void fill_sequence(const struct policy *p, const struct sequence *q, int i, int key,
                           int block)
 {
-    const size_t row = (size_t)(p->arch.R + p->arch.Dr);
+    const size_t row = arch_row_width(&p->arch);
     const struct policy_activations *s = p->acts;
     const int shared = q->pos / ATTENTION_BLOCK;
     const struct pass_inputs *in = &s->host;
