@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of what the golden models do not have, against finite differences: the value head,
-// entropy, a model without experts or without shared ones, rotation by halves, a tied head, and
-// sequences that continue one; of these, on the golden models, against sequences alone; and those of
-// layers that are computed again.
+// entropy, a model without experts or without shared ones, rotation by halves, grouped-query
+// attention with every bias and norm, a tied head, and sequences that continue one; of these, on the
+// golden models, against sequences alone; and those of layers that are computed again.
 #include "tests/model_fixture.h"
 
 #include "base/philox.h"
