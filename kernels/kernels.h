@@ -79,12 +79,13 @@ struct matmul_grad_args {
 
 // ---- token-wise operations
 
+// Rows of a table, and sums of rows; ids repeat and come in any order.
 struct embed_args {
-    const float *table; // [V,C]
-    const int *ids;     // [T]
-    void *out;          // [T,C]
+    const void *table; // [V,C]
+    const int *ids;    // [T]
+    void *out;         // [T,C]
     int T, C;
-    enum dtype out_type;
+    enum dtype table_type, out_type;
 };
 struct embed_grad_args {
     const float *dout; // [T,C]
@@ -312,6 +313,20 @@ struct moe_route_grad_args {
     bool normalise;
     float scale;
 };
+// The balance loss of each sequence (arXiv:2405.04434, eq. 23-25; arXiv:2412.19437, eq. 17-20): of
+// its n tokens, f_i = E / (K n) #{t: i is chosen} and P_i = the mean of a_ti, which are the scores
+// or, of MOE_SIGMOID, the scores over their sum + 1e-20; loss = sum_i f_i P_i, which is 1 where all
+// experts are alike. The gradient goes through P alone.
+struct moe_balance_args {
+    const float *scores;              // [T,E]
+    const int *experts;               // [T,K]
+    const struct attention_seq *seqs; // of each, query and len are read
+    int num_seqs, T, E, K;
+    enum moe_scoring scoring;
+    float weight;   // of every sequence's loss
+    float *loss;    // [num_seqs], without the weight; 0 where there is no token
+    float *dlogits; // [T,E] += weight d(loss)/d(logits)
+};
 // Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p];
 // pair[slot] is its inverse.
 struct moe_sort_args {
@@ -438,6 +453,7 @@ struct kernels {
     int (*heads_grad)(struct device *, const struct heads_grad_args *);
     int (*moe_route)(struct device *, const struct moe_route_args *);
     int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
+    int (*moe_balance)(struct device *, const struct moe_balance_args *);
     int (*moe_sort)(struct device *, const struct moe_sort_args *);
     int (*moe_gather)(struct device *, const struct moe_gather_args *);
     int (*moe_gather_grad)(struct device *, const struct moe_gather_grad_args *);

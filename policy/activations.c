@@ -46,15 +46,14 @@ static size_t ffn_width_max(const struct arch *a)
     return dense > shared ? dense : shared;
 }
 
-// segments: of a mixture, [E+1].
+// All but x and segments.
 static void carve_layer(struct carver *c, const struct policy_activations *s, struct layer_acts *l,
-                        const struct arch *a, size_t width, bool mixture, int *segments)
+                        const struct arch *a, size_t width, bool mixture)
 {
     const size_t T = (size_t)s->T;
     const struct attention_shape shape = attention_shape_of(a);
     const bool latent = arch_is_latent(a);
     size_t H = (size_t)a->H, row = arch_row_width(a);
-    l->x = take(c, T, (size_t)a->C);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
     l->rstd_q = take(c, T, a->Rq > 0);
@@ -63,7 +62,7 @@ static void carve_layer(struct carver *c, const struct policy_activations *s, st
     l->kv_a = take(c, T, latent ? row : 0);
     l->rstd_kv = take(c, T, latent);
     l->qkv = a->qk_norm ? take(c, T, H * a->Dr + row) : s->qkv;
-    l->kv = take_typed(c, T, row);
+    l->kv = take_typed(c, (size_t)s->N, row);
     l->o_lat = take_typed(c, T, H * shape.Dv);
     l->lse = take(c, T, H);
     l->o = take_typed(c, T, latent ? H * a->Dv : 0);
@@ -77,31 +76,36 @@ static void carve_layer(struct carver *c, const struct policy_activations *s, st
         l->exp_gate_up = take_typed(c, pairs, 2 * (size_t)a->F);
         l->ys = take_typed(c, pairs, (size_t)a->C);
         l->experts = take_ints(c, pairs);
-        l->segments = segments;
         l->slot = take_ints(c, pairs);
         l->pair = take_ints(c, pairs);
     }
 }
 
-static void carve_layers(struct carver *c, struct policy_activations *s, const struct arch *a)
+static void carve_layers(struct carver *c, struct policy_activations *s, const struct policy *p)
 {
-    int kept = s->train ? a->L - a->dense_layers : a->dense_layers < a->L;
+    const struct arch *a = &p->arch;
+    const bool shared = !s->train || p->recompute; // one layer's, the widest, for all
+    const int mixtures = a->L - a->dense_layers, kept = s->train ? mixtures : mixtures > 0;
     size_t T = (size_t)s->T, row = (size_t)a->E + 1;
-    bool shared = !arch_is_latent(a) && !a->qk_norm;
-    s->qkv = take(c, T, shared ? (size_t)a->H * a->Dr + arch_row_width(a) : 0);
+    const bool kept_qkv = arch_is_latent(a) || a->qk_norm; // by layers, or not needed
+    s->qkv = take(c, T, kept_qkv ? 0 : (size_t)a->H * a->Dr + arch_row_width(a));
     s->segments = take_ints(c, (size_t)kept * row);
-    if (!s->train) { // one for all, the widest
-        carve_layer(c, s, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
-        for (int l = 1; l < a->L; l++) {
-            s->layer[l] = s->layer[0];
-        }
-        return;
-    }
     for (int l = 0; l < a->L; l++) {
-        bool mixture = l >= a->dense_layers;
-        int *segments =
-            mixture && s->segments ? s->segments + (size_t)(l - a->dense_layers) * row : NULL;
-        carve_layer(c, s, &s->layer[l], a, ffn_width(a, l), mixture, segments);
+        struct layer_acts *at = &s->layer[l];
+        const bool mixture = l >= a->dense_layers, own = l == 0 || !shared;
+        if (own) {
+            carve_layer(c, s, at, a, shared ? ffn_width_max(a) : ffn_width(a, l),
+                        shared ? mixtures > 0 : mixture);
+        } else {
+            *at = s->layer[0];
+        }
+        if (own || s->train) {
+            at->x = take(c, T, (size_t)a->C);
+        }
+        at->segments = s->segments;
+        if (s->segments && s->train && mixture) {
+            at->segments += (size_t)(l - a->dense_layers) * row;
+        }
     }
 }
 
@@ -126,10 +130,12 @@ static void carve_gradients(struct carver *c, struct policy_activations *s, cons
     s->dq_lat = take_typed(c, T, H * shape.Dk);
     s->dq = take_typed(c, T, latent ? H * (a->Dn + a->Dr) : 0);
     s->dqkv = take_typed(c, T, latent ? 0 : H * a->Dr + row);
-    s->dkv = take(c, T, row);
+    s->dkv = take(c, (size_t)s->N, row);
+    s->dkv_tokens = s->N > s->T ? take(c, T, row) : s->dkv;
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
+    s->balance = take(c, (size_t)(a->L - a->dense_layers), (size_t)s->num_seqs);
     s->dxs = take(c, pairs, (size_t)a->C);
     s->dhs = take(c, pairs, (size_t)a->F);
     s->rounded = take_typed(c, T, rounded_width(c, a));
@@ -145,10 +151,11 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
     const struct arch *a = &p->arch;
     struct carver carver = {.block = block, .type = p->dtype}, *c = &carver;
     size_t T = (size_t)s->T, pairs = T * a->K;
-    carve_layers(c, s, a);
+    carve_layers(c, s, p);
     s->n = take_typed(c, T, (size_t)a->C);
     s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
     s->q_n = take_typed(c, T, (size_t)a->Rq);
+    s->kv_tokens = take_typed(c, T, s->N > s->T ? arch_row_width(a) : 0);
     s->y = take(c, T, (size_t)a->C);
     s->ffn = take_typed(c, T, ffn_width_max(a));
     s->logits = take(c, T, (size_t)a->E);
@@ -166,9 +173,9 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
 }
 
 // Likewise of the inputs.
-static size_t carve_inputs(struct pass_inputs *in, void *block, const struct policy *p)
+static size_t carve_inputs(struct pass_inputs *in, void *block, const struct policy_activations *s,
+                           const struct policy *p)
 {
-    const struct policy_activations *s = p->acts;
     const bool biased = p->arch.qkv_bias || p->arch.o_bias;
     struct carver carver = {.block = block}, *c = &carver;
     size_t T = (size_t)s->T, n = (size_t)s->num_targets;
@@ -178,6 +185,7 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     in->target_row = take_rows(c, n, sizeof *in->target_row);
     in->target_token = take_rows(c, n, sizeof *in->target_token);
     in->target_tau = take_rows(c, n, sizeof *in->target_tau);
+    in->key_token = take_rows(c, s->N > s->T ? (size_t)s->N : 0, sizeof *in->key_token);
     in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
     in->grad_seqs = take_rows(c, s->train ? (size_t)s->num_seqs : 0, sizeof *in->grad_seqs);
     in->kv_blocks = take_rows(c, (size_t)p->arch.L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
@@ -197,47 +205,65 @@ static void fill_ones(void *to, size_t n, enum dtype type)
     }
 }
 
-static int begin_inputs(struct policy *p)
+static void set_shape(struct policy_activations *s, const struct policy_pass *shape)
 {
-    struct policy_activations *s = p->acts;
-    s->inputs_bytes = carve_inputs(&s->host, NULL, p);
-    int rc = device_block_reserve(&s->inputs, p->dev, s->inputs_bytes);
-    if (rc) {
-        return rc;
-    }
-    if (s->inputs_bytes > s->cap_host) {
-        free(s->host_inputs);
-        s->cap_host = s->inputs.bytes;
-        s->host_inputs = mem_aligned(s->cap_host);
-    }
-    carve_inputs(&s->host, s->host_inputs, p);
-    carve_inputs(&s->in, s->inputs.data, p);
-    if (s->host.ones) {
-        fill_ones(s->host.ones, (size_t)s->T, p->dtype);
-    }
-    return 0;
-}
-
-int activations_begin(struct policy *p, const struct pass_shape *shape)
-{
-    if (!p->acts) {
-        p->acts = mem_alloc0(sizeof *p->acts);
-        p->acts->layer = mem_array0((size_t)p->arch.L, sizeof *p->acts->layer);
-    }
-    struct policy_activations *s = p->acts;
     s->T = shape->T;
+    s->N = shape->N ? shape->N : shape->T;
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;
     s->train = shape->train;
     s->values = shape->values;
-    int rc = device_block_reserve(&s->block, p->dev, carve(NULL, s, p));
-    rc = rc ? rc : begin_inputs(p);
+}
+
+void activations_bytes(size_t *block, size_t *inputs, const struct policy *p,
+                       const struct policy_pass *shape)
+{
+    struct policy_activations s = {.layer = mem_array0((size_t)p->arch.L, sizeof *s.layer)};
+    set_shape(&s, shape);
+    *block = carve(NULL, &s, p);
+    *inputs = carve_inputs(&s.host, NULL, &s, p);
+    free(s.layer);
+}
+
+static struct policy_activations *activations_of(struct policy *p)
+{
+    if (!p->acts) {
+        p->acts = mem_alloc0(sizeof *p->acts);
+        p->acts->layer = mem_array0((size_t)p->arch.L, sizeof *p->acts->layer);
+    }
+    return p->acts;
+}
+
+int activations_reserve(struct policy *p, size_t block, size_t inputs)
+{
+    struct policy_activations *s = activations_of(p);
+    int rc = device_block_reserve(&s->block, p->dev, block);
+    rc = rc ? rc : device_block_reserve(&s->inputs, p->dev, inputs);
+    if (rc == 0 && inputs > s->cap_host) {
+        free(s->host_inputs);
+        s->cap_host = s->inputs.bytes;
+        s->host_inputs = mem_aligned(s->cap_host);
+    }
+    return rc;
+}
+
+int activations_begin(struct policy *p, const struct policy_pass *shape)
+{
+    struct policy_activations *s = activations_of(p);
+    set_shape(s, shape);
+    s->inputs_bytes = carve_inputs(&s->host, NULL, s, p);
+    const int rc = activations_reserve(p, carve(NULL, s, p), s->inputs_bytes);
     if (rc) {
         s->train = false;
         return rc;
     }
     carve(s->block.data, s, p);
+    carve_inputs(&s->host, s->host_inputs, s, p);
+    carve_inputs(&s->in, s->inputs.data, s, p);
+    if (s->host.ones) {
+        fill_ones(s->host.ones, (size_t)s->T, p->dtype);
+    }
     return 0;
 }
 

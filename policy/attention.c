@@ -45,11 +45,33 @@ static int attend(const struct policy *p, const struct layer_acts *l, int layer)
                                  .lse = l->lse});
 }
 
+void *attention_rows(const struct policy *p, const struct layer_acts *l)
+{
+    return p->acts->kv_tokens ? p->acts->kv_tokens : l->kv;
+}
+
+// kv, where it has copies besides, from the rows by token.
+static int gather_rows(const struct policy *p, const struct layer_acts *l)
+{
+    const struct policy_activations *s = p->acts;
+    if (!s->kv_tokens) {
+        return 0;
+    }
+    return p->dev->k->embed(p->dev, &(struct embed_args){.table = s->kv_tokens,
+                                                         .ids = s->in.key_token,
+                                                         .out = l->kv,
+                                                         .T = s->N,
+                                                         .C = (int)arch_row_width(&p->arch),
+                                                         .table_type = p->dtype,
+                                                         .out_type = p->dtype});
+}
+
 int attention_forward(const struct policy *p, const struct layer_weights *w,
                       const struct layer_acts *l, const struct kv_cache *cache, int layer)
 {
     const bool latent = arch_is_latent(&p->arch);
     TRY(latent ? latent_inputs(p, w, l) : grouped_inputs(p, w, l));
+    TRY(gather_rows(p, l));
     if (cache) {
         TRY(store_rows(p, l, cache, layer));
     }
@@ -57,11 +79,27 @@ int attention_forward(const struct policy *p, const struct layer_weights *w,
     return latent ? latent_output(p, w, l) : grouped_output(p, w, l);
 }
 
-// From do_lat to dq_lat and dkv.
+// dkv_tokens, where kv has copies of rows: the sum over them and the row itself.
+static int sum_copies(const struct policy *p)
+{
+    const struct policy_activations *s = p->acts;
+    const size_t row = arch_row_width(&p->arch);
+    if (s->dkv_tokens == s->dkv) {
+        return 0;
+    }
+    TRY(p->dev->memory->zero(p->dev, s->dkv_tokens, (size_t)s->T * row * sizeof *s->dkv));
+    return p->dev->k->embed_grad(p->dev, &(struct embed_grad_args){.dout = s->dkv,
+                                                                   .ids = s->in.key_token,
+                                                                   .dtable = s->dkv_tokens,
+                                                                   .T = s->N,
+                                                                   .C = (int)row});
+}
+
+// From do_lat to dq_lat and dkv_tokens.
 static int attend_grad(const struct policy *p, const struct layer_acts *l)
 {
     const struct policy_activations *s = p->acts;
-    return p->dev->k->attention_grad(
+    TRY(p->dev->k->attention_grad(
         p->dev, &(struct attention_grad_args){.q = l->q_lat,
                                               .kv = l->kv,
                                               .out = l->o_lat,
@@ -75,7 +113,8 @@ static int attend_grad(const struct policy *p, const struct layer_acts *l)
                                               .shape = attention_shape_of(&p->arch),
                                               .num_seqs = s->num_seqs,
                                               .T = s->T,
-                                              .N = s->T});
+                                              .N = s->N}));
+    return sum_copies(p);
 }
 
 int attention_backward(const struct policy *p, const struct layer_weights *w,

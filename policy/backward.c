@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward passes of policy.h: the layers of forward.c in reverse. The gradient of the residual
 // stream stays in one buffer, dx, to which each norm's backward adds. Outputs of norms and of
-// SwiGLU are made again rather than kept.
+// SwiGLU are made again rather than kept; of a policy that recomputes, whole layers are.
 #include "policy/attention.h"
 #include "policy/forward.h"
 #include "policy/parallel_state.h"
@@ -161,6 +161,7 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
                                                                 .scoring = a->scoring,
                                                                 .normalise = a->route_normalise,
                                                                 .scale = (float)a->route_scale}));
+    TRY(balance_grad(p, l, layer));
     TRY(own_grad(p, &w->m[W_GATE],
                  (struct matmul_grad_args){.dy = s->dlogits, .x = s->n_f32, .m = s->T}));
     return product(
@@ -186,12 +187,17 @@ static int backward_layers(struct policy *p)
         const struct layer_weights *w = &p->packed->layers[i];
         const struct layer_acts *l = &s->layer[i];
         const bool mixed = i >= a->dense_layers;
+        if (is_recomputed(p, i)) {
+            TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));
+            TRY(forward_layer(p, NULL, i));
+        }
         TRY(hidden_norm(p, w->norm2, l->h, l->rstd2, mixed));
         TRY(!mixed ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l, i));
         TRY(hidden_norm_grad(p, w->norm2, l->h, l->rstd2, s->dn, true));
         TRY(attention_backward(p, w, l));
         TRY(hidden_norm_grad(p, w->norm1, l->x, l->rstd1, s->dn, true));
     }
+    TRY(balance_count(p));
     s->train = false; // activations were written over
     s->first = false;
     return p->dev->k->embed_grad(p->dev,

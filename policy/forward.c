@@ -178,6 +178,22 @@ static int mixture(struct policy *p, const struct layer_weights *w, const struct
 
 // ---- the stack
 
+bool is_recomputed(const struct policy *p, int layer)
+{
+    return p->recompute && layer < p->arch.L - 1;
+}
+
+int forward_layer(struct policy *p, const struct kv_cache *cache, int layer)
+{
+    const struct policy_activations *s = p->acts;
+    const struct layer_weights *w = &p->packed->layers[layer];
+    const struct layer_acts *l = &s->layer[layer];
+    const bool mixed = layer >= p->arch.dense_layers;
+    TRY(attention_forward(p, w, l, cache, layer));
+    TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2, mixed));
+    return !mixed ? feed_forward(p, w, l) : mixture(p, w, l, layer);
+}
+
 int forward_layers(struct policy *p, const struct kv_cache *cache)
 {
     const struct arch *a = &p->arch;
@@ -195,10 +211,7 @@ int forward_layers(struct policy *p, const struct kv_cache *cache)
         } else {
             TRY(residual_norm(p, w->norm1, s->layer[i - 1].h, l->x, l->rstd1, false));
         }
-        TRY(attention_forward(p, w, l, cache, i));
-        const bool mixed = i >= a->dense_layers;
-        TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2, mixed));
-        TRY(!mixed ? feed_forward(p, w, l) : mixture(p, w, l, i));
+        TRY(forward_layer(p, cache, i));
     }
     TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last, true));
     return p->dev->k->embed(p->dev,

@@ -46,6 +46,15 @@ int gated_linear_grad(const struct policy *p, void *gate_up, const float *dh, in
 // Copies the input of the experts into their slots: n_f32 to xs.
 int gather_experts(const struct policy *p, const struct layer_acts *l);
 
+// One layer, from n, the norm of its input x, to y, what it adds to h. cache: as below.
+int forward_layer(struct policy *p, const struct kv_cache *cache, int layer);
+// Whether a backward pass computes the layer again. The last one's activations are still there.
+bool is_recomputed(const struct policy *p, int layer);
+// dlogits += the gradient of the layer's balance losses, which go to balance.
+int balance_grad(const struct policy *p, const struct layer_acts *l, int layer);
+// Adds the balance losses of all layers to p's.
+int balance_count(struct policy *p);
+
 // Layers over the T tokens of the activations, whose inputs are uploaded, from the tokens up to
 // x_last and its norm in n_f32; then hidden = n_f32[target_row]. cache: where new rows go; NULL:
 // packed sequences.

@@ -92,16 +92,29 @@ static void fill_table(float *cosines, const struct arch *a, int rows)
     }
 }
 
+// Rows of a table that holds at least `positions`: the same whatever it held before.
+static int rows_for(int positions)
+{
+    int rows = 256;
+    while (rows < positions) {
+        rows += rows / 2;
+    }
+    return rows;
+}
+
+size_t rope_table_bytes(const struct arch *a, int positions)
+{
+    return positions > 0 ? (size_t)rows_for(positions) * (size_t)(a->Dr / 2) * 2 * sizeof(float)
+                         : 0;
+}
+
 int rope_table_grow(struct rope_table *t, struct device *dev, const struct arch *a, int positions)
 {
     if (positions <= t->positions) {
         return 0;
     }
-    int rows = t->positions ? t->positions : 256;
-    while (rows < positions) {
-        rows += rows / 2;
-    }
-    size_t n = (size_t)rows * (a->Dr / 2), bytes = 2 * n * sizeof(float);
+    const int rows = rows_for(positions);
+    const size_t n = (size_t)rows * (size_t)(a->Dr / 2), bytes = rope_table_bytes(a, positions);
     rope_table_free(t);
     int rc = device_block_reserve(&t->block, dev, bytes);
     if (rc) {

@@ -13,6 +13,8 @@ struct rope_table {
     struct device_block block;
 };
 
+// Bytes of the table once it holds that many rows.
+size_t rope_table_bytes(const struct arch *a, int positions);
 // Makes the table hold at least `positions` rows in the memory of dev. On failure it is empty.
 int rope_table_grow(struct rope_table *t, struct device *dev, const struct arch *a, int positions);
 void rope_table_free(struct rope_table *t);

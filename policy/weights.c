@@ -176,7 +176,7 @@ int weights_pack(struct policy_packed *w, const struct policy *p)
     return rc ? rc : pack(&w->score, p);
 }
 
-int weights_open(struct policy_packed **out, const struct policy *p)
+static struct policy_packed *find_all(const struct policy *p)
 {
     struct policy_packed *w = mem_alloc0(sizeof *w);
     w->dev = p->dev;
@@ -190,6 +190,21 @@ int weights_open(struct policy_packed **out, const struct policy *p)
     w->head = whole(p->arch.tied ? embed : params_find(&p->params, "lm_head.weight"), p->dtype);
     w->score = whole(params_find(&p->params, "score.weight"), DTYPE_F32);
     w->score_bias = offset_of(params_find(&p->params, "score.bias"));
+    return w;
+}
+
+size_t weights_bytes(const struct policy *p, bool both)
+{
+    struct policy_packed *w = find_all(p);
+    w->both = both;
+    const size_t bytes = place_all(w, p, NULL);
+    weights_free(&w);
+    return bytes;
+}
+
+int weights_open(struct policy_packed **out, const struct policy *p)
+{
+    struct policy_packed *w = find_all(p);
     int rc = weights_pack(w, p);
     if (rc) {
         weights_free(&w);

@@ -52,6 +52,8 @@ struct policy_packed {
 
 // Finds the weights of p and packs them.
 int weights_open(struct policy_packed **out, const struct policy *p);
+// Bytes of the packed forms, both: those of training as well; p need not have parameters.
+size_t weights_bytes(const struct policy *p, bool both);
 // Packs again, and both ways once p has gradients.
 int weights_pack(struct policy_packed *w, const struct policy *p);
 void weights_free(struct policy_packed **w);

@@ -22,7 +22,8 @@ static enum what find_what(const char *name)
     return (enum what)i;
 }
 
-static int run(enum what what, const struct bench_options *o, const char *model, int tokens)
+static int run(enum what what, const struct bench_options *o, const char *model, int tokens,
+               int group)
 {
     struct bench b = {0};
     struct arch arch = {0};
@@ -38,7 +39,7 @@ static int run(enum what what, const struct bench_options *o, const char *model,
     if (rc == 0)
         rc = what == KERNELS   ? bench_kernels(&b)
              : what == ROLLOUT ? bench_rollout(&b, &arch)
-                               : bench_update(&b, &arch, tokens);
+                               : bench_update(&b, &arch, tokens, group);
     bench_close(&b);
     return rc;
 }
@@ -46,7 +47,7 @@ static int run(enum what what, const struct bench_options *o, const char *model,
 int verb_bench(int argc, char **argv)
 {
     const char *name = NULL, *model = NULL, *only = NULL;
-    int tokens = 0;
+    int tokens = 0, group = 0;
     struct bench_options o = {0};
     bool done = false;
     const struct option options[] = {
@@ -60,6 +61,8 @@ int verb_bench(int argc, char **argv)
          "or a config.json (small; v2-lite:8 on a GPU)"},
         {"--tokens", "N", OPTION_INT, &tokens, 0, 1 << 24, false,
          "of update: tokens that go through the model at once (4096)"},
+        {"--group", "N", OPTION_INT, &group, 0, 1 << 12, false,
+         "of update: samples after a shared prompt (8)"},
         {"--threads", "N", OPTION_INT, &o.threads, 0, 4096, false,
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,
@@ -78,5 +81,6 @@ int verb_bench(int argc, char **argv)
         return err_set(ERR_CONFIG,
                        "bench: unknown bench \"%s\"; there are: kernels, rollout, update, sandbox",
                        name);
-    return what == SANDBOX ? bench_sandbox(o.threads, only, o.json) : run(what, &o, model, tokens);
+    return what == SANDBOX ? bench_sandbox(o.threads, only, o.json)
+                           : run(what, &o, model, tokens, group);
 }

@@ -83,14 +83,26 @@ static struct batcher_drawn carve_drawn(void *block, int batch)
     return d;
 }
 
+static size_t logits_bytes(int batch, int V)
+{
+    return ((size_t)batch + 1) * (size_t)V * sizeof(float);
+}
+
+static size_t draws_bytes(int batch) { return (size_t)batch * sizeof(struct sample_row); }
+
+size_t batcher_memory_bytes(int batch, int V)
+{
+    return logits_bytes(batch, V) + draws_bytes(batch) + drawn_bytes(batch);
+}
+
 static int open_device_memory(struct batcher *s)
 {
     struct device *dev = s->policy->dev;
     struct batcher_memory *m = s->memory;
     const size_t B = (size_t)s->batch, V = (size_t)s->policy->arch.V;
-    int rc = device_block_reserve(&m->logits, dev, (B + 1) * V * sizeof *s->logits);
+    int rc = device_block_reserve(&m->logits, dev, logits_bytes(s->batch, s->policy->arch.V));
     if (rc == 0)
-        rc = device_block_reserve(&m->draws, dev, B * sizeof *s->draws);
+        rc = device_block_reserve(&m->draws, dev, draws_bytes(s->batch));
     if (rc == 0)
         rc = device_block_reserve(&m->drawn, dev, drawn_bytes(s->batch));
     if (rc != 0)

@@ -79,6 +79,8 @@ struct batcher {
     float *logits, *carried; // [batch,V], [V], on the device
 };
 
+// Bytes of a batch's memory, for a vocabulary of V.
+size_t batcher_memory_bytes(int batch, int V);
 void batcher_memory_free(struct batcher_memory *m);
 
 // Pages of that many tokens; the most pages that one sample of a request needs at once with the

@@ -190,6 +190,7 @@ FENCED(heads_grad, heads_grad_args,
 FENCED(moe_route, moe_route_args, &a.logits, &a.bias, &a.scores, &a.experts, &a.weights)
 FENCED(moe_route_grad, moe_route_grad_args,
        &a.scores, &a.weights, &a.dweights, &a.experts, &a.dlogits)
+FENCED(moe_balance, moe_balance_args, &a.scores, &a.experts, &a.seqs, &a.loss, &a.dlogits)
 FENCED(moe_sort, moe_sort_args, &a.experts, &a.segments, &a.slot, &a.pair)
 FENCED(moe_gather, moe_gather_args, &a.x, &a.pair, &a.xs)
 FENCED(moe_gather_grad, moe_gather_grad_args, &a.dxs, &a.slot, &a.dx)
@@ -253,6 +254,7 @@ static const struct kernels fenced_kernels = {
     .heads_grad = fenced_heads_grad,
     .moe_route = fenced_moe_route,
     .moe_route_grad = fenced_moe_route_grad,
+    .moe_balance = fenced_moe_balance,
     .moe_sort = fenced_moe_sort,
     .moe_gather = fenced_moe_gather,
     .moe_gather_grad = fenced_moe_gather_grad,

@@ -28,6 +28,7 @@ int FAST(heads)(struct device *dev, const struct heads_args *a);
 int FAST(heads_grad)(struct device *dev, const struct heads_grad_args *a);
 int FAST(moe_route)(struct device *dev, const struct moe_route_args *a);
 int FAST(moe_route_grad)(struct device *dev, const struct moe_route_grad_args *a);
+int FAST(moe_balance)(struct device *dev, const struct moe_balance_args *a);
 int FAST(moe_sort)(struct device *dev, const struct moe_sort_args *a);
 int FAST(moe_gather)(struct device *dev, const struct moe_gather_args *a);
 int FAST(moe_gather_grad)(struct device *dev, const struct moe_gather_grad_args *a);

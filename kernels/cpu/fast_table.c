@@ -22,6 +22,7 @@ const struct kernels FAST(kernels) = {
     .heads_grad = FAST(heads_grad),
     .moe_route = FAST(moe_route),
     .moe_route_grad = FAST(moe_route_grad),
+    .moe_balance = FAST(moe_balance),
     .moe_sort = FAST(moe_sort),
     .moe_gather = FAST(moe_gather),
     .moe_gather_grad = FAST(moe_gather_grad),

@@ -22,6 +22,7 @@ const struct kernels reference_kernels = {
     .heads_grad = ref_heads_grad,
     .moe_route = ref_moe_route,
     .moe_route_grad = ref_moe_route_grad,
+    .moe_balance = ref_moe_balance,
     .moe_sort = ref_moe_sort,
     .moe_gather = ref_moe_gather,
     .moe_gather_grad = ref_moe_gather_grad,

@@ -29,6 +29,7 @@ int ref_heads(struct device *dev, const struct heads_args *a);
 int ref_heads_grad(struct device *dev, const struct heads_grad_args *a);
 int ref_moe_route(struct device *dev, const struct moe_route_args *a);
 int ref_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a);
+int ref_moe_balance(struct device *dev, const struct moe_balance_args *a);
 int ref_moe_sort(struct device *dev, const struct moe_sort_args *a);
 int ref_moe_gather(struct device *dev, const struct moe_gather_args *a);
 int ref_moe_gather_grad(struct device *dev, const struct moe_gather_grad_args *a);

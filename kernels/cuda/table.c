@@ -22,6 +22,7 @@ const struct kernels kernels_cuda = {
     .heads_grad = cuda_heads_grad,
     .moe_route = cuda_moe_route,
     .moe_route_grad = cuda_moe_route_grad,
+    .moe_balance = cuda_moe_balance,
     .moe_sort = cuda_moe_sort,
     .moe_gather = cuda_moe_gather,
     .moe_gather_grad = cuda_moe_gather_grad,
