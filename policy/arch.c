@@ -81,7 +81,6 @@ static void read_latent(struct reader *r, struct arch *a)
     a->Dn = reader_int(r, r->v, "qk_nope_head_dim", 1, READER_WIDE, READER_REQUIRED);
     a->Dr = reader_int(r, r->v, "qk_rope_head_dim", 2, READER_WIDE, READER_REQUIRED);
     a->Dv = reader_int(r, r->v, "v_head_dim", 1, READER_WIDE, READER_REQUIRED);
-    a->Hkv = 1;
     const int kv_heads = reader_int(r, r->v, "num_key_value_heads", 1, 1024, a->H);
     if (kv_heads != a->H) {
         reader_fault(

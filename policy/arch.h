@@ -41,8 +41,8 @@ struct arch {
     // Latent attention (R > 0), or grouped-query attention (R 0): Dn is 0, and Dr and Dv are
     // head_dim then. A head's query has Dn elements without positions and Dr with, its value Dv.
     int Rq, R, Dn, Dr, Dv; // Rq 0: no q-LoRA
-    int Hkv;               // heads that the cached rows hold keys and values of: 1 when latent
-    bool qkv_bias, o_bias; // of the projections, grouped-query attention only
+    int Hkv;               // heads of keys and values, of grouped-query attention
+    bool qkv_bias, o_bias; // of the projections, likewise
     bool qk_norm;          // RMSNorm over each head's query and key, likewise
     int dense_width;       // intermediate_size
     int dense_layers;      // first_k_dense_replace; L when there are no experts

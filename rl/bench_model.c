@@ -29,7 +29,6 @@ static struct arch arch_of(const struct preset *p, int layers)
                          .L = layers,
                          .H = p->H,
                          .Rq = p->Rq,
-                         .Hkv = 1,
                          .R = p->R,
                          .Dn = p->Dn,
                          .Dr = p->Dr,

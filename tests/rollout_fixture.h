@@ -31,7 +31,6 @@ static inline struct arch tiny_arch(enum arch_kind kind)
                      .C = 40,
                      .L = 3,
                      .H = 3,
-                     .Hkv = 1,
                      .R = 24,
                      .Dn = 12,
                      .Dr = 8,

@@ -39,7 +39,6 @@ static struct arch small_arch(void)
                          .C = 24,
                          .L = 2,
                          .H = 2,
-                         .Hkv = 1,
                          .R = 12,
                          .Dn = 6,
                          .Dr = 4,

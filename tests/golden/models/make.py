@@ -178,8 +178,8 @@ def make(name, out, seed):
     assert all("grad/" + n in tensors for n in disk)
     save_file({n: t.detach().contiguous() for n, t in tensors.items()}, out / "golden.safetensors")
     versions = dict(transformers=transformers.__version__, torch=torch.__version__)
-    facts = dict(model=name, seed=seed, versions=versions, loss=float(loss.detach()), smallest_routing_gap=min(gap, 1.0),
-                 greedy=greedy, adamw=ten_steps(model, sequences))
+    facts = dict(model=name, seed=seed, versions=versions, loss=float(loss.detach()),
+                 smallest_routing_gap=min(gap, 1.0), greedy=greedy, adamw=ten_steps(model, sequences))
     (out / "golden.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(name, "seed", seed, "loss", facts["loss"], "margin", greedy["smallest_logit_margin"], "gap", gap)
     return greedy["smallest_logit_margin"] >= 0.003 and gap >= 2e-5
