@@ -138,7 +138,8 @@ static void append_piece(struct strbuf *text, const struct strbuf *vocabulary, i
     }
 }
 
-// Every token of `expected` after the first is the best one after those before it.
+// Every token of `expected` after the first is the best one after those before it; the text has one
+// more.
 static int generate(struct policy *p, const struct json_doc *doc, const struct json *expected,
                     struct strbuf *text)
 {
@@ -163,6 +164,7 @@ static int generate(struct policy *p, const struct json_doc *doc, const struct j
         token = top_token(host, V);
         free(host);
     }
+    append_piece(text, &vocabulary, token);
     kv_cache_free(&cache);
     device_release(p->dev, logits);
     strbuf_free(&vocabulary);
