@@ -206,6 +206,7 @@ int activations_begin(struct policy *p, const struct pass_shape *shape)
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;
+    s->prefixes = shape->prefixes;
     s->train = shape->train;
     s->values = shape->values;
     int rc = device_block_reserve(&s->block, p->dev, carve(NULL, s, p));

@@ -83,11 +83,12 @@ struct policy_activations {
     // Where things are.
     struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
-    int N;        // rows of kv: T, and copies that sequences have of their prefix's last rows
-    int max_keys; // of a sequence
-    bool train;   // a backward pass may follow
-    bool values;  // the value head reads the hidden rows
-    bool first;   // of the backward pass: gradients of matrices were zero before it
+    int N;         // rows of kv: T, and copies that sequences have of their prefix's last rows
+    int max_keys;  // of a sequence
+    bool prefixes; // some sequence has one
+    bool train;    // a backward pass may follow
+    bool values;   // the value head reads the hidden rows
+    bool first;    // of the backward pass: gradients of matrices were zero before it
     struct rope_table rope;
     struct device_block block, inputs;
     size_t inputs_bytes;
@@ -98,7 +99,7 @@ struct policy_activations {
 
 struct pass_shape {
     int T, N, num_targets, num_seqs, num_blocks;
-    bool train, values;
+    bool prefixes, train, values;
 };
 
 // Makes room for a pass; contents are lost. Pointers of parts that the model or the pass lacks are

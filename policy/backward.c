@@ -229,7 +229,8 @@ static int attend_grad(const struct policy *p, const struct layer_weights *w,
                                                                 .shape = latent_attention(a),
                                                                 .num_seqs = s->num_seqs,
                                                                 .T = s->T,
-                                                                .N = s->N}));
+                                                                .N = s->N,
+                                                                .prefixes = s->prefixes}));
     return sum_copies(p);
 }
 

@@ -111,11 +111,13 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     assert(b->num_seqs == 0 || (b->seq_offsets[0] == 0 && b->seq_offsets[b->num_seqs] == b->T));
     assert(!train || p->grad);
     int num_keys = 0, num_blocks = 0, longest = 0;
+    bool prefixes = false;
     for (int i = 0; i < b->num_seqs; i++) {
         const struct sequence q = sequence_of(b, i);
         num_keys += q.copies + q.len;
         num_blocks += q.pos / ATTENTION_BLOCK + q.own_blocks;
         longest = q.pos + q.len > longest ? q.pos + q.len : longest;
+        prefixes |= q.prefix >= 0;
     }
     TRY(check_tokens(p, b->tokens, b->T));
     TRY(check_positions(p, longest));
@@ -124,6 +126,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
                                                   .num_targets = b->num_targets,
                                                   .num_seqs = b->num_seqs,
                                                   .num_blocks = num_blocks,
+                                                  .prefixes = prefixes,
                                                   .train = train,
                                                   .values = asked == VALUES}));
     p->acts->max_keys = longest;
