@@ -249,6 +249,38 @@ struct kv_store_args {
     enum dtype type; // of rows and pages
 };
 
+// ---- grouped-query attention (arXiv:2305.13245): between the product with the query, key and
+// value weights and the rows that attention reads
+
+// A row of x holds H query heads, then Hkv key heads, then Hkv value heads. Queries and keys become
+// RoPE(N(x)), N being the RMSNorm over a head's D where norms are given, pairs (i, i + D/2); values
+// are copied.
+struct heads_args {
+    const float *x;               // [T,(H+2Hkv) D]
+    const float *q_norm, *k_norm; // [D], or both NULL
+    const float *cos, *sin;       // [positions,D/2], as for RoPE
+    const int *position;          // [T]
+    void *q;                      // [T,H,D]
+    void *kv;                     // [T,Hkv,2D]: key, then value
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of q and kv
+};
+// dx from the gradients of q and kv.
+struct heads_grad_args {
+    const float *x;               // as above; NULL without norms
+    const float *q_norm, *k_norm; // as above
+    const float *cos, *sin;
+    const int *position;
+    const void *dq;           // [T,H,D]
+    const float *dkv;         // [T,Hkv,2D]
+    void *dx;                 // [T,(H+2Hkv) D]
+    float *dq_norm, *dk_norm; // [D] +=, or both NULL
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of dq and dx
+};
+
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
 
 enum moe_scoring { MOE_SOFTMAX, MOE_SIGMOID };
@@ -403,6 +435,8 @@ struct kernels {
     int (*attention)(struct device *, const struct attention_args *);
     int (*attention_grad)(struct device *, const struct attention_grad_args *);
     int (*kv_store)(struct device *, const struct kv_store_args *);
+    int (*heads)(struct device *, const struct heads_args *);
+    int (*heads_grad)(struct device *, const struct heads_grad_args *);
     int (*moe_route)(struct device *, const struct moe_route_args *);
     int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
     int (*moe_sort)(struct device *, const struct moe_sort_args *);

@@ -45,7 +45,7 @@ static struct sequence sequence_of(const struct policy_batch *b, int i)
 static void fill_sequence(const struct policy *p, const struct sequence *q, int i, int key,
                           int block)
 {
-    const size_t row = (size_t)(p->arch.R + p->arch.Dr);
+    const size_t row = arch_row_width(&p->arch);
     const struct policy_activations *s = p->acts;
     const int shared = q->pos / ATTENTION_BLOCK;
     const struct pass_inputs *in = &s->host;
@@ -62,7 +62,7 @@ static void fill_sequence(const struct policy *p, const struct sequence *q, int 
             *own++ = blocks[in->seqs[q->prefix].block + j];
         }
         for (int j = 0; j < q->own_blocks; j++) {
-            *own++ = element(p, s->layer[l].kv, (size_t)(key + j * ATTENTION_BLOCK) * row);
+            *own++ = element(p, s->layer[l].keys, (size_t)(key + j * ATTENTION_BLOCK) * row);
         }
     }
 }
@@ -78,7 +78,7 @@ static void fill_key_tokens(int *token, const struct policy_batch *b, const stru
     }
 }
 
-// What the batch tells the kernels. Blocks are stretches of the rows of kv.
+// What the batch tells the kernels. Blocks are stretches of the rows of keys.
 static void fill_inputs(const struct policy *p, const struct policy_batch *b, enum asked asked)
 {
     struct policy_activations *s = p->acts;

@@ -27,6 +27,7 @@ static const struct arch small = {
     .C = 512,
     .L = 8,
     .H = 8,
+    .Hkv = 1,
     .R = 128,
     .Dn = 64,
     .Dr = 32,
