@@ -98,6 +98,7 @@ struct policy_pass { // the shape of a pass
     int num_targets;
     int num_seqs;   // or chunks
     int num_blocks; // of ATTENTION_BLOCK keys, all sequences' together
+    bool prefixes;  // some sequence continues another
     bool train;     // a backward pass may follow
     bool values;    // by policy_forward_values
 };
