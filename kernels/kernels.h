@@ -215,7 +215,7 @@ struct attention_args {
 struct attention_grad_seq {
     int query;  // row in q of its first query
     int len;    // queries, at positions pos .. pos + len - 1; query i sees keys 0 .. pos + i
-    int pos;    // 0 without a prefix
+    int pos;    // the length of the prefix, or 0
     int key;    // row in kv of its own first key, of position pos / ATTENTION_BLOCK ATTENTION_BLOCK
     int prefix; // -1, or the sequence that has the keys before: it has no prefix itself, and those
                 // that share it follow it in seqs
