@@ -45,9 +45,9 @@ static size_t ffn_width_max(const struct arch *a)
     return dense > shared ? dense : shared;
 }
 
-// segments: of a mixture, [E+1].
+// All but the segments.
 static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const struct arch *a,
-                        size_t width, bool mixture, int *segments)
+                        size_t width, bool mixture)
 {
     size_t H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
     l->x = take(c, T, (size_t)a->C);
@@ -72,7 +72,6 @@ static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const 
         l->exp_gate_up = take_typed(c, pairs, 2 * (size_t)a->F);
         l->ys = take_typed(c, pairs, (size_t)a->C);
         l->experts = take_ints(c, pairs);
-        l->segments = segments;
         l->slot = take_ints(c, pairs);
         l->pair = take_ints(c, pairs);
     }
@@ -80,21 +79,21 @@ static void carve_layer(struct carver *c, size_t T, struct layer_acts *l, const 
 
 static void carve_layers(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
-    int kept = s->train ? a->L - a->dense_layers : a->dense_layers < a->L;
+    int mixtures = a->L - a->dense_layers;
     size_t T = (size_t)s->T, row = (size_t)a->E + 1;
-    s->segments = take_ints(c, (size_t)kept * row);
+    s->segments = take_ints(c, (size_t)mixtures * row);
     if (!s->train) { // one for all, the widest
-        carve_layer(c, T, &s->layer[0], a, ffn_width_max(a), kept > 0, s->segments);
-        for (int l = 1; l < a->L; l++) {
-            s->layer[l] = s->layer[0];
-        }
-        return;
+        carve_layer(c, T, &s->layer[0], a, ffn_width_max(a), mixtures > 0);
     }
     for (int l = 0; l < a->L; l++) {
         bool mixture = l >= a->dense_layers;
-        int *segments =
+        if (s->train) {
+            carve_layer(c, T, &s->layer[l], a, ffn_width(a, l), mixture);
+        } else {
+            s->layer[l] = s->layer[0];
+        }
+        s->layer[l].segments =
             mixture && s->segments ? s->segments + (size_t)(l - a->dense_layers) * row : NULL;
-        carve_layer(c, T, &s->layer[l], a, ffn_width(a, l), mixture, segments);
     }
 }
 
