@@ -79,12 +79,13 @@ struct matmul_grad_args {
 
 // ---- token-wise operations
 
+// Rows of a table, and sums of rows; ids repeat and come in any order.
 struct embed_args {
-    const float *table; // [V,C]
-    const int *ids;     // [T]
-    void *out;          // [T,C]
+    const void *table; // [V,C]
+    const int *ids;    // [T]
+    void *out;         // [T,C]
     int T, C;
-    enum dtype out_type;
+    enum dtype table_type, out_type;
 };
 struct embed_grad_args {
     const float *dout; // [T,C]
@@ -158,11 +159,33 @@ struct convert_args {
     enum dtype x_type, y_type;
 };
 
-// ---- latent attention (arXiv:2405.04434, section 2.1, absorbed form): queries of R + Dr against
-// cached rows of R + Dr, whose first R are the values.
+// ---- attention. A row of keys and values, of one token, has kv_heads parts, one after the other:
+// part g serves the query heads [g H / kv_heads, (g + 1) H / kv_heads). The key is the first Dk
+// elements of a part, the value Dv elements from value_at on.
+// - Latent (arXiv:2405.04434, section 2.1, absorbed form): one part of R + Dr elements is the key
+// of
+//   all heads, and its first R are the value: Dk = R + Dr, Dv = R, value_at = 0.
+// - Grouped-query (arXiv:2305.13245): each part is a key and then its value: value_at = Dk.
 
 #define ATTENTION_BLOCK                                                                            \
-    64 // cached rows per block; softmax runs over blocks counted from position 0
+    64 // rows of keys per block; softmax runs over blocks counted from position 0
+
+struct attention_shape {
+    int H, kv_heads; // heads of queries and of keys; H is a multiple of kv_heads
+    int Dk, Dv;      // elements of a query and a key, of a value and an output
+    int value_at;    // 0, and Dv <= Dk; or Dk
+    float scale;     // of scores
+};
+
+// Elements of a part of a row, and of a row.
+static inline int attention_part(const struct attention_shape *s)
+{
+    return s->value_at == 0 ? s->Dk : s->Dk + s->Dv;
+}
+static inline int attention_row(const struct attention_shape *s)
+{
+    return s->kv_heads * attention_part(s);
+}
 
 struct attention_seq {
     int query; // row in q of its first query
@@ -171,32 +194,47 @@ struct attention_seq {
     int block; // index into kv_blocks of its block 0
 };
 struct attention_args {
-    const void *q; // [T,H,R+Dr]
-    const void *const *
-        kv_blocks; // each ATTENTION_BLOCK rows of R+Dr; rows past the last visible key are not read
+    const void *q; // [T,H,Dk]
+    const void *const
+        *kv_blocks; // each ATTENTION_BLOCK rows; those past the last visible key are not read
     const struct attention_seq *seqs;
-    int num_seqs, H, R, Dr;
-    int T;        // rows of q and out
-    int max_keys; // no sequence has more: an upper bound of pos + len. A CPU uses neither of the
-                  // two
-    float scale;
+    struct attention_shape shape;
+    int num_seqs;
+    int T;           // rows of q and out
+    int max_keys;    // no sequence has more: an upper bound of pos + len. A CPU uses neither of the
+                     // two
     enum dtype type; // of q, the rows of kv_blocks and out
-    void *out;       // [T,H,R]
+    void *out;       // [T,H,Dv]
     float *lse;      // [T,H], or NULL
 };
-// Packed sequences only: pos is 0 and the keys of a sequence are the rows of kv beside its queries
-// (block is unused).
+
+// A packed sequence. One that continues another, its prefix, sees the keys of that before its own.
+// Its own begin with the block that holds position pos, so the blocks of its softmax are those of
+// the whole sequence; of that block, the rows before pos are copies of the prefix's, and the
+// gradients of the copies are given like those of any row.
+struct attention_grad_seq {
+    int query;  // row in q of its first query
+    int len;    // queries, at positions pos .. pos + len - 1; query i sees keys 0 .. pos + i
+    int pos;    // 0 without a prefix
+    int key;    // row in kv of its own first key, of position pos / ATTENTION_BLOCK ATTENTION_BLOCK
+    int prefix; // -1, or the sequence that has the keys before: it has no prefix itself, and those
+                // that share it follow it in seqs
+};
+// Rows of kv that no sequence owns are not read, and their gradients not written. The sum of a row
+// of dkv goes over the queries of the sequence that owns it, then over those of the sequences whose
+// prefix that is, in the order of seqs.
 struct attention_grad_args {
-    const void *q;    // [T,H,R+Dr]
-    const void *kv;   // [T,R+Dr]
-    const void *out;  // [T,H,R]
+    const void *q;    // [T,H,Dk]
+    const void *kv;   // [N,row]
+    const void *out;  // [T,H,Dv]
     const float *lse; // [T,H]
-    const void *dout; // [T,H,R]
-    void *dq;         // [T,H,R+Dr]
-    void *dkv;        // [T,R+Dr]
-    const struct attention_seq *seqs;
-    int num_seqs, T, H, R, Dr;
-    float scale;
+    const void *dout; // [T,H,Dv]
+    void *dq;         // [T,H,Dk]
+    void *dkv;        // [N,row]
+    const struct attention_grad_seq *seqs;
+    struct attention_shape shape;
+    int num_seqs, T, N;
+    bool prefixes;   // some sequence may have one
     enum dtype type; // of q, kv, out and dout
     enum dtype dq_type, dkv_type;
 };
@@ -209,6 +247,38 @@ struct kv_store_args {
     void *pages;         // rows of D
     int T, D;
     enum dtype type; // of rows and pages
+};
+
+// ---- grouped-query attention (arXiv:2305.13245): between the product with the query, key and
+// value weights and the rows that attention reads
+
+// A row of x holds H query heads, then Hkv key heads, then Hkv value heads. Queries and keys become
+// RoPE(N(x)), N being the RMSNorm over a head's D where norms are given, pairs (i, i + D/2); values
+// are copied.
+struct heads_args {
+    const float *x;               // [T,(H+2Hkv) D]
+    const float *q_norm, *k_norm; // [D], or both NULL
+    const float *cos, *sin;       // [positions,D/2], as for RoPE
+    const int *position;          // [T]
+    void *q;                      // [T,H,D]
+    void *kv;                     // [T,Hkv,2D]: key, then value
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of q and kv
+};
+// dx from the gradients of q and kv.
+struct heads_grad_args {
+    const float *x;               // as above; NULL without norms
+    const float *q_norm, *k_norm; // as above
+    const float *cos, *sin;
+    const int *position;
+    const void *dq;           // [T,H,D]
+    const float *dkv;         // [T,Hkv,2D]
+    void *dx;                 // [T,(H+2Hkv) D]
+    float *dq_norm, *dk_norm; // [D] +=, or both NULL
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of dq and dx
 };
 
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
@@ -242,6 +312,20 @@ struct moe_route_grad_args {
     enum moe_scoring scoring;
     bool normalise;
     float scale;
+};
+// The balance loss of each sequence (arXiv:2405.04434, eq. 23-25; arXiv:2412.19437, eq. 17-20): of
+// its n tokens, f_i = E / (K n) #{t: i is chosen} and P_i = the mean of a_ti, which are the scores
+// or, of MOE_SIGMOID, the scores over their sum + 1e-20; loss = sum_i f_i P_i, which is 1 where all
+// experts are alike. The gradient goes through P alone.
+struct moe_balance_args {
+    const float *scores;              // [T,E]
+    const int *experts;               // [T,K]
+    const struct attention_seq *seqs; // of each, query and len are read
+    int num_seqs, T, E, K;
+    enum moe_scoring scoring;
+    float weight;   // of every sequence's loss
+    float *loss;    // [num_seqs], without the weight; 0 where there is no token
+    float *dlogits; // [T,E] += weight d(loss)/d(logits)
 };
 // Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p];
 // pair[slot] is its inverse.
@@ -368,8 +452,11 @@ struct kernels {
     int (*attention)(struct device *, const struct attention_args *);
     int (*attention_grad)(struct device *, const struct attention_grad_args *);
     int (*kv_store)(struct device *, const struct kv_store_args *);
+    int (*heads)(struct device *, const struct heads_args *);
+    int (*heads_grad)(struct device *, const struct heads_grad_args *);
     int (*moe_route)(struct device *, const struct moe_route_args *);
     int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
+    int (*moe_balance)(struct device *, const struct moe_balance_args *);
     int (*moe_sort)(struct device *, const struct moe_sort_args *);
     int (*moe_gather)(struct device *, const struct moe_gather_args *);
     int (*moe_gather_grad)(struct device *, const struct moe_gather_grad_args *);

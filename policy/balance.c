@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Balance of the experts' load: arXiv:2412.19437, section 2.1.2.
-#include "policy/weights.h"
+// Balance of the experts' load: the routing bias of arXiv:2412.19437, section 2.1.2, and the
+// auxiliary loss of each sequence of arXiv:2405.04434, section 2.2.3.
+#include "policy/forward.h"
 
 #include "base/mem.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,8 +68,59 @@ double policy_max_violation(const struct policy *p)
     return policy_load_violation(&p->arch, p->expert_load);
 }
 
+// ---- the auxiliary loss
+
+static size_t num_losses(const struct policy *p)
+{
+    return (size_t)(p->arch.L - p->arch.dense_layers) * (size_t)p->acts->num_seqs;
+}
+
+int balance_grad(const struct policy *p, const struct layer_acts *l, int layer)
+{
+    const struct arch *a = &p->arch;
+    const struct policy_activations *s = p->acts;
+    if (p->balance_weight == 0) {
+        return 0;
+    }
+    float *loss = s->balance + (size_t)(layer - a->dense_layers) * (size_t)s->num_seqs;
+    return p->dev->k->moe_balance(p->dev,
+                                  &(struct moe_balance_args){.scores = l->scores,
+                                                             .experts = l->experts,
+                                                             .seqs = s->in.seqs,
+                                                             .num_seqs = s->num_seqs,
+                                                             .T = s->T,
+                                                             .E = a->E,
+                                                             .K = a->K,
+                                                             .scoring = a->scoring,
+                                                             .weight = (float)p->balance_weight,
+                                                             .loss = loss,
+                                                             .dlogits = s->dlogits});
+}
+
+int balance_count(struct policy *p)
+{
+    const size_t n = num_losses(p);
+    if (p->balance_weight == 0 || n == 0) {
+        return 0;
+    }
+    float *loss = mem_floats(n);
+    const int rc = p->dev->memory->download(p->dev, loss, p->acts->balance, n * sizeof *loss);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        p->balance_sum += llrint(ldexp((double)loss[i], 24));
+        p->balance_terms++;
+    }
+    free(loss);
+    return rc;
+}
+
+double policy_balance_loss(const struct policy *p)
+{
+    return p->balance_terms ? ldexp((double)p->balance_sum, -24) / (double)p->balance_terms : 0;
+}
+
 void policy_load_reset(struct policy *p)
 {
+    p->balance_sum = p->balance_terms = 0;
     if (p->expert_load) {
         memset(p->expert_load, 0, (size_t)p->arch.L * p->arch.E * sizeof *p->expert_load);
     }

@@ -124,6 +124,24 @@ static const struct attention_seq *sequences(struct run *r, int count, int keys,
     return out;
 }
 
+// `count` packed sequences of s.seq tokens.
+static const struct attention_grad_seq *grad_sequences(struct run *r, int count)
+{
+    struct attention_grad_seq *s = mem_array0((size_t)count, sizeof *s);
+    for (int i = 0; i < count; i++)
+        s[i] = (struct attention_grad_seq){
+            .query = i * r->s.seq, .len = r->s.seq, .key = i * r->s.seq, .prefix = -1};
+    const struct attention_grad_seq *out = bench_upload(&r->m, s, (size_t)count * sizeof *s);
+    free(s);
+    return out;
+}
+
+static struct attention_shape latent_shape(const struct run *r)
+{
+    return (struct attention_shape){
+        .H = r->s.H, .kv_heads = 1, .Dk = r->s.R + r->s.Dr, .Dv = r->s.R, .scale = 0.1F};
+}
+
 static int measure(struct run *r, int (*call)(struct device *, const void *), const void *args)
 {
     return r->m.rc != 0 ? r->m.rc : bench_time(&r->seconds, r->b, call, args);
@@ -262,12 +280,9 @@ static int run_attention(struct run *r, int count, int keys, int queries)
         .kv_blocks = bench_upload(&r->m, table, (size_t)blocks * sizeof *table),
         .seqs = sequences(r, count, keys, queries),
         .num_seqs = count,
-        .H = r->s.H,
-        .R = r->s.R,
-        .Dr = r->s.Dr,
+        .shape = latent_shape(r),
         .T = (int)T,
         .max_keys = keys,
-        .scale = 0.1F,
         .type = r->type,
         .out = output(r, T * heads * (size_t)r->s.R)};
     free(table);
@@ -300,13 +315,11 @@ static int attention_grad(struct run *r)
                                              .dout = input(r, T * H * (size_t)r->s.R),
                                              .dq = output(r, T * H * row),
                                              .dkv = output(r, T * row),
-                                             .seqs = sequences(r, count, r->s.seq, r->s.seq),
+                                             .seqs = grad_sequences(r, count),
+                                             .shape = latent_shape(r),
                                              .num_seqs = count,
                                              .T = r->s.T,
-                                             .H = r->s.H,
-                                             .R = r->s.R,
-                                             .Dr = r->s.Dr,
-                                             .scale = 0.1F,
+                                             .N = r->s.T,
                                              .type = r->type,
                                              .dq_type = r->type,
                                              .dkv_type = r->type};

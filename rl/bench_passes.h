@@ -18,9 +18,10 @@ struct bench_generation {
 int bench_rollout(const struct bench *b, const struct arch *arch,
                   const struct bench_generation *generation);
 
-// Forward and backward pass and AdamW over a packed batch of `tokens` tokens, and a whole step of
-// GRPO: 8 samples of each of 8 prompts, and an update from all of them, `tokens` at a time. 0:
-// 4,096.
-int bench_update(const struct bench *b, const struct arch *arch, int tokens);
+// Forward and backward pass and AdamW over a packed batch of `tokens` tokens (0: 4,096); the same
+// over groups of `group` samples (0: 8) after a shared prompt, as long as a sample and twice as
+// long, beside the speed with a prompt for each sample; and a whole step of GRPO: 8 samples of each
+// of 8 prompts, and an update from all of them, `tokens` at a time.
+int bench_update(const struct bench *b, const struct arch *arch, int tokens, int group);
 
 #endif

@@ -131,12 +131,23 @@ static struct arch new_arch(const struct trainer *t)
     return a;
 }
 
+// adapter NULL: none.
+static int open_model(struct policy **out, struct trainer *t, const char *dir, const char *adapter,
+                      bool value_head)
+{
+    const struct policy_source source = {.dir = dir,
+                                         .adapter = adapter,
+                                         .value_head = value_head,
+                                         .allow_nonfinite = t->config->run.allow_nonfinite};
+    return policy_open_source(out, t->dev, &source, t->config->run.dtype);
+}
+
 static int open_policy(struct trainer *t)
 {
     const struct config_model *m = &t->config->model;
     const struct arch arch = new_arch(t);
     const enum dtype dtype = t->config->run.dtype;
-    int rc = m->dir != NULL ? policy_open(&t->policy, t->dev, m->dir, dtype, false)
+    int rc = m->dir != NULL ? open_model(&t->policy, t, m->dir, t->config->adapter, false)
                             : policy_create(&t->policy, t->dev, &arch, dtype, m->init_seed);
     if (rc == 0 && m->dir != NULL)
         session_tell_model(t->policy, m->dir);
@@ -151,8 +162,7 @@ static int open_folder_model(struct policy **out, struct trainer *t, const char 
                              const char *folder, bool value_head)
 {
     char *path = path_join(checkpoint, folder);
-    const int rc =
-        dir_exists(path) ? policy_open(out, t->dev, path, t->config->run.dtype, value_head) : 0;
+    const int rc = dir_exists(path) ? open_model(out, t, path, NULL, value_head) : 0;
     free(path);
     return rc;
 }
@@ -201,7 +211,7 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     state.config = r->config_text.data;
     t->at = state;
     if (rc == 0)
-        rc = policy_open(&t->policy, t->dev, *checkpoint, t->config->run.dtype, false);
+        rc = open_model(&t->policy, t, *checkpoint, NULL, false);
     if (rc == 0)
         rc = open_folder_model(&t->prm, t, *checkpoint, "prm", true);
     if (rc == 0)
@@ -603,8 +613,7 @@ static int open_models(struct train *r, bool resume, char **checkpoint)
     if (rc == 0 && t->policy == NULL)
         rc = open_policy(t);
     if (rc == 0 && t->prm == NULL && t->config->prm != NULL)
-        rc = policy_open(&t->prm, t->dev, t->config->prm, t->config->run.dtype,
-                         /* value_head= */ true);
+        rc = open_model(&t->prm, t, t->config->prm, NULL, /* value_head= */ true);
     return rc != 0 ? rc : agree_start(t, r->version, r->config_text.data);
 }
 

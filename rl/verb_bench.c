@@ -39,7 +39,7 @@ static int run(enum what what, const struct bench_options *o, const char *model,
     if (rc == 0)
         rc = what == KERNELS   ? bench_kernels(&b)
              : what == ROLLOUT ? bench_rollout(&b, &arch, generation)
-                               : bench_update(&b, &arch, tokens);
+                               : bench_update(&b, &arch, tokens, generation->group);
     bench_close(&b);
     return rc;
 }
@@ -66,8 +66,8 @@ int verb_bench(int argc, char **argv)
          "of rollout: sequences at once (0: several sizes in turn)"},
         {"--prompt", "P", OPTION_INT, &generation.prompt, 0, 1 << 20, false,
          "of rollout: tokens of a prompt (128)"},
-        {"--group", "G", OPTION_INT, &generation.group, 0, 1 << 16, false,
-         "of rollout: sequences that share a prompt (1)"},
+        {"--group", "G", OPTION_INT, &generation.group, 0, 1 << 12, false,
+         "samples that share a prompt (1; of update 8)"},
         {"--threads", "N", OPTION_INT, &o.threads, 0, 4096, false,
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,

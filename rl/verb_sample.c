@@ -15,17 +15,18 @@
 #include <string.h>
 
 struct sample_options {
-    const char *model, *prompt, *data, *out, *device, *dtype, *chat_args;
+    struct session_options model;
+    const char *prompt, *data, *out, *chat_args;
     struct option_list stop;
     bool chat;
-    int n, max_tokens, top_k, seed, threads;
+    int n, max_tokens, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
 };
 
 static int parse(struct sample_options *o, int argc, char **argv, bool *done)
 {
     const struct option options[] = {
-        {"--model", "DIR", OPTION_STRING, &o->model, 0, 0, true, "a model directory"},
+        SESSION_ROWS(&o->model),
         {"--prompt", "TEXT", OPTION_STRING, &o->prompt, 0, 0, false,
          "one prompt; - reads standard input"},
         {"--data", "FILE", OPTION_STRING, &o->data, 0, 0, false,
@@ -52,11 +53,7 @@ static int parse(struct sample_options *o, int argc, char **argv, bool *done)
         {"--max-tokens", "M", OPTION_INT, &o->max_tokens, 1, INT_MAX, false,
          "end a completion after M tokens (the model's, else 256)"},
         {"--seed", "S", OPTION_INT, &o->seed, 0, INT_MAX, false, "of the randomness (0)"},
-        {"--device", "NAME", OPTION_STRING, &o->device, 0, 0, false,
-         "cpu, cuda (the first GPU) or cuda:N (cpu)"},
-        {"--dtype", "TYPE", OPTION_STRING, &o->dtype, 0, 0, false,
-         "what matrix products read: float32 or bfloat16 (float32)"},
-        {"--threads", "N", OPTION_INT, &o->threads, 0, 4096, false, "0: every CPU (0)"},
+        {"--threads", "N", OPTION_INT, &o->model.threads, 0, 4096, false, "0: every CPU (0)"},
         {"--out", "FILE", OPTION_STRING, &o->out, 0, 0, false, "write there, not to the terminal"},
         {0}};
     return options_parse(options, argc, argv,
@@ -275,8 +272,7 @@ int verb_sample(int argc, char **argv)
     struct rollout_request *requests = NULL;
     rc = texts_open(&texts, "sample", "--prompt", o.prompt, o.data);
     if (rc == 0)
-        rc = session_open(&session, o.model, o.device, o.dtype, o.threads,
-                          /* need_tokenizer= */ false);
+        rc = session_open(&session, &o.model);
     if (rc == 0)
         rc = texts_render(&texts, session.tokenizer, o.chat, o.chat_args);
     if (rc == 0)

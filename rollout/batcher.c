@@ -265,8 +265,7 @@ static void plan_started(struct batcher *s, struct step *p)
 
 static void plan_prompts(struct batcher *s, struct step *p)
 {
-    const int most = p->T + s->prefill_tokens;
-    const int admitted = s->next + (s->next_index > 0);
+    const int most = s->prefill_tokens, admitted = s->next + (s->next_index > 0);
     p->first = p->end = s->prefilled;
     p->done = s->prompt_done;
     for (; p->end < admitted && p->T < most; p->end++, p->done = 0) {

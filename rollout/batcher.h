@@ -6,8 +6,8 @@
 // place in the batch and its worst case (max_tokens) fits the free pages, which it takes at once:
 // nothing that was admitted ever waits for memory. With the first sample of a request come the
 // pages of its prompt. A step is one call of the model: the next token of every sample that has
-// one, and up to prefill_tokens tokens of prompts that are not computed yet, in order, long ones in
-// pieces. Samples that finish leave the batch and give their pages back.
+// one and, where that leaves room among prefill_tokens, prompts that are not computed yet, in
+// order, long ones in pieces. Samples that finish leave the batch and give their pages back.
 //
 // Sharing. A request's samples hold the prompt's full pages together. The partly filled last page
 // is written by every sample, so each gets a copy; the last sample takes the original over, and

@@ -49,23 +49,32 @@ static struct batcher_drawn carve_drawn(void *block, int batch)
     return d;
 }
 
+static size_t logits_bytes(int rows, int V) { return (size_t)rows * (size_t)V * sizeof(float); }
+
+static size_t draws_bytes(int batch) { return (size_t)batch * sizeof(struct sample_row); }
+
+size_t batcher_memory_bytes(int batch, int V)
+{
+    return logits_bytes(batch + 1, V) + draws_bytes(batch) + batcher_drawn_bytes(batch);
+}
+
 static int open_device_memory(struct batcher *s)
 {
     struct device *dev = s->policy->dev;
     struct batcher_memory *m = s->memory;
-    const size_t B = (size_t)s->batch, V = (size_t)s->policy->arch.V;
-    int rc = device_block_reserve(&m->logits, dev, (B + 1) * V * sizeof *s->logits);
+    const int B = s->batch, V = s->policy->arch.V; // one row more is carried
+    int rc = device_block_reserve(&m->logits, dev, logits_bytes(B + 1, V));
     if (rc == 0)
-        rc = device_block_reserve(&m->draws, dev, B * sizeof *s->draws);
+        rc = device_block_reserve(&m->draws, dev, draws_bytes(B));
     if (rc == 0)
-        rc = device_block_reserve(&m->drawn, dev, batcher_drawn_bytes(s->batch));
+        rc = device_block_reserve(&m->drawn, dev, batcher_drawn_bytes(B));
     if (rc == 0 && s->row != NULL)
-        rc = device_block_reserve(&m->penalised, dev, B * V * sizeof *s->logits);
+        rc = device_block_reserve(&m->penalised, dev, logits_bytes(B, V));
     if (rc != 0)
         return rc;
     s->logits = m->logits.data;
-    s->carried = s->logits + B * V;
-    s->drawn_on_device = carve_drawn(m->drawn.data, s->batch);
+    s->carried = s->logits + (size_t)B * (size_t)V;
+    s->drawn_on_device = carve_drawn(m->drawn.data, B);
     return 0;
 }
 
@@ -93,7 +102,8 @@ static void open_requests(struct batcher *s, struct most *most)
 
 int batcher_memory_open(struct batcher *s)
 {
-    const size_t B = (size_t)s->batch, T = (size_t)s->prefill_tokens + B;
+    const size_t B = (size_t)s->batch;
+    const size_t T = s->prefill_tokens > s->batch ? (size_t)s->prefill_tokens : B;
     struct most most = {0};
     open_requests(s, &most);
     open_slots(s, &most);

@@ -9,6 +9,8 @@
 // Sizes everything by the requests and the limits of the batch.
 int batcher_memory_open(struct batcher *s);
 void batcher_memory_free(struct batcher_memory *m);
+// Bytes of it on the device, without penalties, for a vocabulary of V.
+size_t batcher_memory_bytes(int batch, int V);
 size_t batcher_drawn_bytes(int batch); // of the block behind a struct batcher_drawn
 
 #endif

@@ -27,6 +27,16 @@ struct rollout_engine {
     struct batcher *running; // NULL but during a run
 };
 
+static struct rollout_options complete(const struct rollout_options *o)
+{
+    struct rollout_options out = *o;
+    if (out.max_batch == 0)
+        out.max_batch = BATCH_DEFAULT;
+    if (out.prefill_tokens == 0)
+        out.prefill_tokens = PREFILL_DEFAULT;
+    return out;
+}
+
 static int open_cache(struct rollout_engine *e, int num_pages)
 {
     kv_cache_free(&e->cache);
@@ -46,11 +56,7 @@ int rollout_open(struct rollout_engine **out, struct policy *p, const struct rol
                        o->max_batch, (long long)o->cache_tokens, o->prefill_tokens);
     struct rollout_engine *e = mem_alloc0(sizeof *e);
     e->policy = p;
-    e->options = *o;
-    if (e->options.max_batch == 0)
-        e->options.max_batch = BATCH_DEFAULT;
-    if (e->options.prefill_tokens == 0)
-        e->options.prefill_tokens = PREFILL_DEFAULT;
+    e->options = complete(o);
     const int rc = o->cache_tokens > 0 ? open_cache(e, batcher_pages(o->cache_tokens)) : 0;
     if (rc != 0) {
         rollout_free(&e);
@@ -136,22 +142,27 @@ static int check_request(const struct rollout_engine *e, int r, const struct rol
 // ---- the size of the cache
 
 // Half of the device's memory; on a CPU only the pages that a run touches become resident.
-static int pages_in_memory(int64_t *out, const struct policy *p)
+static int pages_in_memory(int64_t *out, struct device *dev, size_t page_bytes)
 {
     *out = INT_MAX;
-    if (!p->dev->memory->available)
+    if (!dev->memory->available)
         return 0;
     size_t bytes;
-    const int rc = p->dev->memory->available(p->dev, &bytes);
+    const int rc = dev->memory->available(dev, &bytes);
     if (rc != 0)
         return rc;
-    const size_t pages = bytes / 2 / kv_page_bytes(&p->arch, p->dtype);
+    const size_t pages = bytes / 2 / page_bytes;
     *out = pages < INT_MAX ? (int64_t)pages : INT_MAX;
     return 0;
 }
 
 // Pages that let `batch` samples of the longest request run at once, or all samples if that is
 // less.
+static int64_t fewer_pages(int64_t all, int64_t longest, int batch)
+{
+    return all < longest * batch ? all : longest * batch;
+}
+
 static int64_t pages_wanted(const struct rollout_request *q, int num_requests, int batch)
 {
     int64_t all = 0, longest = 0;
@@ -160,7 +171,7 @@ static int64_t pages_wanted(const struct rollout_request *q, int num_requests, i
         if (batcher_pages_one(&q[r]) > longest)
             longest = batcher_pages_one(&q[r]);
     }
-    return all < longest * batch ? all : longest * batch;
+    return fewer_pages(all, longest, batch);
 }
 
 static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, int num_requests,
@@ -173,7 +184,7 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
     if (fixed)
         limit = e->cache->num_pages;
     else
-        rc = pages_in_memory(&limit, e->policy);
+        rc = pages_in_memory(&limit, e->policy->dev, kv_page_bytes(a, e->policy->dtype));
     if (rc != 0)
         return rc;
     for (int r = 0; r < num_requests; r++) {
@@ -192,6 +203,37 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
     if (e->cache && (fixed || e->cache->num_pages >= want))
         return 0;
     return open_cache(e, (int)want);
+}
+
+int rollout_plan(struct rollout_memory *out, struct device *dev, const struct arch *arch,
+                 enum dtype dtype, const struct rollout_options *o, const struct rollout_request *q,
+                 int num_requests)
+{
+    const struct rollout_options options = complete(o);
+    const size_t page = kv_page_bytes(arch, dtype);
+    const int64_t samples = (int64_t)num_requests * q->n;
+    const int batch = samples < options.max_batch ? (int)samples : options.max_batch;
+    // Where samples wait for places, prompts are computed beside others' samples.
+    const int64_t rows = (int64_t)num_requests * q->prompt_len + (samples > batch ? batch : 0);
+    const int prefill = rows < options.prefill_tokens ? (int)rows : options.prefill_tokens;
+    const int positions = q->prompt_len + q->sampling.max_tokens;
+    int64_t limit,
+        pages = fewer_pages(num_requests * batcher_pages_all(q), batcher_pages_one(q), batch);
+    const int rc = pages_in_memory(&limit, dev, page);
+    if (rc != 0)
+        return rc;
+    pages = pages < limit ? pages : limit;
+    pages = options.cache_tokens > 0 ? batcher_pages(options.cache_tokens) : pages;
+    *out = (struct rollout_memory){
+        .cache = (size_t)pages * page,
+        .sampling = batcher_memory_bytes(batch, arch->V),
+        .pass = {.T = prefill > batch ? prefill : batch,
+                 .num_targets = batch,
+                 .num_seqs = batch,
+                 .num_blocks = policy_decode_blocks(batch * batcher_pages(positions), batch)},
+        .positions = positions,
+    };
+    return 0;
 }
 
 // ---- the run

@@ -65,14 +65,26 @@ struct rollout_stats {
 
 struct rollout_engine;
 
+struct rollout_memory {
+    size_t cache, sampling;  // bytes of the paged cache, and of logits and draws
+    struct policy_pass pass; // as large as any of the model's
+    int positions;           // of the longest request
+};
+
 struct rollout_options {
     uint64_t seed;
     int max_batch;        // samples decoded at once; 0: 512
     int64_t cache_tokens; // size of the cache; 0: as much as max_batch samples of the longest
                           // request need, within memory
-    int prefill_tokens;   // prompt tokens computed in one forward call; 0: 4096
+    int prefill_tokens;   // tokens of a forward call that computes prompts; 0: 4096
     const struct tokenizer *tokenizer; // borrowed; gives the text of tokens: for stop strings
 };
+
+// What a run of num_requests requests like q (its prompt_len, n and max_tokens) takes of dev
+// besides the model, when none was before it.
+int rollout_plan(struct rollout_memory *out, struct device *dev, const struct arch *arch,
+                 enum dtype dtype, const struct rollout_options *o, const struct rollout_request *q,
+                 int num_requests);
 
 int rollout_open(struct rollout_engine **out, struct policy *p, const struct rollout_options *o);
 void rollout_free(struct rollout_engine **e);

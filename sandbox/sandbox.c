@@ -645,12 +645,17 @@ int sandbox_run_batch(struct sandbox *sb, const struct sandbox_job *jobs, int n,
                       struct sandbox_result *results)
 {
     uint64_t *ids = mem_array0((size_t)n, sizeof *ids);
-    int rc = 0, done = 0;
-    for (int i = 0; i < n; i++)
+    int rc = 0;
+    for (int i = 0; i < n; i++) {
+        results[i] = (struct sandbox_result){0};
         (void)sandbox_submit(sb, &jobs[i], &ids[i]); // queues; what fails is told by collect
-    for (; done < n && rc == 0; done++)
-        rc = sandbox_collect(sb, ids[done], &results[done]);
-    for (int i = 0; i < done && rc != 0; i++)
+    }
+    // The last one first: when it is done most are, and need not be waited for one by one.
+    for (int i = 0; i < n && rc == 0; i++) {
+        const int k = (i + n - 1) % n;
+        rc = sandbox_collect(sb, ids[k], &results[k]);
+    }
+    for (int i = 0; i < n && rc != 0; i++)
         sandbox_result_clear(&results[i]);
     free(ids);
     return rc;

@@ -183,9 +183,14 @@ FENCED(convert, convert_args, &a.x, &a.y)
 FENCED(attention_grad, attention_grad_args,
        &a.q, &a.kv, &a.out, &a.lse, &a.dout, &a.dq, &a.dkv, &a.seqs)
 FENCED(kv_store, kv_store_args, &a.rows, &a.place, &a.pages)
+FENCED(heads, heads_args,
+       &a.x, &a.q_norm, &a.k_norm, &a.cos, &a.sin, &a.position, &a.q, &a.kv)
+FENCED(heads_grad, heads_grad_args,
+       &a.x, &a.q_norm, &a.k_norm, &a.cos, &a.sin, &a.position, &a.dq, &a.dkv, &a.dx, &a.dq_norm, &a.dk_norm)
 FENCED(moe_route, moe_route_args, &a.logits, &a.bias, &a.scores, &a.experts, &a.weights)
 FENCED(moe_route_grad, moe_route_grad_args,
        &a.scores, &a.weights, &a.dweights, &a.experts, &a.dlogits)
+FENCED(moe_balance, moe_balance_args, &a.scores, &a.experts, &a.seqs, &a.loss, &a.dlogits)
 FENCED(moe_sort, moe_sort_args, &a.experts, &a.segments, &a.slot, &a.pair)
 FENCED(moe_gather, moe_gather_args, &a.x, &a.pair, &a.xs)
 FENCED(moe_gather_grad, moe_gather_grad_args, &a.dxs, &a.slot, &a.dx)
@@ -245,8 +250,11 @@ static const struct kernels fenced_kernels = {
     .attention = fenced_attention,
     .attention_grad = fenced_attention_grad,
     .kv_store = fenced_kv_store,
+    .heads = fenced_heads,
+    .heads_grad = fenced_heads_grad,
     .moe_route = fenced_moe_route,
     .moe_route_grad = fenced_moe_route_grad,
+    .moe_balance = fenced_moe_balance,
     .moe_sort = fenced_moe_sort,
     .moe_gather = fenced_moe_gather,
     .moe_gather_grad = fenced_moe_gather_grad,

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-struct attention_shape {
+struct attention_case {
     int H, R, Dr;
     int seqs, min, max; // sequences, and the range of their lengths
     int tail;           // queries: the last ones of each sequence; 0: all
@@ -20,19 +20,19 @@ struct attention_shape {
     int special;        // in queries
 };
 
-static enum element element_of(const struct attention_shape *s)
+static enum element element_of(const struct attention_case *s)
 {
     return s->bf16 ? ELEMENT_BF16 : ELEMENT_F32;
 }
 
 // With bfloat16 rows the weights of the second products may be rounded to bfloat16, and the output
 // is: 16 units are 2^-8 of a scale that counts every weight's magnitude.
-static void set_unit(const struct attention_shape *s, struct array *out)
+static void set_unit(const struct attention_case *s, struct array *out)
 {
     out->unit = s->bf16 ? 0x1p-12 : 0.0;
 }
 
-static int length_of(const struct attention_shape *s, int seq)
+static int length_of(const struct attention_case *s, int seq)
 {
     const uint32_t range = (uint32_t)(s->max - s->min) + 1;
     // The first ones are the longest and the shortest.
@@ -41,7 +41,7 @@ static int length_of(const struct attention_shape *s, int seq)
     return s->min + (int)(philox4x32(7, (uint64_t)seq, range).v[0] % range);
 }
 
-static int queries_of(const struct attention_shape *s, int seq)
+static int queries_of(const struct attention_case *s, int seq)
 {
     const int len = length_of(s, seq);
     return s->tail > 0 && s->tail < len ? s->tail : len;
@@ -49,7 +49,7 @@ static int queries_of(const struct attention_shape *s, int seq)
 
 static int attention_rows(const void *shape)
 {
-    const struct attention_shape *s = shape;
+    const struct attention_case *s = shape;
     int n = 0;
     for (int i = 0; i < s->seqs; i++)
         n += queries_of(s, i);
@@ -57,7 +57,7 @@ static int attention_rows(const void *shape)
 }
 
 // Sequence and position of a row.
-static int locate(const struct attention_shape *s, int id, int *pos)
+static int locate(const struct attention_case *s, int id, int *pos)
 {
     int seq = 0;
     while (id >= queries_of(s, seq))
@@ -83,12 +83,12 @@ struct plan {
 };
 
 // Sequences that share a block use that of the first of them.
-static size_t block_of(const struct attention_shape *s, int seq, int b)
+static size_t block_of(const struct attention_case *s, int seq, int b)
 {
     return (size_t)(b < s->shared ? seq / 4 * 4 : seq) * BLOCKS_MAX + (size_t)b;
 }
 
-static void plan_chunks(struct plan *p, const struct attention_shape *s, const struct rows *rows,
+static void plan_chunks(struct plan *p, const struct attention_case *s, const struct rows *rows,
                         uint64_t nonce)
 {
     for (int t = 0; t < rows->n; t++) {
@@ -114,7 +114,7 @@ static void plan_chunks(struct plan *p, const struct attention_shape *s, const s
 }
 
 // Blocks in an order that has nothing to do with their sequences.
-static void place_blocks(struct call *c, struct plan *p, const struct attention_shape *s)
+static void place_blocks(struct call *c, struct plan *p, const struct attention_case *s)
 {
     const size_t D = (size_t)s->R + (size_t)s->Dr, slots = (size_t)s->seqs * BLOCKS_MAX;
     const size_t step = slots % 7919 == 0 ? 1 : 7919;
@@ -130,7 +130,7 @@ static void place_blocks(struct call *c, struct plan *p, const struct attention_
     }
 }
 
-static struct plan make_plan(struct call *c, const struct attention_shape *s,
+static struct plan make_plan(struct call *c, const struct attention_case *s,
                              const struct rows *rows)
 {
     struct plan p = {
@@ -184,10 +184,10 @@ static double weigh(const float *q, const float *const *key, size_t keys, size_t
 }
 
 static void attention_scale(struct call *c, const struct attention_args *a, const struct plan *p,
-                            const struct attention_shape *s, const float *q, double *out,
+                            const struct attention_case *s, const float *q, double *out,
                             double *lse)
 {
-    const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, H = (size_t)a->H;
+    const size_t R = (size_t)a->shape.Dv, D = (size_t)a->shape.Dk, H = (size_t)a->shape.H;
     const size_t keys_max = (size_t)s->max + 1;
     const float **key = arena_push0(&c->memory, keys_max * sizeof *key);
     double *weight = arena_push0(&c->memory, keys_max * sizeof *weight);
@@ -198,7 +198,7 @@ static void attention_scale(struct call *c, const struct attention_args *a, cons
                      u % ATTENTION_BLOCK * D;
         for (size_t row = (size_t)k->query * H; row < (size_t)(k->query + k->len) * H; row++) {
             const size_t keys = (size_t)k->pos + row / H - (size_t)k->query + 1;
-            const double most = weigh(q + row * D, key, keys, D, (double)a->scale, weight);
+            const double most = weigh(q + row * D, key, keys, D, (double)a->shape.scale, weight);
             for (size_t u = 0; u < keys; u++)
                 for (size_t r = 0; r < R; r++)
                     out[row * R + r] += weight[u] * fabs((double)key[u][r]);
@@ -210,13 +210,18 @@ static void attention_scale(struct call *c, const struct attention_args *a, cons
 
 // ---- attention
 
-static float score_scale(const struct attention_shape *s)
+static struct attention_shape shape_of(const struct attention_case *s)
 {
-    return (float)(1.0 / sqrt((double)(s->R + s->Dr > 0 ? s->R + s->Dr : 1)));
+    const int Dk = s->R + s->Dr;
+    return (struct attention_shape){.H = s->H,
+                                    .kv_heads = 1,
+                                    .Dk = Dk,
+                                    .Dv = s->R,
+                                    .scale = (float)(1.0 / sqrt((double)(Dk > 0 ? Dk : 1)))};
 }
 
 static void build_seqs(struct call *c, const void *field, const void *blocks_field,
-                       const struct attention_shape *s, const struct plan *p, int *num_seqs)
+                       const struct attention_case *s, const struct plan *p, int *num_seqs)
 {
     int entries = 0, at = 0;
     for (int i = 0; i < p->num_chunks; i++)
@@ -246,7 +251,7 @@ static double visible_pairs(const struct plan *p)
 
 static void build_attention(struct call *c, const void *shape, const struct rows *rows)
 {
-    const struct attention_shape *s = shape;
+    const struct attention_case *s = shape;
     struct attention_args *a = call_args(c, sizeof *a);
     const size_t H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
     const size_t T = (size_t)rows->n + 2 * (size_t)s->gap;
@@ -258,10 +263,7 @@ static void build_attention(struct call *c, const void *shape, const struct rows
     call_text(c, "%sH %d R %d Dr %d, %d queries, %d sequences of %d to %d",
               s->bf16 ? "bfloat16, " : "", s->H, s->R, s->Dr, rows->n, s->seqs, s->min, s->max);
     a->type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
-    a->H = s->H;
-    a->R = s->R;
-    a->Dr = s->Dr;
-    a->scale = score_scale(s);
+    a->shape = shape_of(s);
     c->special = s->special;
     const struct array *q = call_in_as(c, &a->q, "q", element_of(s), span_rows(T, H * D, H * D), id,
                                        s->spread > 0 ? s->spread : 1.0);
@@ -284,7 +286,7 @@ static void build_attention(struct call *c, const void *shape, const struct rows
                         lse ? call_scale(c, lse) : NULL);
 }
 
-static const struct attention_shape attention_shapes[] = {
+static const struct attention_case attention_shapes[] = {
     {4, 32, 8, 0, 1, 1},
     {1, 1, 1, 1, 1, 1},
     {1, 16, 0, 2, 1, 3, .empty = true},
@@ -321,13 +323,13 @@ static const struct attention_shape attention_shapes[] = {
     {5, 512, 64, 2, 600, 1290, .tail = 3, .bf16 = true},
     {16, 512, 64, 2, 1040, 1100, .tail = 2, .spread = 30, .bf16 = true},
 };
-static const struct attention_shape attention_cpu[] = {
+static const struct attention_case attention_cpu[] = {
     {8, 128, 32, 8, 128, 128},
     {8, 128, 32, 256, 128, 128, .tail = 1},
     {8, 128, 32, 8, 128, 128, .bf16 = true},
     {8, 128, 32, 4, 256, 256, .bf16 = true},
     {8, 128, 32, 256, 128, 128, .tail = 1, .bf16 = true}};
-static const struct attention_shape attention_gpu[] = {
+static const struct attention_case attention_gpu[] = {
     {16, 512, 64, 8, 1024, 1024},
     {16, 512, 64, 128, 1024, 1024, .tail = 1},
     {16, 512, 64, 64, 4000, 4000, .tail = 1},
@@ -344,13 +346,13 @@ static const struct attention_shape attention_gpu[] = {
 
 static int attention_grad_rows(const void *shape)
 {
-    return ((const struct attention_shape *)shape)->seqs;
+    return ((const struct attention_case *)shape)->seqs;
 }
 
 // Rows of the sequences of a batch one after the other, `gap` rows of none before each. Identities
 // are counted over all sequences of the shape.
-static int *token_rows_of(struct call *c, const struct attention_shape *s, const struct rows *rows,
-                          struct attention_seq *seqs, int *T)
+static int *token_rows_of(struct call *c, const struct attention_case *s, const struct rows *rows,
+                          struct attention_grad_seq *seqs, int *T)
 {
     int total = s->gap, at = 0;
     for (int i = 0; i < rows->n; i++)
@@ -364,7 +366,7 @@ static int *token_rows_of(struct call *c, const struct attention_shape *s, const
         for (int j = 0; j < s->gap; j++)
             row[at++] = -1;
         seqs[c->nonce % 2 ? rows->n - 1 - i : i] =
-            (struct attention_seq){.query = at, .len = len, .block = -1};
+            (struct attention_grad_seq){.query = at, .len = len, .key = at, .prefix = -1};
         for (int j = 0; j < len; j++)
             row[at++] = first + j;
     }
@@ -381,9 +383,9 @@ struct grad_inputs {
 static void grad_scale_of_row(const struct attention_grad_args *a, const struct grad_inputs *in,
                               size_t first, size_t row, size_t keys, double *dq, double *dkv)
 {
-    const size_t R = (size_t)a->R, D = R + (size_t)a->Dr;
+    const size_t R = (size_t)a->shape.Dv, D = (size_t)a->shape.Dk;
     const float *q = in->q + row * D, *dout = in->dout + row * R;
-    const double delta = dot_magnitude(dout, in->out + row * R, R), scale = (double)a->scale;
+    const double delta = dot_magnitude(dout, in->out + row * R, R), scale = (double)a->shape.scale;
     for (size_t u = 0; u < keys; u++) {
         const float *kv = in->kv + (first + u) * D;
         const double magnitude = scale * dot_magnitude(q, kv, D) + fabs((double)in->lse[row]);
@@ -399,9 +401,9 @@ static void grad_scale_of_row(const struct attention_grad_args *a, const struct 
 
 static void build_attention_grad(struct call *c, const void *shape, const struct rows *rows)
 {
-    const struct attention_shape *s = shape;
+    const struct attention_case *s = shape;
     struct attention_grad_args *a = call_args(c, sizeof *a);
-    struct attention_seq *seqs =
+    struct attention_grad_seq *seqs =
         call_data(c, &a->seqs, "seqs", ELEMENT_BYTES, sizeof *seqs, (size_t)rows->n)->before;
     const int *id = token_rows_of(c, s, rows, seqs, &a->T);
     const size_t T = (size_t)a->T, H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
@@ -412,10 +414,8 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
     a->type = a->dq_type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
     a->dkv_type = s->dkv16 ? DTYPE_BF16 : DTYPE_F32;
     a->num_seqs = rows->n;
-    a->H = s->H;
-    a->R = s->R;
-    a->Dr = s->Dr;
-    a->scale = score_scale(s);
+    a->N = a->T;
+    a->shape = shape_of(s);
     struct grad_inputs in;
     const struct span values = span_rows(T, H * R, H * R), row = span_rows(T, H * D, H * D);
     in.q = array_floats(call_in_as(c, &a->q, "q", element, row, id, 1.0));
@@ -446,7 +446,7 @@ static void build_attention_grad(struct call *c, const void *shape, const struct
                               j / H + 1, dq_scale, dkv_scale);
 }
 
-static const struct attention_shape attention_grad_shapes[] = {
+static const struct attention_case attention_grad_shapes[] = {
     {4, 32, 8, 0, 1, 1},
     {1, 1, 1, 1, 1, 1},
     {1, 16, 0, 2, 1, 3, .gap = 2},
@@ -470,12 +470,12 @@ static const struct attention_shape attention_grad_shapes[] = {
     {16, 512, 64, 2, 40, 90, .gap = 1, .bf16 = true},
     {128, 512, 64, 2, 3, 20, .bf16 = true},
 };
-static const struct attention_shape attention_grad_cpu[] = {
+static const struct attention_case attention_grad_cpu[] = {
     {8, 128, 32, 8, 128, 128},
     {8, 128, 32, 8, 128, 128, .bf16 = true},
     {8, 128, 32, 4, 256, 256, .bf16 = true},
     {8, 128, 32, 1, 1024, 1024, .bf16 = true}};
-static const struct attention_shape attention_grad_gpu[] = {
+static const struct attention_case attention_grad_gpu[] = {
     {16, 512, 64, 8, 1024, 1024},
     {8, 128, 32, 32, 512, 512},
     {16, 512, 64, 8, 1024, 1024, .bf16 = true},

@@ -252,6 +252,116 @@ static void build_route_grad(struct call *c, const void *shape, const struct row
         route_grad_scale(a, scores + t * E, dweights + t * K, experts + t * K, scale + t * E);
 }
 
+// ---- balance: a row of the harness is a whole sequence
+
+struct balance_shape {
+    int seqs, min, max; // sequences of min to max tokens
+    int E, K;
+    enum moe_scoring scoring;
+};
+
+static int balance_rows(const void *shape) { return ((const struct balance_shape *)shape)->seqs; }
+
+static int balance_length(const struct balance_shape *s, int id)
+{
+    return s->min + (id * 7 + 3) % (s->max - s->min + 1);
+}
+
+// Tokens of the sequences of a batch one after the other, by identity.
+static int *balance_tokens(struct call *c, const struct balance_shape *s, const struct rows *rows,
+                           struct attention_seq *seqs, int *T)
+{
+    int at = 0;
+    int *id = ARENA_ARRAY(&c->memory, int, rows->n * s->max + 1);
+    for (int i = 0; i < rows->n; i++) {
+        const int len = balance_length(s, rows->id[i]);
+        seqs[i] = (struct attention_seq){.query = at, .len = len, .pos = -1, .block = -1};
+        for (int j = 0; j < len; j++)
+            id[at++] = rows->id[i] * s->max + j;
+    }
+    *T = at;
+    return id;
+}
+
+// Positive scores; of MOE_SOFTMAX they sum to 1.
+static void make_scores(float *scores, const struct balance_shape *s, int T)
+{
+    for (float *row = scores; row < scores + (size_t)T * (size_t)s->E; row += s->E) {
+        double total = 0.0;
+        for (int e = 0; e < s->E; e++)
+            total += exp((double)row[e]);
+        for (int e = 0; e < s->E; e++) {
+            const double x = exp((double)row[e]);
+            row[e] = (float)(x / (s->scoring == MOE_SOFTMAX ? total : 1.0 + x));
+        }
+    }
+}
+
+// The magnitudes that are summed in a sequence's gradients.
+static void balance_scale(const struct moe_balance_args *a, const struct attention_seq *seq,
+                          const float *scores, const int *experts, double *f, double *out)
+{
+    const int first = seq->query, n = seq->len;
+    memset(f, 0, (size_t)a->E * sizeof *f);
+    for (int i = first * a->K; i < (first + n) * a->K; i++)
+        f[experts[i]] += (double)a->E / (double)(a->K * n);
+    for (int t = first; t < first + n; t++) {
+        const float *score = scores + (size_t)t * (size_t)a->E;
+        double total = 0.0, d = 0.0;
+        for (int e = 0; e < a->E; e++) {
+            total += (double)score[e];
+            d += f[e] * (double)score[e];
+        }
+        total = a->scoring == MOE_SOFTMAX ? 1.0 : total;
+        for (int e = 0; e < a->E; e++)
+            out[(size_t)t * (size_t)a->E + (size_t)e] +=
+                (double)a->weight / n * (f[e] + d / total) * (double)score[e] / total;
+    }
+}
+
+static void build_balance(struct call *c, const void *shape, const struct rows *rows)
+{
+    const struct balance_shape *s = shape;
+    struct moe_balance_args *a = call_args(c, sizeof *a);
+    call_text(c, "%d sequences of %d to %d, E %d K %d %s", rows->n, s->min, s->max, s->E, s->K,
+              s->scoring == MOE_SOFTMAX ? "softmax" : "sigmoid");
+    *a = (struct moe_balance_args){
+        .num_seqs = rows->n, .E = s->E, .K = s->K, .scoring = s->scoring, .weight = 0.37f};
+    struct attention_seq *seqs =
+        call_data(c, &a->seqs, "seqs", ELEMENT_BYTES, sizeof *seqs, (size_t)rows->n)->before;
+    const int *id = balance_tokens(c, s, rows, seqs, &a->T);
+    const size_t T = (size_t)a->T, K = (size_t)s->K;
+    float *scores = array_floats(call_in(c, &a->scores, "scores", dense(a->T, s->E), id, 1.0));
+    make_scores(scores, s, a->T);
+    int *experts =
+        array_ints(call_data(c, &a->experts, "experts", ELEMENT_I32, sizeof(int), T * K));
+    for (size_t t = 0; t < T; t++) {
+        struct philox_stream random = philox_stream(c->seed, (uint64_t)id[t]);
+        draw_experts(&random, experts + t * K, s->K, s->E);
+    }
+    call_out(c, &a->loss, "loss", ELEMENT_F32, span_rows((size_t)rows->n, 1, 1), rows->id);
+    struct array *dlogits = call_inout(c, &a->dlogits, "dlogits", dense(a->T, s->E), id);
+    c->bytes = 4.0 * a->T * (4.0 * s->E + s->K);
+    if (!c->scales)
+        return;
+    double *scale = call_scale(c, dlogits), *f = ARENA_ARRAY(&c->memory, double, s->E);
+    for (size_t i = 0; i < T * (size_t)s->E; i++)
+        scale[i] = fabs((double)array_floats(dlogits)[i]);
+    for (int i = 0; i < rows->n; i++)
+        balance_scale(a, &seqs[i], scores, experts, f, scale);
+}
+
+static const struct balance_shape balance_shapes[] = {
+    {0, 1, 1, 4, 2, MOE_SOFTMAX},       {1, 1, 1, 1, 1, MOE_SOFTMAX},
+    {1, 0, 0, 8, 2, MOE_SIGMOID},       {5, 0, 7, 8, 2, MOE_SOFTMAX},
+    {5, 0, 7, 8, 2, MOE_SIGMOID},       {3, 40, 90, 12, 4, MOE_SOFTMAX},
+    {3, 40, 90, 33, 5, MOE_SIGMOID},    {2, 300, 400, 64, 6, MOE_SOFTMAX},
+    {2, 300, 400, 256, 8, MOE_SIGMOID}, {40, 1, 30, 16, 4, MOE_SIGMOID},
+};
+static const struct balance_shape balance_cpu[] = {{32, 128, 128, 16, 4, MOE_SIGMOID}};
+static const struct balance_shape balance_gpu[] = {{32, 512, 512, 64, 6, MOE_SOFTMAX},
+                                                   {32, 512, 512, 256, 8, MOE_SIGMOID}};
+
 // ---- permutation
 
 struct permute_shape {
@@ -458,6 +568,7 @@ static const struct permute_shape permute_gpu[] = {
 
 SLOT_CALL(moe_route, moe_route_args)
 SLOT_CALL(moe_route_grad, moe_route_grad_args)
+SLOT_CALL(moe_balance, moe_balance_args)
 SLOT_CALL(moe_sort, moe_sort_args)
 SLOT_CALL(moe_gather, moe_gather_args)
 SLOT_CALL(moe_gather_grad, moe_gather_grad_args)
@@ -480,6 +591,13 @@ static const struct slot list[] = {
      SLOT_SHAPES(route_shapes, route_cpu, route_gpu),
      .tolerance = 16,
      .reason = "sums over the chosen experts, and a few products"},
+    {.name = "moe_balance",
+     .build = build_balance,
+     .run = run_moe_balance,
+     .rows = balance_rows,
+     SLOT_SHAPES(balance_shapes, balance_cpu, balance_gpu),
+     .tolerance = 8,
+     .reason = "sums over E, and one over tokens"},
     {.name = "moe_sort",
      .build = build_sort,
      .run = run_moe_sort,

@@ -22,7 +22,8 @@
 enum { VOCAB = 97, POSITIONS = 320, NUM_REQUESTS = 22 };
 
 // V2: no q-LoRA, YaRN, softmax gate, two shared experts. V3: q-LoRA, groups, sigmoid gate with
-// bias.
+// bias. The others are that of V2 with grouped-query attention: a dense one with biases (Qwen2), or
+// a mixture with norms over queries and keys (Qwen3-MoE).
 static inline struct arch tiny_arch(enum arch_kind kind)
 {
     struct arch a = {.kind = kind,
@@ -30,6 +31,7 @@ static inline struct arch tiny_arch(enum arch_kind kind)
                      .C = 40,
                      .L = 3,
                      .H = 3,
+                     .Hkv = 1,
                      .R = 24,
                      .Dn = 12,
                      .Dr = 8,
@@ -60,6 +62,18 @@ static inline struct arch tiny_arch(enum arch_kind kind)
                                     .mscale_all_dim = 0.7,
                                     .original_positions = 80,
                                     .truncate = true};
+        return a;
+    }
+    if (kind != ARCH_DEEPSEEK_V3) {
+        a.R = a.Dn = 0;
+        a.Dr = a.Dv = 12;
+        a.H = 4;
+        a.Hkv = 2;
+        a.S = 0;
+        a.rope_halves = true;
+        a.qk_norm = a.route_normalise = kind == ARCH_QWEN3_MOE;
+        a.qkv_bias = kind == ARCH_QWEN2;
+        a.dense_layers = kind == ARCH_QWEN2 ? a.L : 1;
         return a;
     }
     a.Rq = 20;

@@ -90,10 +90,7 @@ static void block_points_to_the_host(struct device *dev, float *there)
         .kv_blocks = device_new(dev, &block, sizeof(float *)),
         .seqs = device_new(dev, &seq, sizeof seq),
         .num_seqs = 1,
-        .H = 1,
-        .R = 2,
-        .Dr = 2,
-        .scale = 1,
+        .shape = {.H = 1, .kv_heads = 1, .Dk = 4, .Dv = 2, .scale = 1},
         .out = there + 8,
     };
     dev->k->attention(dev, &args);

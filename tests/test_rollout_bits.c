@@ -107,9 +107,8 @@ static void check_promise(enum dtype dtype, enum arch_kind kind, int device)
     for (int i = 0; i < alone.count; i++)
         stopped += alone.samples[i].finish == ROLLOUT_STOP;
     print_message("# %s, %s, %s: %d samples, %d of them stopped, %d tokens; %lld shared\n",
-                  kind == ARCH_DEEPSEEK_V2 ? "DeepSeek-V2" : "DeepSeek-V3",
-                  dtype == DTYPE_F32 ? "float32" : "bfloat16", test_device_name(device),
-                  alone.count, stopped, tokens, (long long)shared);
+                  arch_family_of(kind)->model_type, dtype == DTYPE_F32 ? "float32" : "bfloat16",
+                  test_device_name(device), alone.count, stopped, tokens, (long long)shared);
     assert_true(shared > 0);
     assert_true(tokens > 1000);
     assert_in_range(stopped, 5, alone.count - 5);
@@ -136,6 +135,13 @@ static void samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v
 {
     (void)state;
     check_promises(ARCH_DEEPSEEK_V3);
+}
+
+static void samples_depend_on_their_request_alone_and_have_the_bits_of_forward_grouped(void **state)
+{
+    (void)state;
+    check_promises(ARCH_QWEN2);
+    check_promises(ARCH_QWEN3_MOE);
 }
 
 // ---- greedy texts of the reference implementation
@@ -202,8 +208,15 @@ static void check_greedy(const char *dir)
 static void greedy_texts_are_those_of_transformers(void **state)
 {
     (void)state;
-    static const char *const names[] = {"deepseek_v2_lite_tiny", "deepseek_v2_tiny",
-                                        "deepseek_v3_tiny", "deepseek_v3_nogroup_tiny"};
+    static const char *const names[] = {"deepseek_v2_lite_tiny",
+                                        "deepseek_v2_tiny",
+                                        "deepseek_v3_tiny",
+                                        "deepseek_v3_nogroup_tiny",
+                                        "llama_tiny",
+                                        "llama_bias_tiny",
+                                        "qwen2_tiny",
+                                        "qwen3_tiny",
+                                        "qwen3_moe_tiny"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *dir = golden_dir(names[i]);
         const bool there = dir_exists(dir);
@@ -223,6 +236,8 @@ int main(void)
         cmocka_unit_test(greedy_texts_are_those_of_transformers),
         cmocka_unit_test(samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v2),
         cmocka_unit_test(samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v3),
+        cmocka_unit_test(
+            samples_depend_on_their_request_alone_and_have_the_bits_of_forward_grouped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 // on its own query and keys alone.
 #include "kernels/cpu/fast_attention.h"
 #include "base/mem.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -121,27 +122,27 @@ static void attend_tile(const struct attended *t, struct attention_values kv, in
 {
     const struct attention_args *a = t->a;
     const struct attention_work *w = t->w;
-    while (row < end && t->pos + row / a->H < b * KEYS)
+    while (row < end && t->pos + row / a->shape.H < b * KEYS)
         row++;
     if (row == end)
         return;
-    const int D = a->R + a->Dr, m = end - row, seen = t->pos + (end - 1) / a->H + 1 - b * KEYS;
+    const int D = a->shape.Dk, m = end - row, seen = t->pos + (end - 1) / a->shape.H + 1 - b * KEYS;
     const int keys = seen < KEYS ? seen : KEYS, lanes = round_up_lanes(keys);
-    const size_t R = (size_t)a->R, first = t->base + (size_t)row;
+    const size_t R = (size_t)a->shape.Dv, first = t->base + (size_t)row;
     float *out = t->out + (size_t)row * R;
     score_rows(read_rows(a->q, a->type, first * (size_t)D, (size_t)D, m, D, w->q), m, w->keys_t, D,
                D, keys, w->p, w->room);
     for (int i = 0; i < m; i++)
-        softmax_step(w->p + i * KEYS, t->pos + (row + i) / a->H + 1 - b * KEYS, lanes,
-                     vec_set1(a->scale), &w->max[row + i], &w->sum[row + i], out + (size_t)i * R,
-                     a->R);
-    weigh_keys(w->p, m, kv, keys, a->R, out, R, b == 0, w->room);
+        softmax_step(w->p + i * KEYS, t->pos + (row + i) / a->shape.H + 1 - b * KEYS, lanes,
+                     vec_set1(a->shape.scale), &w->max[row + i], &w->sum[row + i],
+                     out + (size_t)i * R, a->shape.Dv);
+    weigh_keys(w->p, m, kv, keys, a->shape.Dv, out, R, b == 0, w->room);
 }
 
 static void finish_item(const struct attended *t)
 {
     const struct attention_args *a = t->a;
-    const size_t R = (size_t)a->R;
+    const size_t R = (size_t)a->shape.Dv;
     for (size_t i = 0; i < (size_t)t->rows; i++) {
         const vec inverse = vec_set1(1.0f / t->w->sum[i]);
         for (size_t r = 0; r < R; r += VEC_WIDTH) {
@@ -158,11 +159,11 @@ static void attend_item(const struct attention_args *a, const struct attention_w
                         const struct attention_item *item)
 {
     const struct attention_seq *seq = &a->seqs[item->seq];
-    const int pos = seq->pos + item->first, seen = pos + item->len, D = a->R + a->Dr;
-    struct attended t = {a, w, .pos = pos, .rows = item->len * a->H, .out = w->out};
-    t.base = ((size_t)seq->query + (size_t)item->first) * (size_t)a->H;
+    const int pos = seq->pos + item->first, seen = pos + item->len, D = a->shape.Dk;
+    struct attended t = {a, w, .pos = pos, .rows = item->len * a->shape.H, .out = w->out};
+    t.base = ((size_t)seq->query + (size_t)item->first) * (size_t)a->shape.H;
     if (a->type == DTYPE_F32)
-        t.out = (float *)a->out + t.base * (size_t)a->R;
+        t.out = (float *)a->out + t.base * (size_t)a->shape.Dv;
     for (int i = 0; i < t.rows; i++) {
         w->max[i] = -INFINITY;
         w->sum[i] = 0.0f;
@@ -171,8 +172,8 @@ static void attend_item(const struct attention_args *a, const struct attention_w
         const int keys = seen - b * KEYS < KEYS ? seen - b * KEYS : KEYS;
         const struct attention_rows rows =
             read_rows(a->kv_blocks[seq->block + b], a->type, 0, (size_t)D, keys, D, w->kv);
-        const struct attention_values kv = {pack_rows(rows, keys, a->R, w->kv), rows.ld, keys,
-                                            rows.type};
+        const struct attention_values kv = {pack_rows(rows, keys, a->shape.Dv, w->kv), rows.ld,
+                                            keys, rows.type};
         FAST(transpose_keys)(rows, keys, D, w->keys_t);
         for (int row = 0; row < t.rows; row += GEMM_BF16_TILE)
             attend_tile(&t, kv, b, row,
@@ -185,9 +186,9 @@ static void attention_share(void *arg, int rank, int size)
 {
     const struct attention_job *job = arg;
     const struct attention_args *a = job->a;
-    const size_t D = (size_t)(a->R + a->Dr), cols = round_up_cols(a->R + a->Dr);
-    const size_t rows = (size_t)(queries_per_item(ITEM_ROWS, a->H) * a->H);
-    const size_t out = a->type == DTYPE_F32 ? 0 : rows * (size_t)a->R;
+    const size_t D = (size_t)(a->shape.Dk), cols = round_up_cols(a->shape.Dk);
+    const size_t rows = (size_t)(queries_per_item(ITEM_ROWS, a->shape.H) * a->shape.H);
+    const size_t out = a->type == DTYPE_F32 ? 0 : rows * (size_t)a->shape.Dv;
     const size_t gemm = gemm_bf16_work((int)D > KEYS ? (int)D : KEYS);
     float *scratch = cpu_scratch(job->dev, rank,
                                  gemm + (D + 1 + cols) * KEYS + GEMM_BF16_TILE * (D + 2 * KEYS) +
@@ -210,7 +211,9 @@ static void attention_share(void *arg, int rank, int size)
 
 int FAST(attention)(struct device *dev, const struct attention_args *a)
 {
-    const int queries = queries_per_item(ITEM_ROWS, a->H);
+    if (a->shape.kv_heads > 1 || a->shape.value_at > 0)
+        return ref_attention(dev, a);
+    const int queries = queries_per_item(ITEM_ROWS, a->shape.H);
     size_t count = 0;
     for (int n = 0; n < a->num_seqs; n++)
         count += ((size_t)a->seqs[n].len + (size_t)queries - 1) / (size_t)queries;
@@ -225,11 +228,11 @@ int FAST(attention)(struct device *dev, const struct attention_args *a)
             const int len = seq->len - i < queries ? seq->len - i : queries;
             const double keys = seq->pos + i + 0.5 * len + VEC_WIDTH;
             items[k] = (struct attention_item){n, i, len};
-            cost[k + 1] = cost[k] + keys * (len * a->H + GEMM_BF16_TILE);
+            cost[k + 1] = cost[k] + keys * (len * a->shape.H + GEMM_BF16_TILE);
         }
     }
     struct attention_job job = {dev, a, items, cost, k};
-    cpu_run(dev, 4.0 * cost[k] * (a->R + a->Dr), attention_share, &job);
+    cpu_run(dev, 4.0 * cost[k] * (a->shape.Dk), attention_share, &job);
     free(cost);
     free(items);
     return 0;

@@ -8,6 +8,7 @@
 // in the bits.
 #include "base/mem.h"
 #include "kernels/cpu/fast_attention.h"
+#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +47,7 @@ struct grad_work {
 
 static size_t keys_floats(const struct attention_grad_args *a)
 {
-    return (round_up_cols(a->R + a->Dr) + 1) * KEYS;
+    return (round_up_cols(a->shape.Dk) + 1) * KEYS;
 }
 
 // A group of queries of a sequence at `start`: their rows at `base`, and what products read of
@@ -65,14 +66,14 @@ static void probabilities(const struct attention_grad_args *a, const struct grad
                           const struct grad_group *g, const float *keys_t, int row, int m,
                           int visible0)
 {
-    const int D = a->R + a->Dr, seen = visible0 + (row + m - 1) / a->H;
+    const int D = a->shape.Dk, seen = visible0 + (row + m - 1) / a->shape.H;
     const int keys = seen < KEYS ? seen : KEYS;
     float *p = w->p + (size_t)row * KEYS, *ds = w->ds + (size_t)row * KEYS;
-    const vec scale = vec_set1(a->scale);
+    const vec scale = vec_set1(a->shape.scale);
     score_rows(skip_rows(g->q, row), m, keys_t, D, D, keys, p, w->room);
-    score_rows(skip_rows(g->dout, row), m, keys_t, D, a->R, keys, ds, w->room);
+    score_rows(skip_rows(g->dout, row), m, keys_t, D, a->shape.Dv, keys, ds, w->room);
     for (int i = 0; i < m; i++, p += KEYS, ds += KEYS) {
-        const int visible = visible0 + (row + i) / a->H;
+        const int visible = visible0 + (row + i) / a->shape.H;
         const vec lse = vec_set1(a->lse[g->base + (size_t)(row + i)]);
         const vec delta = vec_set1(w->delta[row + i]);
         for (int u = 0; u < KEYS; u += VEC_WIDTH) {
@@ -144,9 +145,9 @@ static void group_grad(const struct attention_grad_args *a, const struct grad_wo
                        const struct grad_item *item, const struct grad_group *g, int b,
                        const float *keys_t, struct attention_values kv)
 {
-    const int rows = g->len * a->H, visible0 = g->first + 1 - b * KEYS,
+    const int rows = g->len * a->shape.H, visible0 = g->first + 1 - b * KEYS,
               seen = visible0 + g->len - 1;
-    const int keys = seen < KEYS ? seen : KEYS, D = a->R + a->Dr;
+    const int keys = seen < KEYS ? seen : KEYS, D = a->shape.Dk;
     float *dkv = g->dkv + (size_t)(b - item->key_begin) * KEYS * (size_t)D;
     for (int row = 0; row < rows; row += GEMM_BF16_TILE) {
         const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
@@ -154,14 +155,15 @@ static void group_grad(const struct attention_grad_args *a, const struct grad_wo
     }
     for (int row = 0; row < rows && item->dq; row += GEMM_BF16_TILE) {
         const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
-        const int here = visible0 + (row + m - 1) / a->H;
+        const int here = visible0 + (row + m - 1) / a->shape.H;
         if (here > 0)
             weigh_keys(w->ds + (size_t)row * KEYS, m, kv, here < KEYS ? here : KEYS, D,
                        g->dq + (size_t)row * (size_t)D, (size_t)D, b == 0, w->room);
     }
     if (item->dkv) {
         add_to_keys(w, w->ds, rows, keys, g->q.type, g->q_b, g->q.ld, D, dkv, (size_t)D);
-        add_to_keys(w, w->p, rows, keys, g->dout.type, g->dout_b, g->dout.ld, a->R, dkv, (size_t)D);
+        add_to_keys(w, w->p, rows, keys, g->dout.type, g->dout_b, g->dout.ld, a->shape.Dv, dkv,
+                    (size_t)D);
     }
 }
 
@@ -184,22 +186,24 @@ static void queries_grad(const struct attention_grad_args *a, const struct grad_
                          const struct grad_item *item, const struct attention_values *kv, int first,
                          int len)
 {
-    const size_t start = (size_t)a->seqs[item->seq].query, H = (size_t)a->H, R = (size_t)a->R;
-    const size_t D = R + (size_t)a->Dr, base = (start + (size_t)first) * H;
-    const int rows = len * a->H;
+    const size_t start = (size_t)a->seqs[item->seq].query, H = (size_t)a->shape.H,
+                 R = (size_t)a->shape.Dv;
+    const size_t D = (size_t)a->shape.Dk, base = (start + (size_t)first) * H;
+    const int rows = len * a->shape.H;
     struct grad_group g = {.start = start, .base = base, .first = first, .len = len, .dq = w->dq};
     g.q = read_rows(a->q, a->type, base * D, D, rows, (int)D, w->q);
-    g.dout = read_rows(a->dout, a->type, base * R, R, rows, a->R, w->dout);
+    g.dout = read_rows(a->dout, a->type, base * R, R, rows, a->shape.Dv, w->dout);
     if (item->dkv) {
         g.q_b = pack_rows(g.q, rows, (int)D, w->q_b);
-        g.dout_b = pack_rows(g.dout, rows, a->R, w->dout_b);
+        g.dout_b = pack_rows(g.dout, rows, a->shape.Dv, w->dout_b);
     }
     for (int i = 0; i < rows; i++)
         w->delta[i] = row_dot(a->dout, a->out, a->type, (base + (size_t)i) * R, R);
     if (a->dq_type == DTYPE_F32)
         g.dq = (float *)a->dq + base * D;
     g.dkv = a->dkv_type == DTYPE_F32
-                ? (float *)a->dkv + (start + (size_t)item->key_begin * KEYS) * D
+                ? (float *)a->dkv +
+                      ((size_t)a->seqs[item->seq].key + (size_t)item->key_begin * KEYS) * D
                 : w->dkv;
     for (int b = item->key_begin; b < item->key_end && b * KEYS < first + len; b++)
         group_grad(a, w, item, &g, b, w->keys_t + (size_t)(b - item->key_begin) * keys_floats(a),
@@ -211,11 +215,11 @@ static void queries_grad(const struct attention_grad_args *a, const struct grad_
 static void item_grad(const struct attention_grad_args *a, const struct grad_work *w,
                       const struct grad_item *item, struct attention_values *kv)
 {
-    const struct attention_seq *seq = &a->seqs[item->seq];
-    const int queries = queries_per_item(GROUP_ROWS, a->H), D = a->R + a->Dr;
+    const struct attention_grad_seq *seq = &a->seqs[item->seq];
+    const int queries = queries_per_item(GROUP_ROWS, a->shape.H), D = a->shape.Dk;
     for (int b = item->key_begin; b < item->key_end; b++) {
         const int keys = seq->len - b * KEYS < KEYS ? seq->len - b * KEYS : KEYS;
-        const size_t at = ((size_t)seq->query + (size_t)b * KEYS) * (size_t)D;
+        const size_t at = ((size_t)seq->key + (size_t)b * KEYS) * (size_t)D;
         const size_t place = (size_t)(b - item->key_begin) * keys_floats(a);
         const struct attention_rows rows =
             read_rows(a->kv, a->type, at, (size_t)D, keys, D, w->kv + place);
@@ -234,7 +238,7 @@ static void item_grad(const struct attention_grad_args *a, const struct grad_wor
     // Groups are counted from the first query of the sequence, in every item.
     for (int i = item->first; i < item->end; i += queries)
         queries_grad(a, w, item, kv, i, seq->len - i < queries ? seq->len - i : queries);
-    copy_as(a->dkv, a->dkv_type, ((size_t)seq->query + (size_t)item->key_begin * KEYS) * (size_t)D,
+    copy_as(a->dkv, a->dkv_type, ((size_t)seq->key + (size_t)item->key_begin * KEYS) * (size_t)D,
             w->dkv, DTYPE_F32, 0, rounded);
 }
 
@@ -242,8 +246,8 @@ static void attention_grad_share(void *arg, int rank, int size)
 {
     const struct grad_job *job = arg;
     const struct attention_grad_args *a = job->a;
-    const size_t D = (size_t)(a->R + a->Dr), cols = round_up_cols(a->R + a->Dr);
-    const size_t rows = (size_t)(queries_per_item(GROUP_ROWS, a->H) * a->H) + 1;
+    const size_t D = (size_t)(a->shape.Dk), cols = round_up_cols(a->shape.Dk);
+    const size_t rows = (size_t)(queries_per_item(GROUP_ROWS, a->shape.H) * a->shape.H) + 1;
     int begin, end, blocks = 0;
     cpu_share_by_cost(job->cost, job->num_items, rank, size, &begin, &end);
     for (int i = begin; i < end; i++) {
@@ -290,7 +294,7 @@ static double pairs(double len) { return len * (0.5 * len + 2 * VEC_WIDTH); }
 static void push_sequence(struct grad_job *job, int n, double fair)
 {
     const int len = job->a->seqs[n].len, blocks = (len + KEYS - 1) / KEYS;
-    const int queries = queries_per_item(GROUP_ROWS, job->a->H);
+    const int queries = queries_per_item(GROUP_ROWS, job->a->shape.H);
     if (pairs(len) <= fair) {
         push_item(job, (struct grad_item){n, 0, blocks, 0, len, true, true}, pairs(len));
         return;
@@ -309,11 +313,13 @@ static void push_sequence(struct grad_job *job, int n, double fair)
 
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a)
 {
-    const int queries = queries_per_item(GROUP_ROWS, a->H);
+    if (a->shape.kv_heads > 1 || a->shape.value_at > 0 || a->prefixes)
+        return ref_attention_grad(dev, a);
+    const int queries = queries_per_item(GROUP_ROWS, a->shape.H);
     size_t count = 0;
     double total = 0.0;
     for (int n = 0; n < a->num_seqs; n++) {
-        const struct attention_seq *seq = &a->seqs[n];
+        const struct attention_grad_seq *seq = &a->seqs[n];
         assert(seq->pos == 0 && seq->len >= 0 && seq->query >= 0 && seq->query + seq->len <= a->T);
         count += (size_t)(seq->len / KEYS + seq->len / queries) + 2;
         total += pairs(seq->len);
@@ -326,7 +332,7 @@ int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a
         const int size = team_size(dev->team);
         push_sequence(&job, n, size == 1 ? total : total / (4.0 * size));
     }
-    cpu_run(dev, 10.0 * total * a->H * (a->R + a->Dr), attention_grad_share, &job);
+    cpu_run(dev, 10.0 * total * a->shape.H * (a->shape.Dk), attention_grad_share, &job);
     free(job.cost);
     free(job.items);
     return 0;

@@ -206,6 +206,67 @@ int FAST(moe_route_grad)(struct device *dev, const struct moe_route_grad_args *a
     return 0;
 }
 
+// ---- balance
+
+// The gradient of token t, given the shares f [E]; returns its d = sum_i f_i a_i, of which the loss
+// is the mean.
+static float balance_row(const struct moe_balance_args *a, const float *f, size_t t, float weight)
+{
+    const size_t E = (size_t)a->E;
+    const float *score = a->scores + t * E;
+    float *dlogit = a->dlogits + t * E;
+    const bool softmax = a->scoring == MOE_SOFTMAX;
+    vec sum = vec_zero();
+    for (size_t e = 0; e < E && !softmax; e += VEC_WIDTH)
+        sum = vec_add(sum, vec_load_mask(score + e, vec_mask_at(E, e)));
+    const float total = softmax ? 1.0f : vec_sum(sum) + 1e-20f, d = vec_dot(f, score, E) / total;
+    const vec one = vec_set1(1.0f), mean = vec_set1(d), w = vec_set1(weight / total);
+    for (size_t e = 0; e < E; e += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(E, e);
+        const vec x = vec_load_mask(score + e, m);
+        const vec slope = softmax ? x : vec_mul(x, vec_sub(one, x));
+        const vec over = vec_mul(w, vec_sub(vec_load_mask(f + e, m), mean));
+        vec_store_mask(dlogit + e, vec_fma(over, slope, vec_load_mask(dlogit + e, m)), m);
+    }
+    return d;
+}
+
+static void balance_seq(const struct moe_balance_args *a, int s, float *f)
+{
+    const size_t K = (size_t)a->K, first = (size_t)a->seqs[s].query, n = (size_t)a->seqs[s].len;
+    double loss = 0.0;
+    memset(f, 0, (size_t)a->E * sizeof(*f));
+    for (size_t i = first * K; i < (first + n) * K; i++)
+        f[a->experts[i]] += 1.0f; // exact up to 2^24 tokens
+    for (int e = 0; e < a->E; e++)
+        f[e] *= (float)a->E / ((float)a->K * (float)n);
+    for (size_t t = first; t < first + n; t++)
+        loss += (double)balance_row(a, f, t, a->weight / (float)n);
+    a->loss[s] = n > 0 ? (float)(loss / (double)n) : 0.0f;
+}
+
+struct balance_job {
+    struct device *dev;
+    const struct moe_balance_args *a;
+};
+
+static void balance_share(void *arg, int rank, int size)
+{
+    const struct balance_job *job = arg;
+    float *f = cpu_scratch(job->dev, rank, (size_t)job->a->E);
+    int begin, end;
+    team_share(job->a->num_seqs, 1, rank, size, &begin, &end);
+    for (int s = begin; s < end; s++)
+        balance_seq(job->a, s, f);
+}
+
+int FAST(moe_balance)(struct device *dev, const struct moe_balance_args *a)
+{
+    struct balance_job job = {dev, a};
+    cpu_run(dev, 8.0 * a->T * a->E, balance_share, &job);
+    return 0;
+}
+
 // ---- permutation
 
 // A counting sort on the calling thread: two passes over the pairs.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Latent attention in the absorbed form (arXiv:2405.04434, section 2.1): s[t,u] = scale q[t] .
-// kv[u], p = softmax over u <= t, out[t] = sum_u p kv[u][0,R). One key row serves all heads.
+// Attention: s[t,u] = scale q[t] . k[u], p = softmax over u <= t, out[t] = sum_u p v[u], where k
+// and v are of the part of a row that serves the head (kernels.h).
 #include "base/mem.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/reference.h"
@@ -18,26 +18,44 @@ static double dot(enum dtype type, const void *x, size_t xi, const void *y, size
     return sum;
 }
 
-// One query of one head against keys 0 .. keys-1; p [keys] is scratch.
-static void attend(const struct attention_args *a, const struct attention_seq *seq, size_t row,
-                   size_t keys, double *p)
+static void check_shape(const struct attention_shape *s)
 {
-    const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, B = ATTENTION_BLOCK;
+    assert(s->H >= 0 && s->kv_heads > 0 && s->H % s->kv_heads == 0);
+    assert(s->value_at == s->Dk || (s->value_at == 0 && s->Dv <= s->Dk));
+    (void)s;
+}
+
+// Where the part that serves a head begins in a row.
+static size_t part_of(const struct attention_shape *s, size_t head)
+{
+    return head / (size_t)(s->H / s->kv_heads) * (size_t)attention_part(s);
+}
+
+// One query of one head against keys 0 .. keys-1; p [keys] is scratch.
+static void attend(const struct attention_args *a, const struct attention_seq *seq, size_t query,
+                   size_t head, size_t keys, double *p)
+{
+    const struct attention_shape *s = &a->shape;
+    const size_t Dk = (size_t)s->Dk, Dv = (size_t)s->Dv, B = ATTENTION_BLOCK;
+    const size_t D = (size_t)attention_row(s), part = part_of(s, head);
+    const size_t row = query * (size_t)s->H + head;
     const void *const *blocks = a->kv_blocks + seq->block;
     double max = -HUGE_VAL, total = 0.0;
     for (size_t u = 0; u < keys; u++) {
-        p[u] = (double)a->scale * dot(a->type, a->q, row * D, blocks[u / B], u % B * D, D);
+        const double score = dot(a->type, a->q, row * Dk, blocks[u / B], u % B * D + part, Dk);
+        p[u] = (double)s->scale * score;
         max = fmax(max, p[u]);
     }
     for (size_t u = 0; u < keys; u++) {
         p[u] = exp(p[u] - max);
         total += p[u];
     }
-    for (size_t r = 0; r < R; r++) {
+    for (size_t d = 0; d < Dv; d++) {
+        const size_t at = part + (size_t)s->value_at + d;
         double sum = 0.0;
         for (size_t u = 0; u < keys; u++)
-            sum += p[u] * (double)element_read(blocks[u / B], a->type, u % B * D + r);
-        element_write(a->out, a->type, row * R + r, (float)(sum / total));
+            sum += p[u] * (double)element_read(blocks[u / B], a->type, u % B * D + at);
+        element_write(a->out, a->type, row * Dv + d, (float)(sum / total));
     }
     if (a->lse)
         a->lse[row] = (float)(max + log(total));
@@ -46,59 +64,94 @@ static void attend(const struct attention_args *a, const struct attention_seq *s
 int ref_attention(struct device *dev, const struct attention_args *a)
 {
     (void)dev;
-    const size_t H = (size_t)a->H;
+    check_shape(&a->shape);
     for (int n = 0; n < a->num_seqs; n++) {
         const struct attention_seq *seq = &a->seqs[n];
         assert(seq->pos >= 0 && seq->len >= 0);
         double *p = mem_array0((size_t)seq->pos + (size_t)seq->len, sizeof(*p));
         for (size_t i = 0; i < (size_t)seq->len; i++)
-            for (size_t h = 0; h < H; h++)
-                attend(a, seq, ((size_t)seq->query + i) * H + h, (size_t)seq->pos + i + 1, p);
+            for (size_t h = 0; h < (size_t)a->shape.H; h++)
+                attend(a, seq, (size_t)seq->query + i, h, (size_t)seq->pos + i + 1, p);
         free(p);
     }
     return 0;
 }
 
-// The share of one query row [t,h] in dq and dkv (double, [len, R+Dr] of the sequence):
-// ds = p (dout . kv[u] - dout . out), dq = scale sum_u ds kv[u], dkv[u] += scale ds q + p dout.
-static void attend_grad(const struct attention_grad_args *a, size_t first, size_t row, size_t keys,
-                        double *dkv)
+// The share of one query of one head in dq and dkv (double, [N,row]), with keys at rows row[keys]:
+// ds = p (dout . v[u] - dout . out), dq = scale sum_u ds k[u], dk[u] += scale ds q, dv[u] += p
+// dout.
+static void attend_grad(const struct attention_grad_args *a, size_t query, size_t head,
+                        const size_t *row, size_t keys, double *dkv)
 {
-    const size_t R = (size_t)a->R, D = R + (size_t)a->Dr, q = row * D, o = row * R;
-    const double delta = dot(a->type, a->dout, o, a->out, o, R), scale = (double)a->scale;
-    double *dq = mem_array0(D, sizeof(*dq));
+    const struct attention_shape *s = &a->shape;
+    const size_t Dk = (size_t)s->Dk, Dv = (size_t)s->Dv, D = (size_t)attention_row(s);
+    const size_t at = query * (size_t)s->H + head, q = at * Dk, o = at * Dv;
+    const double delta = dot(a->type, a->dout, o, a->out, o, Dv), scale = (double)s->scale;
+    double *dq = mem_array0(Dk, sizeof(*dq));
     for (size_t u = 0; u < keys; u++) {
-        const size_t kv = (first + u) * D;
-        const double s = dot(a->type, a->q, q, a->kv, kv, D);
-        const double p = exp(scale * s - (double)a->lse[row]);
-        const double ds = p * (dot(a->type, a->dout, o, a->kv, kv, R) - delta) * scale;
-        for (size_t d = 0; d < D; d++) {
-            dq[d] += ds * (double)element_read(a->kv, a->type, kv + d);
-            dkv[u * D + d] += ds * (double)element_read(a->q, a->type, q + d);
+        const size_t k = row[u] * D + part_of(s, head), v = k + (size_t)s->value_at;
+        const double score = dot(a->type, a->q, q, a->kv, k, Dk);
+        const double p = exp(scale * score - (double)a->lse[at]);
+        const double ds = p * (dot(a->type, a->dout, o, a->kv, v, Dv) - delta) * scale;
+        for (size_t d = 0; d < Dk; d++) {
+            dq[d] += ds * (double)element_read(a->kv, a->type, k + d);
+            dkv[k + d] += ds * (double)element_read(a->q, a->type, q + d);
         }
-        for (size_t r = 0; r < R; r++)
-            dkv[u * D + r] += p * (double)element_read(a->dout, a->type, o + r);
+        for (size_t d = 0; d < Dv; d++)
+            dkv[v + d] += p * (double)element_read(a->dout, a->type, o + d);
     }
-    for (size_t d = 0; d < D; d++)
-        element_write(a->dq, a->dq_type, row * D + d, (float)dq[d]);
+    for (size_t d = 0; d < Dk; d++)
+        element_write(a->dq, a->dq_type, q + d, (float)dq[d]);
     free(dq);
+}
+
+// Own keys of a sequence: those from the block of its first position on.
+static size_t own_keys(const struct attention_grad_seq *seq)
+{
+    return (size_t)(seq->pos % ATTENTION_BLOCK + seq->len);
+}
+
+static void check_seq(const struct attention_grad_args *a, int n)
+{
+    const struct attention_grad_seq *seq = &a->seqs[n];
+    assert(seq->pos >= 0 && seq->len >= 0 && seq->query >= 0 && seq->key >= 0);
+    assert(seq->query + seq->len <= a->T && (size_t)seq->key + own_keys(seq) <= (size_t)a->N);
+    if (seq->prefix < 0) {
+        assert(seq->pos == 0);
+        return;
+    }
+    const struct attention_grad_seq *prefix = &a->seqs[seq->prefix];
+    assert(seq->prefix < n && prefix->prefix < 0);
+    assert(seq->pos / ATTENTION_BLOCK * ATTENTION_BLOCK <= prefix->len);
+    assert(seq->prefix == n - 1 || a->seqs[n - 1].prefix == seq->prefix);
+    (void)prefix;
 }
 
 int ref_attention_grad(struct device *dev, const struct attention_grad_args *a)
 {
     (void)dev;
-    const size_t H = (size_t)a->H, D = (size_t)a->R + (size_t)a->Dr;
+    check_shape(&a->shape);
+    const size_t D = (size_t)attention_row(&a->shape);
+    double *dkv = mem_array0((size_t)a->N * D, sizeof(*dkv));
     for (int n = 0; n < a->num_seqs; n++) {
-        const struct attention_seq *seq = &a->seqs[n];
-        const size_t first = (size_t)seq->query, len = (size_t)seq->len;
-        assert(seq->pos == 0 && seq->query >= 0 && first + len <= (size_t)a->T);
-        double *dkv = mem_array0(len * D, sizeof(*dkv));
-        for (size_t i = 0; i < len; i++)
-            for (size_t h = 0; h < H; h++)
-                attend_grad(a, first, (first + i) * H + h, i + 1, dkv);
-        for (size_t i = 0; i < len * D; i++)
-            element_write(a->dkv, a->dkv_type, first * D + i, (float)dkv[i]);
-        free(dkv);
+        const struct attention_grad_seq *seq = &a->seqs[n];
+        check_seq(a, n);
+        const size_t keys = (size_t)seq->pos + (size_t)seq->len;
+        const size_t before = keys - own_keys(seq); // of the prefix
+        size_t *row = mem_array0(keys, sizeof(*row));
+        for (size_t u = 0; u < keys; u++)
+            row[u] =
+                u < before ? (size_t)a->seqs[seq->prefix].key + u : (size_t)seq->key + u - before;
+        for (size_t i = 0; i < (size_t)seq->len; i++)
+            for (size_t h = 0; h < (size_t)a->shape.H; h++)
+                attend_grad(a, (size_t)seq->query + i, h, row, (size_t)seq->pos + i + 1, dkv);
+        free(row);
     }
+    for (int n = 0; n < a->num_seqs; n++) {
+        const size_t first = (size_t)a->seqs[n].key * D, count = own_keys(&a->seqs[n]) * D;
+        for (size_t i = first; i < first + count; i++)
+            element_write(a->dkv, a->dkv_type, i, (float)dkv[i]);
+    }
+    free(dkv);
     return 0;
 }

@@ -128,6 +128,43 @@ int ref_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a)
     return 0;
 }
 
+// With d_t = sum_i f_i a_ti, the loss is the mean of d_t; da_ti = weight f_i / n, through softmax
+// (a_ti (f_i - d_t)) or through sigmoid and the division by the sum of scores.
+int ref_moe_balance(struct device *dev, const struct moe_balance_args *a)
+{
+    (void)dev;
+    const size_t E = (size_t)a->E, K = (size_t)a->K;
+    double *f = mem_array0(E, sizeof(*f));
+    for (int s = 0; s < a->num_seqs; s++) {
+        const size_t first = (size_t)a->seqs[s].query, n = (size_t)a->seqs[s].len;
+        const double each = (double)a->E / ((double)a->K * (double)n);
+        double loss = 0.0;
+        memset(f, 0, E * sizeof(*f));
+        for (size_t i = first * K; i < (first + n) * K; i++)
+            f[a->experts[i]] += each;
+        for (size_t t = first; t < first + n; t++) {
+            const float *score = a->scores + t * E;
+            double total = 1e-20, d = 0.0;
+            for (size_t e = 0; e < E; e++)
+                total += (double)score[e];
+            if (a->scoring == MOE_SOFTMAX)
+                total = 1.0;
+            for (size_t e = 0; e < E; e++)
+                d += f[e] * (double)score[e] / total;
+            for (size_t e = 0; e < E; e++) {
+                const double x = (double)score[e],
+                             inner = a->scoring == MOE_SOFTMAX ? 1.0 : 1.0 - x;
+                a->dlogits[t * E + e] +=
+                    (float)((double)a->weight / (double)n * (f[e] - d) * x / total * inner);
+            }
+            loss += d / (double)n;
+        }
+        a->loss[s] = (float)loss;
+    }
+    free(f);
+    return 0;
+}
+
 int ref_moe_sort(struct device *dev, const struct moe_sort_args *a)
 {
     (void)dev;

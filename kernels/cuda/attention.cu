@@ -51,7 +51,7 @@ __device__ __forceinline__ forward_shared carve_forward(int D, int buffers)
 __device__ inline void load_keys(const attention_args &a, const tile_rows &t, int key, float *to,
                                  int ld)
 {
-    const int D = a.R + a.Dr, at = key % ATTENTION_BLOCK;
+    const int D = a.shape.Dk, at = key % ATTENTION_BLOCK;
     const float *block =
         static_cast<const float *>(a.kv_blocks[t.blocks_at + key / ATTENTION_BLOCK]);
     load_rows(to, ld, block + static_cast<size_t>(at) * static_cast<size_t>(D), KEYS, t.keys - key,
@@ -64,10 +64,10 @@ __device__ inline void softmax_step(const attention_args &a, const tile_rows &t,
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     for (int row = static_cast<int>(threadIdx.x) / WARP; row < TILE; row += WARPS) {
-        const bool visible = key + lane < keys_of_row(t, row, a.H);
+        const bool visible = key + lane < keys_of_row(t, row, a.shape.H);
         const softmax_state was = fresh ? softmax_state{-INFINITY, 0.0f} : s.split[row];
         const float score =
-            visible ? a.scale * whole_product<KEYS / 8>(s.part, row, lane) : -INFINITY;
+            visible ? a.shape.scale * whole_product<KEYS / 8>(s.part, row, lane) : -INFINITY;
         const float now = fmaxf(was.max, warp_max(score));
         const float p = visible ? expf(score - now) : 0.0f;
         const float keep = was.max == -INFINITY ? 0.0f : expf(was.max - now);
@@ -99,16 +99,16 @@ __device__ inline void finish_split(const forward_plan &plan, const tile_rows &t
             continue;
         }
         float *out = static_cast<float *>(a.out) +
-                     (t.base + static_cast<size_t>(row)) * static_cast<size_t>(a.R);
+                     (t.base + static_cast<size_t>(row)) * static_cast<size_t>(a.shape.Dv);
         softmax_state state = s.split[row];
         if (split > 0) {
             state = s.total[row];
             const merge_factors f = merge_states(&state, s.split[row]);
-            c->sum[i] = merge_four(f, c->load(out, a.R), c->sum[i]);
+            c->sum[i] = merge_four(f, c->load(out, a.shape.Dv), c->sum[i]);
         }
         if (last)
             c->scale(i, 1.0f / state.sum);
-        c->store(out, i, a.R);
+        c->store(out, i, a.shape.Dv);
     }
 }
 
@@ -116,18 +116,18 @@ template <int N>
 __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan, int buffers)
 {
     const attention_args &a = plan.a;
-    const int D = a.R + a.Dr, ld = shared_ld(D);
+    const int D = a.shape.Dk, ld = shared_ld(D);
     attention_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.H, TILE, last_first(), &seq, &tile))
+    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, TILE, last_first(), &seq, &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, TILE, a.H);
+    const tile_rows t = rows_of_tile(seq, tile, TILE, a.shape.H);
     int begin, end;
     if (!keys_of_block(plan, t, &begin, &end))
         return;
     const forward_shared s = carve_forward(D, buffers);
     column_sums<N> c;
-    c.place(a.R);
+    c.place(a.shape.Dv);
     load_rows(s.q, ld, static_cast<const float *>(a.q) + t.base * static_cast<size_t>(D), TILE,
               t.count, D);
     load_keys(a, t, begin, s.kv, ld);
@@ -173,12 +173,13 @@ __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan
         a.lse[t.base + threadIdx.x] = s.total[threadIdx.x].max + logf(s.total[threadIdx.x].sum);
 }
 
-int check_width(const struct device *dev, int R, int Dr)
+int check_shape(const struct device *dev, const struct attention_shape *s)
 {
-    if (R > R_MAX || R + Dr > D_MAX)
+    if (s->Dv > R_MAX || s->Dk > D_MAX)
         return err_set(ERR_ENV,
-                       "GPU %d: attention holds latent rows of at most %d + %d values, not %d + %d",
-                       dev->cuda->index, R_MAX, D_MAX - R_MAX, R, Dr);
+                       "GPU %d: attention holds keys of at most %d and values of at most "
+                       "%d elements, not %d and %d",
+                       dev->cuda->index, D_MAX, R_MAX, s->Dk, s->Dv);
     return 0;
 }
 
@@ -199,7 +200,7 @@ int check_shared(const struct device *dev, size_t bytes)
 
 static int attend_float32(struct device *dev, const struct attention_args *a)
 {
-    const int D = a->R + a->Dr;
+    const int D = a->shape.Dk;
     const int buffers = fits_shared(dev, forward_floats(D, 2) * sizeof(float)) ? 2 : 1;
     const size_t bytes = forward_floats(D, buffers) * sizeof(float);
     int rc = check_shared(dev, bytes);
@@ -208,7 +209,7 @@ static int attend_float32(struct device *dev, const struct attention_args *a)
         rc = plan_forward(dev, a, TILE, &plan);
     if (rc)
         return rc;
-    const int n = rows_per_thread(a->R);
+    const int n = rows_per_thread(a->shape.Dv);
     void (*const kernel)(forward_plan, int) = n == 8   ? attend_f32<8>
                                               : n == 4 ? attend_f32<4>
                                               : n == 2 ? attend_f32<2>
@@ -224,7 +225,7 @@ extern "C" int cuda_attention(struct device *dev, const struct attention_args *a
 {
     if (a->T == 0 || a->num_seqs == 0)
         return 0;
-    const int rc = attention::check_width(dev, a->R, a->Dr);
+    const int rc = attention::check_shape(dev, &a->shape);
     if (rc)
         return rc;
     return a->type == DTYPE_BF16 ? attention::attend_bfloat16(dev, a)

@@ -26,7 +26,7 @@ __host__ __device__ inline int round_up(int n, int to) { return (n + to - 1) / t
 __host__ __device__ inline int splits_of(int keys) { return (keys + SPLIT_KEYS - 1) / SPLIT_KEYS; }
 
 // ERR_ENV when the kernels do not hold such rows.
-int check_width(const struct device *dev, int R, int Dr);
+int check_shape(const struct device *dev, const struct attention_shape *s);
 // Whether a block may have so much dynamic shared memory; ERR_ENV when it may not.
 bool fits_shared(const struct device *dev, size_t bytes);
 int check_shared(const struct device *dev, size_t bytes);
@@ -41,8 +41,9 @@ inline size_t tiles_at_most(int T, int num_seqs, int per, int size)
 // Finds tile `index`, counted over the sequences in order: its sequence, and which of the
 // sequence's tiles it is. False when there are fewer. Called by all threads of the block, whole
 // warps.
-__device__ inline bool find_tile(const attention_seq *seqs, int num_seqs, int per, int size,
-                                 int index, attention_seq *seq, int *tile)
+template <typename Seq>
+__device__ inline bool find_tile(const Seq *seqs, int num_seqs, int per, int size, int index,
+                                 Seq *seq, int *tile)
 {
     __shared__ int warp_total[32], found_seq, found_tile;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % WARP, warp = thread / WARP;

@@ -18,16 +18,22 @@ struct grad_plan {
     float *delta; // [T,H]
 };
 
+__device__ __forceinline__ tile_rows queries_of_tile(const attention_grad_seq &seq, int tile,
+                                                     int size, int H)
+{
+    return rows_of_tile(attention_seq{seq.query, seq.len, seq.pos, 0}, tile, size, H);
+}
+
 constexpr int DELTA_THREADS = 256;
 
 // A warp a row.
 template <typename T>
 __global__ void __launch_bounds__(DELTA_THREADS) row_deltas(const grad_plan plan)
 {
-    const int lane = static_cast<int>(threadIdx.x) % WARP, R = plan.a.R;
+    const int lane = static_cast<int>(threadIdx.x) % WARP, R = plan.a.shape.Dv;
     const size_t row = static_cast<size_t>(blockIdx.x) * (DELTA_THREADS / WARP) +
                        static_cast<size_t>(threadIdx.x) / WARP;
-    if (row >= static_cast<size_t>(plan.a.T) * static_cast<size_t>(plan.a.H))
+    if (row >= static_cast<size_t>(plan.a.T) * static_cast<size_t>(plan.a.shape.H))
         return;
     const T *const out = static_cast<const T *>(plan.a.out) + row * static_cast<size_t>(R);
     const T *const dout = static_cast<const T *>(plan.a.dout) + row * static_cast<size_t>(R);
@@ -48,7 +54,7 @@ template <typename T>
 int plan_backward(struct device *dev, const struct attention_grad_args *a, struct grad_plan *plan,
                   size_t more = 0, float **rest = nullptr)
 {
-    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->H);
+    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->shape.H);
     const size_t deltas = (rows + 3) / 4 * 4;
     *plan = {*a, nullptr};
     const int rc = scratch(dev, SCRATCH_OUTER, &plan->delta, deltas + more);

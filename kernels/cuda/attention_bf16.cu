@@ -80,7 +80,7 @@ __device__ inline void load_block(const attention_args &a, const tile_rows &t, i
 {
     const bf16 *const block =
         static_cast<const bf16 *>(a.kv_blocks[t.blocks_at + key / ATTENTION_BLOCK]);
-    load_tile(to, block, KEYS, t.keys - key, a.R + a.Dr);
+    load_tile(to, block, KEYS, t.keys - key, a.shape.Dk);
 }
 
 // Where the thread's scores stand in the tile.
@@ -262,7 +262,7 @@ __device__ inline void leave_split(const forward_plan &plan, const tile_rows &t,
                         make_float2(c.v[m][n][2 * half], c.v[m][n][2 * half + 1]);
             }
             if (mine.first == 0 && fragment_column(0) == 0)
-                plan.state[at] = split_state(rows, row, plan.a.scale);
+                plan.state[at] = split_state(rows, row, plan.a.shape.scale);
         }
 }
 
@@ -273,7 +273,7 @@ __device__ inline void take_split(const forward_plan &plan, const tile_rows &t,
                                   const row_states<M> *rows, fragments<M / 16, NT> *c,
                                   const vector_range &mine, int split, bool last)
 {
-    const int columns = mine.columns(plan.a.R);
+    const int columns = mine.columns(plan.a.shape.Dv);
     const attention_args &a = plan.a;
     float4 *const totals = reinterpret_cast<float4 *>(plan.sums) +
                            static_cast<size_t>(blockIdx.x) * (M / 16 * NT * MMA_THREADS) +
@@ -285,7 +285,7 @@ __device__ inline void take_split(const forward_plan &plan, const tile_rows &t,
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = 16 * m + fragment_row(2 * half);
-            const softmax_state now = split_state(rows, row, a.scale);
+            const softmax_state now = split_state(rows, row, a.shape.scale);
             state[half] = split > 0 ? rows->total[row] : now;
             f[half] = split > 0 ? merge_states(&state[half], now) : merge_factors{0.0f, 1.0f};
         }
@@ -312,7 +312,7 @@ __device__ inline void take_split(const forward_plan &plan, const tile_rows &t,
                 continue;
             const float inverse = 1.0f / state[half].sum;
             bf16 *const out = static_cast<bf16 *>(a.out) +
-                              (t.base + static_cast<size_t>(row)) * static_cast<size_t>(a.R);
+                              (t.base + static_cast<size_t>(row)) * static_cast<size_t>(a.shape.Dv);
 #pragma unroll
             for (int n = 0; n < NT; n++)
                 store_pair(out, VECTOR * (mine.first + n) + fragment_column(0), columns,
@@ -328,22 +328,22 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
 {
     using tiles = score_tiles<M>;
     const attention_args &a = plan.a;
-    const float unit = a.scale * 1.44269504088896341f;
+    const float unit = a.shape.scale * 1.44269504088896341f;
     vector_range mine;
-    mine.place(a.R);
+    mine.place(a.shape.Dv);
     const score_place<M> at;
     row_owner<M> owner;
     fragments<M / 16, NT> c;
     c.clear();
     start_split(s.rows);
-    load_tile(s.q, static_cast<const bf16 *>(a.q) + t.base * static_cast<size_t>(a.R + a.Dr), M,
-              t.count, a.R + a.Dr);
+    load_tile(s.q, static_cast<const bf16 *>(a.q) + t.base * static_cast<size_t>(a.shape.Dk), M,
+              t.count, a.shape.Dk);
     load_block(a, t, begin, s.kv);
     cp_async_commit();
     for (int key = begin, now = 0; key < end; key += KEYS) {
         const int next = key + KEYS, other = buffers == 2 ? 1 - now : 0;
         const tile_view kv = {s.kv.data + now * s.kv_size, s.kv.vectors};
-        const tile_view p = weights_of_block(s, kv, a.R);
+        const tile_view p = weights_of_block(s, kv, a.shape.Dv);
         cp_async_wait<0>();
         __syncthreads();
         if (buffers == 2 && next < end) {
@@ -352,7 +352,7 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
         }
         scores<M> x;
         multiply_rows<tiles::MT, tiles::NT>(&x, s.q, at.row, kv, at.column, kv.vectors);
-        mask_and_max<M>(&x, at, t, a.H, key, s.rows);
+        mask_and_max<M>(&x, at, t, a.shape.H, key, s.rows);
         __syncthreads();
         scores_to_weights<M>(x, at, unit, p, s.rows);
         owner.scale_of_step(s.rows, unit);
@@ -375,7 +375,7 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
             __syncthreads();
             if (threadIdx.x < M && plan.splits == 1) {
                 const softmax_state state =
-                    split_state(s.rows, static_cast<int>(threadIdx.x), a.scale);
+                    split_state(s.rows, static_cast<int>(threadIdx.x), a.shape.scale);
                 if (split == 0)
                     s.rows->total[threadIdx.x] = state;
                 else
@@ -407,15 +407,15 @@ template <int M, int NT>
 __global__ void __launch_bounds__(MMA_THREADS, 1) attend_bf16(const forward_plan plan, int buffers)
 {
     const attention_args &a = plan.a;
-    const forward_tiles<M> s = carve_tiles<M>(a.R, a.R + a.Dr, buffers);
+    const forward_tiles<M> s = carve_tiles<M>(a.shape.Dv, a.shape.Dk, buffers);
     for (int i = 0; i * static_cast<int>(gridDim.x) < plan.tiles; i++) {
         const int item = plan.tiles - 1 - item_of(i); // the last first: they see the most keys
         attention_seq seq;
         int tile, begin, end;
         __syncthreads(); // all have done with the tiles of the item before
-        if (item < 0 || !find_tile(a.seqs, a.num_seqs, a.H, M, item, &seq, &tile))
+        if (item < 0 || !find_tile(a.seqs, a.num_seqs, a.shape.H, M, item, &seq, &tile))
             continue;
-        const tile_rows t = rows_of_tile(seq, tile, M, a.H);
+        const tile_rows t = rows_of_tile(seq, tile, M, a.shape.H);
         if (keys_of_block(plan, t, &begin, &end))
             attend_tile<M, NT>(plan, t, begin, end, s, buffers);
     }
@@ -430,9 +430,9 @@ template <int M> static forward_kernel kernel_of(int R)
 
 template <int M> static int launch_forward(struct device *dev, const struct attention_args *a)
 {
-    const int D = a->R + a->Dr;
-    const int buffers = fits_shared(dev, forward_bytes<M>(a->R, D, 2)) ? 2 : 1;
-    const size_t bytes = forward_bytes<M>(a->R, D, buffers);
+    const int D = a->shape.Dk;
+    const int buffers = fits_shared(dev, forward_bytes<M>(a->shape.Dv, D, 2)) ? 2 : 1;
+    const size_t bytes = forward_bytes<M>(a->shape.Dv, D, buffers);
     struct forward_plan plan;
     int rc = check_shared(dev, bytes);
     if (rc == 0)
@@ -452,7 +452,7 @@ template <int M> static int launch_forward(struct device *dev, const struct atte
     }
     if (rc == 0)
         rc = launch(dev, dim3(blocks, static_cast<unsigned int>(plan.splits)), dim3(MMA_THREADS),
-                    bytes, kernel_of<M>(a->R), plan, buffers);
+                    bytes, kernel_of<M>(a->shape.Dv), plan, buffers);
     return rc ? rc : combine_splits<bf16>(dev, plan);
 }
 
@@ -460,13 +460,13 @@ template <int M> static int launch_forward(struct device *dev, const struct atte
 // memory does not hold that.
 int attend_bfloat16(struct device *dev, const struct attention_args *a)
 {
-    const long long rows = static_cast<long long>(a->T) * a->H, seqs = a->num_seqs;
-    const int D = a->R + a->Dr;
-    if (wide_shape(dev, a->R, a->Dr))
+    const long long rows = static_cast<long long>(a->T) * a->shape.H, seqs = a->num_seqs;
+    const int D = a->shape.Dk;
+    if (wide_shape(dev, &a->shape))
         return attend_wide(dev, a);
-    if (rows > 32 * seqs && fits_shared(dev, forward_bytes<64>(a->R, D, 1)))
+    if (rows > 32 * seqs && fits_shared(dev, forward_bytes<64>(a->shape.Dv, D, 1)))
         return launch_forward<64>(dev, a);
-    if (rows > 16 * seqs && fits_shared(dev, forward_bytes<32>(a->R, D, 1)))
+    if (rows > 16 * seqs && fits_shared(dev, forward_bytes<32>(a->shape.Dv, D, 1)))
         return launch_forward<32>(dev, a);
     return launch_forward<16>(dev, a);
 }

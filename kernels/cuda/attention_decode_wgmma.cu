@@ -403,7 +403,7 @@ __device__ __forceinline__ void attend_pair(const attention_args &a, decode_shar
                                             int key, bool last, decode_rows *rows, decode_sums &c,
                                             ring_place *pair)
 {
-    const float unit = softmax_unit(a.scale);
+    const float unit = softmax_unit(a.shape.scale);
     const bool mine = BOTH || w == 0;
     decode_scores x;
     float keep[THREAD_ROWS];
@@ -550,7 +550,7 @@ __device__ inline void attend_item(const forward_plan &plan, const wide_item &it
     decode_rows rows;
     decode_states total;
     decode_sums sums;
-    rows.start(item.t, a.H);
+    rows.start(item.t, a.shape.H);
     for (int key = item.begin; key < item.end;) {
         const int end = key + SPLIT_KEYS < item.end ? key + SPLIT_KEYS : item.end;
         const int split = key / SPLIT_KEYS;
@@ -562,7 +562,7 @@ __device__ inline void attend_item(const forward_plan &plan, const wide_item &it
         if (key < end)
             attend_pair<false>(a, s, w, key, true, &rows, c, pair);
         key = end;
-        split_states(s, rows, w, a.scale, state);
+        split_states(s, rows, w, a.shape.scale, state);
         if (plan.splits > 1)
             leave_split(plan, item.t, state, c, w, split);
         else if (split > 0)

@@ -32,9 +32,9 @@ inline size_t tiles_enough(int size) { return size >= 64 ? 2 : 8; }
 inline int plan_forward(struct device *dev, const struct attention_args *a, int size,
                         struct forward_plan *plan)
 {
-    const size_t tiles = tiles_at_most(a->T, a->num_seqs, a->H, size);
-    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->H);
-    const int splits = splits_of(a->max_keys), ld = round_up(a->R, 4);
+    const size_t tiles = tiles_at_most(a->T, a->num_seqs, a->shape.H, size);
+    const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->shape.H);
+    const int splits = splits_of(a->max_keys), ld = round_up(a->shape.Dv, 4);
     const size_t states = rows * static_cast<size_t>(splits);
     const size_t state_bytes = (states * sizeof(softmax_state) + 15) / 16 * 16;
     const size_t bytes = state_bytes + states * static_cast<size_t>(ld) * sizeof(float);
@@ -99,18 +99,18 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_pl
     const attention_args &a = plan.a;
     attention_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.H, COMBINE_TILE, last_first(), &seq, &tile))
+    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, COMBINE_TILE, last_first(), &seq, &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, COMBINE_TILE, a.H);
+    const tile_rows t = rows_of_tile(seq, tile, COMBINE_TILE, a.shape.H);
     const int row = static_cast<int>(blockIdx.y);
     if (row >= t.count)
         return;
     const size_t at = t.base + static_cast<size_t>(row);
     const softmax_state *state = plan.state + at * static_cast<size_t>(plan.splits);
     const float *sums = plan.sums + at * static_cast<size_t>(plan.splits * plan.ld);
-    const int splits = splits_of(keys_of_row(t, row, a.H));
-    T *out = static_cast<T *>(a.out) + at * static_cast<size_t>(a.R);
-    for (int c = 4 * static_cast<int>(threadIdx.x); c < a.R; c += 4 * COMBINE_THREADS) {
+    const int splits = splits_of(keys_of_row(t, row, a.shape.H));
+    T *out = static_cast<T *>(a.out) + at * static_cast<size_t>(a.shape.Dv);
+    for (int c = 4 * static_cast<int>(threadIdx.x); c < a.shape.Dv; c += 4 * COMBINE_THREADS) {
         softmax_state total = state[0];
         float4 sum = *reinterpret_cast<const float4 *>(sums + c);
 #pragma unroll 4
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_pl
         }
         const float inverse = 1.0f / total.sum;
         const four v = {{sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse}};
-        store_four(out + c, a.R - c, v);
+        store_four(out + c, a.shape.Dv - c, v);
         if (c == 0 && a.lse)
             a.lse[at] = total.max + logf(total.sum);
     }
@@ -131,7 +131,7 @@ template <typename T> int combine_splits(struct device *dev, const struct forwar
 {
     if (plan.splits == 1)
         return 0;
-    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, plan.a.H, COMBINE_TILE);
+    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, plan.a.shape.H, COMBINE_TILE);
     return launch(dev, dim3(static_cast<unsigned int>(tiles), COMBINE_TILE), dim3(COMBINE_THREADS),
                   0, combine_rows<T>, plan);
 }

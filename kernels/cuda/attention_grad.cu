@@ -57,39 +57,39 @@ __device__ __forceinline__ grad_shared carve_grad(const grad_layout &l, bool row
 
 // p and ds of row `row` of the sequence, which starts at row `base` of all, and key `key`; 0 where
 // the row does not see the key or there is no such row.
-__device__ __forceinline__ void weights_of(const grad_plan &plan, const attention_seq &seq,
+__device__ __forceinline__ void weights_of(const grad_plan &plan, const attention_grad_seq &seq,
                                            const grad_shared &s, int first_row, int first_key,
                                            int i, int k, float *p, float *ds)
 {
     const attention_grad_args &a = plan.a;
     const int row = first_row + i, key = first_key + k;
     *p = *ds = 0.0f;
-    if (row >= seq.len * a.H || key > row / a.H)
+    if (row >= seq.len * a.shape.H || key > row / a.shape.H)
         return;
     const size_t at =
-        static_cast<size_t>(seq.query) * static_cast<size_t>(a.H) + static_cast<size_t>(row);
-    const float score = a.scale * whole_product<TILE / 8>(s.scores, i, k);
+        static_cast<size_t>(seq.query) * static_cast<size_t>(a.shape.H) + static_cast<size_t>(row);
+    const float score = a.shape.scale * whole_product<TILE / 8>(s.scores, i, k);
     *p = expf(score - a.lse[at]);
-    *ds = a.scale * (*p * (whole_product<TILE / 8>(s.dp, i, k) - plan.delta[at]));
+    *ds = a.shape.scale * (*p * (whole_product<TILE / 8>(s.dp, i, k) - plan.delta[at]));
 }
 
 // Starts copying rows [row, row + TILE) of the sequence: q and dout.
 __device__ inline void load_queries(const attention_grad_args &a, const grad_layout &l,
-                                    const attention_seq &seq, int row, float *q, float *dout)
+                                    const attention_grad_seq &seq, int row, float *q, float *dout)
 {
-    const int left = seq.len * a.H - row;
+    const int left = seq.len * a.shape.H - row;
     const size_t at =
-        static_cast<size_t>(seq.query) * static_cast<size_t>(a.H) + static_cast<size_t>(row);
-    const size_t R = static_cast<size_t>(a.R), D = R + static_cast<size_t>(a.Dr);
-    load_rows(q, l.ld, static_cast<const float *>(a.q) + at * D, TILE, left, a.R + a.Dr);
-    load_rows(dout, l.ldo, static_cast<const float *>(a.dout) + at * R, TILE, left, a.R);
+        static_cast<size_t>(seq.query) * static_cast<size_t>(a.shape.H) + static_cast<size_t>(row);
+    const size_t R = static_cast<size_t>(a.shape.Dv), D = static_cast<size_t>(a.shape.Dk);
+    load_rows(q, l.ld, static_cast<const float *>(a.q) + at * D, TILE, left, a.shape.Dk);
+    load_rows(dout, l.ldo, static_cast<const float *>(a.dout) + at * R, TILE, left, a.shape.Dv);
 }
 
 __device__ inline void load_keys(const attention_grad_args &a, const grad_layout &l,
-                                 const attention_seq &seq, int key, float *kv)
+                                 const attention_grad_seq &seq, int key, float *kv)
 {
-    const int D = a.R + a.Dr;
-    const size_t at = static_cast<size_t>(seq.query) + static_cast<size_t>(key);
+    const int D = a.shape.Dk;
+    const size_t at = static_cast<size_t>(seq.key) + static_cast<size_t>(key);
     load_rows(kv, l.ld, static_cast<const float *>(a.kv) + at * static_cast<size_t>(D), TILE,
               seq.len - key, D);
 }
@@ -99,21 +99,21 @@ __device__ __forceinline__ void grad_products(const attention_grad_args &a, cons
                                               const grad_shared &s, const float *q,
                                               const float *dout, const float *kv)
 {
-    partial_products<TILE / 8>(q, l.ld, kv, l.ld, a.R + a.Dr, s.scores);
-    partial_products<TILE / 8>(dout, l.ldo, kv, l.ld, a.R, s.dp);
+    partial_products<TILE / 8>(q, l.ld, kv, l.ld, a.shape.Dk, s.scores);
+    partial_products<TILE / 8>(dout, l.ldo, kv, l.ld, a.shape.Dv, s.dp);
 }
 
 template <int N>
 __global__ void __launch_bounds__(THREADS, 1) query_grad(const grad_plan plan, int buffers)
 {
     const attention_grad_args &a = plan.a;
-    const int D = a.R + a.Dr, thread = static_cast<int>(threadIdx.x);
-    attention_seq seq;
+    const int D = a.shape.Dk, thread = static_cast<int>(threadIdx.x);
+    attention_grad_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.H, TILE, last_first(), &seq, &tile))
+    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, TILE, last_first(), &seq, &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, TILE, a.H);
-    const grad_layout l = layout_of(a.R, D, true, buffers);
+    const tile_rows t = queries_of_tile(seq, tile, TILE, a.shape.H);
+    const grad_layout l = layout_of(a.shape.Dv, D, true, buffers);
     const grad_shared s = carve_grad(l, true, buffers);
     column_sums<N> c;
     c.place(D);
@@ -163,21 +163,21 @@ template <int N>
 __global__ void __launch_bounds__(THREADS, 1) key_grad(const grad_plan plan, int buffers)
 {
     const attention_grad_args &a = plan.a;
-    const int D = a.R + a.Dr, thread = static_cast<int>(threadIdx.x);
-    attention_seq seq;
+    const int D = a.shape.Dk, thread = static_cast<int>(threadIdx.x);
+    attention_grad_seq seq;
     int tile;
     if (!find_tile(a.seqs, a.num_seqs, 1, TILE, static_cast<int>(blockIdx.x), &seq, &tile))
         return;
-    const int key = tile * TILE, rows = seq.len * a.H;
-    const grad_layout l = layout_of(a.R, D, false, buffers);
+    const int key = tile * TILE, rows = seq.len * a.shape.H;
+    const grad_layout l = layout_of(a.shape.Dv, D, false, buffers);
     const grad_shared s = carve_grad(l, false, buffers);
     column_sums<N> c;
     c.place(D);
     load_keys(a, l, seq, key, s.kv);
     // Rows are taken in tiles counted from the first that sees a key of this tile.
-    load_queries(a, l, seq, key * a.H, s.q, s.dout);
+    load_queries(a, l, seq, key * a.shape.H, s.q, s.dout);
     cp_async_commit();
-    for (int row = key * a.H, now = 0; row < rows; row += TILE) {
+    for (int row = key * a.shape.H, now = 0; row < rows; row += TILE) {
         const int next = row + TILE, other = buffers == 2 ? 1 - now : 0;
         const float *const q = s.q + now * s.buffer, *const dout = s.dout + now * s.buffer;
         if (buffers == 2 && next < rows) {
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(THREADS, 1) key_grad(const grad_plan plan, int
         if (c.any) {
             for (int i = 0; i < TILE; i++) {
                 c.add(q + i * l.ld, s.ds + i * WEIGHT_LD);
-                if (c.column < a.R)
+                if (c.column < a.shape.Dv)
                     c.add(dout + i * l.ldo, s.p + i * WEIGHT_LD);
             }
         }
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(THREADS, 1) key_grad(const grad_plan plan, int
     for (int i = 0; i < N; i++)
         if (key + c.row + i < seq.len)
             c.store(static_cast<float *>(a.dkv) +
-                        static_cast<size_t>(seq.query + key + c.row + i) * static_cast<size_t>(D),
+                        static_cast<size_t>(seq.key + key + c.row + i) * static_cast<size_t>(D),
                     i, D);
 }
 
@@ -227,10 +227,12 @@ static int launch_grad(struct device *dev, const struct grad_plan &plan, bool ro
                        grad_kernel kernel)
 {
     const attention_grad_args &a = plan.a;
-    const int per = rows_resident ? a.H : 1;
-    const size_t tiles = tiles_at_most(a.T, a.num_seqs, per, TILE);
-    const size_t two = static_cast<size_t>(layout_of(a.R, a.R + a.Dr, rows_resident, 2).total);
-    const size_t one = static_cast<size_t>(layout_of(a.R, a.R + a.Dr, rows_resident, 1).total);
+    const int per = rows_resident ? a.shape.H : 1;
+    const size_t tiles = tiles_at_most(rows_resident ? a.T : a.N, a.num_seqs, per, TILE);
+    const size_t two =
+        static_cast<size_t>(layout_of(a.shape.Dv, a.shape.Dk, rows_resident, 2).total);
+    const size_t one =
+        static_cast<size_t>(layout_of(a.shape.Dv, a.shape.Dk, rows_resident, 1).total);
     const int buffers = fits_shared(dev, two * sizeof(float)) ? 2 : 1;
     const size_t bytes = (buffers == 2 ? two : one) * sizeof(float);
     const int rc = check_shared(dev, bytes);
@@ -244,7 +246,7 @@ static int attend_grad_float32(struct device *dev, const struct attention_grad_a
     static const grad_kernel query_kernels[] = {query_grad<1>, query_grad<2>, query_grad<4>,
                                                 query_grad<8>};
     static const grad_kernel key_kernels[] = {key_grad<1>, key_grad<2>, key_grad<4>, key_grad<8>};
-    const int n = rows_per_thread(a->R + a->Dr);
+    const int n = rows_per_thread(a->shape.Dk);
     const int which = n == 8 ? 3 : n / 2;
     struct grad_plan plan;
     int rc = plan_backward<float>(dev, a, &plan);
@@ -261,7 +263,7 @@ extern "C" int cuda_attention_grad(struct device *dev, const struct attention_gr
 {
     if (a->T == 0 || a->num_seqs == 0)
         return 0;
-    const int rc = attention::check_width(dev, a->R, a->Dr);
+    const int rc = attention::check_shape(dev, &a->shape);
     if (rc)
         return rc;
     return a->type == DTYPE_BF16 ? attention::attend_grad_bfloat16(dev, a)

@@ -33,22 +33,22 @@ template <int M> struct grad_place {
 };
 
 // Starts copying rows [row, row + rows) of the sequence: q and dout.
-__device__ inline void load_row_tiles(const attention_grad_args &a, const attention_seq &seq,
+__device__ inline void load_row_tiles(const attention_grad_args &a, const attention_grad_seq &seq,
                                       int row, int rows, const tile_view &q, const tile_view &dout)
 {
-    const int left = seq.len * a.H - row;
+    const int left = seq.len * a.shape.H - row;
     const size_t at =
-        static_cast<size_t>(seq.query) * static_cast<size_t>(a.H) + static_cast<size_t>(row);
-    const size_t R = static_cast<size_t>(a.R), D = R + static_cast<size_t>(a.Dr);
-    load_tile(q, static_cast<const bf16 *>(a.q) + at * D, rows, left, a.R + a.Dr);
-    load_tile(dout, static_cast<const bf16 *>(a.dout) + at * R, rows, left, a.R);
+        static_cast<size_t>(seq.query) * static_cast<size_t>(a.shape.H) + static_cast<size_t>(row);
+    const size_t R = static_cast<size_t>(a.shape.Dv), D = static_cast<size_t>(a.shape.Dk);
+    load_tile(q, static_cast<const bf16 *>(a.q) + at * D, rows, left, a.shape.Dk);
+    load_tile(dout, static_cast<const bf16 *>(a.dout) + at * R, rows, left, a.shape.Dv);
 }
 
-__device__ inline void load_key_tile(const attention_grad_args &a, const attention_seq &seq,
+__device__ inline void load_key_tile(const attention_grad_args &a, const attention_grad_seq &seq,
                                      int key, int keys, const tile_view &kv)
 {
-    const int D = a.R + a.Dr;
-    const size_t at = static_cast<size_t>(seq.query) + static_cast<size_t>(key);
+    const int D = a.shape.Dk;
+    const size_t at = static_cast<size_t>(seq.key) + static_cast<size_t>(key);
     load_tile(kv, static_cast<const bf16 *>(a.kv) + at * static_cast<size_t>(D), keys,
               seq.len - key, D);
 }
@@ -61,14 +61,14 @@ struct row_constants {
 
 constexpr float LOG2_E = 1.44269504088896341f;
 
-__device__ inline void load_constants(const grad_plan &plan, const attention_seq &seq, int row,
+__device__ inline void load_constants(const grad_plan &plan, const attention_grad_seq &seq, int row,
                                       int rows, row_constants *c)
 {
     const int i = static_cast<int>(threadIdx.x);
     if (i >= rows)
         return;
-    const bool there = row + i < seq.len * plan.a.H;
-    const size_t at = static_cast<size_t>(seq.query) * static_cast<size_t>(plan.a.H) +
+    const bool there = row + i < seq.len * plan.a.shape.H;
+    const size_t at = static_cast<size_t>(seq.query) * static_cast<size_t>(plan.a.shape.H) +
                       static_cast<size_t>(row + i);
     c->shift[i] = there ? -plan.a.lse[at] * LOG2_E : -INFINITY;
     c->delta[i] = there ? plan.delta[at] : 0.0f;
@@ -125,14 +125,14 @@ __device__ __forceinline__ void query_weights(const grad_plan &plan, const tile_
 {
     using tiles = grad_tiles<M>;
     const attention_grad_args &a = plan.a;
-    const float unit = a.scale * LOG2_E;
-    const bool whole = key + STEP <= keys_of_row(t, 0, a.H);
+    const float unit = a.shape.scale * LOG2_E;
+    const bool whole = key + STEP <= keys_of_row(t, 0, a.shape.H);
 #pragma unroll
     for (int m = 0; m < tiles::MT; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = at.row + 16 * m + fragment_row(2 * half);
-            const int visible = whole ? STEP : keys_of_row(t, row, a.H) - key;
+            const int visible = whole ? STEP : keys_of_row(t, row, a.shape.H) - key;
             const float shift = c->shift[row], delta = c->delta[row];
 #pragma unroll
             for (int n = 0; n < tiles::NT; n++) {
@@ -142,7 +142,8 @@ __device__ __forceinline__ void query_weights(const grad_plan &plan, const tile_
                 for (int j = 0; j < 2; j++) {
                     const int e = 2 * half + j;
                     const float p = exp2f(fmaf(s.v[m][n][e], unit, shift));
-                    w[j] = column + j < visible ? a.scale * (p * (dp.v[m][n][e] - delta)) : 0.0f;
+                    w[j] =
+                        column + j < visible ? a.shape.scale * (p * (dp.v[m][n][e] - delta)) : 0.0f;
                 }
                 *reinterpret_cast<uint32_t *>(ds.element(row, column)) = bf16_pair(w[0], w[1]);
             }
@@ -154,16 +155,16 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) query_grad_bf16(const grad_pla
 {
     using tiles = grad_tiles<M>;
     const attention_grad_args &a = plan.a;
-    const int D = a.R + a.Dr;
-    attention_seq seq;
+    const int D = a.shape.Dk;
+    attention_grad_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.H, M, last_first(), &seq, &tile))
+    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, M, last_first(), &seq, &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, M, a.H);
+    const tile_rows t = queries_of_tile(seq, tile, M, a.shape.H);
     bf16 *const memory = dynamic_shared<bf16>();
     const tile_view q = {memory, padded(D) / VECTOR};
-    const tile_view dout = {q.data + M * padded(D), padded(a.R) / VECTOR};
-    const tile_view kv = {dout.data + M * padded(a.R), padded(D) / VECTOR};
+    const tile_view dout = {q.data + M * padded(D), padded(a.shape.Dv) / VECTOR};
+    const tile_view kv = {dout.data + M * padded(a.shape.Dv), padded(D) / VECTOR};
     const tile_view ds = {kv.data + STEP * padded(D), STEP / VECTOR};
     row_constants *const c = reinterpret_cast<row_constants *>(ds.data + M * STEP);
     const grad_place<M> at;
@@ -208,9 +209,9 @@ __device__ __forceinline__ void key_weights(const grad_plan &plan, int key, int 
 {
     using tiles = grad_tiles<M>;
     const attention_grad_args &a = plan.a;
-    const float unit = a.scale * LOG2_E;
+    const float unit = a.shape.scale * LOG2_E;
     // Keys up to this one are seen by a row: those of the first query are the fewest.
-    const bool whole = key + M - 1 <= first / a.H;
+    const bool whole = key + M - 1 <= first / a.shape.H;
 #pragma unroll
     for (int n = 0; n < tiles::NT; n++) {
         const int column = at.column + 8 * n + fragment_column(0);
@@ -220,7 +221,7 @@ __device__ __forceinline__ void key_weights(const grad_plan &plan, int key, int 
         for (int j = 0; j < 2; j++) {
             shift[j] = c->shift[column + j];
             delta[j] = c->delta[column + j];
-            last[j] = whole ? key + M : (first + column + j) / a.H;
+            last[j] = whole ? key + M : (first + column + j) / a.shape.H;
         }
 #pragma unroll
         for (int m = 0; m < tiles::MT; m++)
@@ -233,7 +234,7 @@ __device__ __forceinline__ void key_weights(const grad_plan &plan, int key, int 
                     const int e = 2 * half + j;
                     p[j] = exp2f(fmaf(s.v[m][n][e], unit, shift[j]));
                     p[j] = key + row <= last[j] ? p[j] : 0.0f;
-                    ds[j] = a.scale * (p[j] * (dp.v[m][n][e] - delta[j]));
+                    ds[j] = a.shape.scale * (p[j] * (dp.v[m][n][e] - delta[j]));
                 }
                 *reinterpret_cast<uint32_t *>(p_tile.element(row, column)) = bf16_pair(p[0], p[1]);
                 *reinterpret_cast<uint32_t *>(ds_tile.element(row, column)) =
@@ -247,17 +248,17 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) key_grad_bf16(const grad_plan 
 {
     using tiles = grad_tiles<M>;
     const attention_grad_args &a = plan.a;
-    const int D = a.R + a.Dr;
-    attention_seq seq;
+    const int D = a.shape.Dk;
+    attention_grad_seq seq;
     int tile;
     if (!find_tile(a.seqs, a.num_seqs, 1, M, static_cast<int>(blockIdx.x), &seq, &tile))
         return;
-    const int key = tile * M, rows = seq.len * a.H;
+    const int key = tile * M, rows = seq.len * a.shape.H;
     bf16 *const memory = dynamic_shared<bf16>();
     const tile_view kv = {memory, padded(D) / VECTOR};
     const tile_view q = {kv.data + M * padded(D), padded(D) / VECTOR};
-    const tile_view dout = {q.data + STEP * padded(D), padded(a.R) / VECTOR};
-    const tile_view p = {dout.data + STEP * padded(a.R), STEP / VECTOR};
+    const tile_view dout = {q.data + STEP * padded(D), padded(a.shape.Dv) / VECTOR};
+    const tile_view p = {dout.data + STEP * padded(a.shape.Dv), STEP / VECTOR};
     const tile_view ds = {p.data + M * STEP, STEP / VECTOR};
     row_constants *const c = reinterpret_cast<row_constants *>(ds.data + M * STEP);
     const grad_place<M> at;
@@ -265,10 +266,10 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) key_grad_bf16(const grad_plan 
     fragments<M / 16, NT> sum;
     mine.place(D);
     sum.clear();
-    const int end_values = (a.R + VECTOR - 1) / VECTOR; // of the vectors that dout has
+    const int end_values = (a.shape.Dv + VECTOR - 1) / VECTOR; // of the vectors that dout has
     load_key_tile(a, seq, key, M, kv);
     // Steps are counted from the first row of the sequence: their sums do not depend on M.
-    for (int first = key * a.H / STEP * STEP; first < rows; first += STEP) {
+    for (int first = key * a.shape.H / STEP * STEP; first < rows; first += STEP) {
         load_row_tiles(a, seq, first, STEP, q, dout);
         load_constants(plan, seq, first, STEP, c);
         cp_async_commit();
@@ -285,7 +286,7 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) key_grad_bf16(const grad_plan 
         __syncthreads();
     }
     const int left = seq.len - key;
-    store_sums_as(a.dkv_type, a.dkv, static_cast<size_t>(seq.query + key), left < M ? left : M, D,
+    store_sums_as(a.dkv_type, a.dkv, static_cast<size_t>(seq.key + key), left < M ? left : M, D,
                   mine, sum);
 }
 
@@ -293,11 +294,11 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) key_grad_bf16(const grad_plan 
 
 using grad_kernel = void (*)(grad_plan);
 
-// A block for each tile of M rows, `per` of them a token.
-static int launch_tiles(struct device *dev, const struct grad_plan &plan, int per, int M,
-                        size_t bytes, grad_kernel kernel)
+// A block for each tile of M rows, of `tokens` tokens with `per` rows each.
+static int launch_tiles(struct device *dev, const struct grad_plan &plan, int tokens, int per,
+                        int M, size_t bytes, grad_kernel kernel)
 {
-    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, per, M);
+    const size_t tiles = tiles_at_most(tokens, plan.a.num_seqs, per, M);
     const int rc = check_shared(dev, bytes);
     return rc ? rc
               : launch(dev, dim3(static_cast<unsigned int>(tiles)), dim3(MMA_THREADS), bytes,
@@ -307,38 +308,38 @@ static int launch_tiles(struct device *dev, const struct grad_plan &plan, int pe
 template <int M> static int launch_query_grad(struct device *dev, const struct grad_plan &plan)
 {
     const attention_grad_args &a = plan.a;
-    const int D = a.R + a.Dr;
+    const int D = a.shape.Dk;
     const grad_kernel kernel = D <= 192   ? query_grad_bf16<M, 3>
                                : D <= 320 ? query_grad_bf16<M, 5>
                                           : query_grad_bf16<M, 9>;
-    return launch_tiles(dev, plan, a.H, M, query_bytes<M>(a.R, D), kernel);
+    return launch_tiles(dev, plan, a.T, a.shape.H, M, query_bytes<M>(a.shape.Dv, D), kernel);
 }
 
 template <int M> static int launch_key_grad(struct device *dev, const struct grad_plan &plan)
 {
     const attention_grad_args &a = plan.a;
-    const int D = a.R + a.Dr;
+    const int D = a.shape.Dk;
     const grad_kernel kernel = D <= 192   ? key_grad_bf16<M, 3>
                                : D <= 320 ? key_grad_bf16<M, 5>
                                           : key_grad_bf16<M, 9>;
-    return launch_tiles(dev, plan, 1, M, key_bytes<M>(a.R, D), kernel);
+    return launch_tiles(dev, plan, a.N, 1, M, key_bytes<M>(a.shape.Dv, D), kernel);
 }
 
 int attend_grad_bfloat16(struct device *dev, const struct attention_grad_args *a)
 {
-    if (wide_shape(dev, a->R, a->Dr))
+    if (wide_shape(dev, &a->shape))
         return attend_grad_wide(dev, a);
-    const int D = a->R + a->Dr;
+    const int D = a->shape.Dk;
     struct grad_plan plan;
     int rc = plan_backward<bf16>(dev, a, &plan);
     if (rc)
         return rc;
-    rc = fits_shared(dev, query_bytes<64>(a->R, D)) ? launch_query_grad<64>(dev, plan)
-                                                    : launch_query_grad<16>(dev, plan);
+    rc = fits_shared(dev, query_bytes<64>(a->shape.Dv, D)) ? launch_query_grad<64>(dev, plan)
+                                                           : launch_query_grad<16>(dev, plan);
     if (rc)
         return rc;
-    return fits_shared(dev, key_bytes<64>(a->R, D)) ? launch_key_grad<64>(dev, plan)
-                                                    : launch_key_grad<16>(dev, plan);
+    return fits_shared(dev, key_bytes<64>(a->shape.Dv, D)) ? launch_key_grad<64>(dev, plan)
+                                                           : launch_key_grad<16>(dev, plan);
 }
 
 } // namespace attention

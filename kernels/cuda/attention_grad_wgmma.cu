@@ -172,13 +172,13 @@ __device__ __forceinline__ void weights_left()
 
 // -lse log2(e) and delta of row i of the sequence, so that p = 2^(unit s + the first): 0 past the
 // last.
-__device__ __forceinline__ float2 row_constant(const grad_plan &plan, const attention_seq &seq,
+__device__ __forceinline__ float2 row_constant(const grad_plan &plan, const attention_grad_seq &seq,
                                                int i)
 {
-    if (i >= seq.len * plan.a.H)
+    if (i >= seq.len * plan.a.shape.H)
         return make_float2(-INFINITY, 0.0f);
-    const size_t at =
-        static_cast<size_t>(seq.query) * static_cast<size_t>(plan.a.H) + static_cast<size_t>(i);
+    const size_t at = static_cast<size_t>(seq.query) * static_cast<size_t>(plan.a.shape.H) +
+                      static_cast<size_t>(i);
     return make_float2(-plan.a.lse[at] * UNIT_LOG2_E, plan.delta[at]);
 }
 
@@ -221,7 +221,7 @@ __device__ __forceinline__ void store_sums_as(dtype type, const grad_sums<W> &c,
 
 // ---- dq: rows stay, keys change
 
-__device__ inline void query_grad_copies(const grad_plan &plan, const attention_seq &seq,
+__device__ inline void query_grad_copies(const grad_plan &plan, const attention_grad_seq &seq,
                                          const tile_rows &t, grad_wide_shared *s)
 {
     const attention_grad_args &a = plan.a;
@@ -234,7 +234,7 @@ __device__ inline void query_grad_copies(const grad_plan &plan, const attention_
     uint32_t phase = 0;
     for (int key = 0; key < t.keys; key += KEYS, phase ^= 1) {
         const strip_source<WIDE_D> kv = {static_cast<const bf16 *>(a.kv) +
-                                             static_cast<size_t>(seq.query + key) * WIDE_D,
+                                             static_cast<size_t>(seq.key + key) * WIDE_D,
                                          seq.len - key};
         produce_half(kv, s->kv, 0, s, 0, phase);
         produce_half(kv, s->kv, 1, s, 1, phase);
@@ -265,14 +265,14 @@ __device__ __forceinline__ void query_weights(const half_scores &x, const half_s
 }
 
 template <int W>
-__device__ inline void query_grad_products(const grad_plan &plan, const attention_seq &seq,
+__device__ inline void query_grad_products(const grad_plan &plan, const attention_grad_seq &seq,
                                            const tile_rows &t, grad_wide_shared *s)
 {
     const attention_grad_args &a = plan.a;
     const int first = first_row_of_thread();
     const float2 row[2] = {row_constant(plan, seq, t.first + first),
                            row_constant(plan, seq, t.first + first + 8)};
-    const int keys[2] = {keys_of_row(t, first, a.H), keys_of_row(t, first + 8, a.H)};
+    const int keys[2] = {keys_of_row(t, first, a.shape.H), keys_of_row(t, first + 8, a.shape.H)};
     grad_sums<W> c;
     c.clear();
     wait_strips(&s->fixed, 0);
@@ -289,7 +289,7 @@ __device__ inline void query_grad_products(const grad_plan &plan, const attentio
         wgmma_wait<0>();
         wgmma_keep(x);
         exchange<W>(x, s, scores, dp);
-        query_weights<W>(scores, dp, row, keys, key, a.scale, s);
+        query_weights<W>(scores, dp, row, keys, key, a.shape.scale, s);
         weights_left();
         c.keep();
         wgmma_fence();
@@ -307,11 +307,11 @@ __global__ void __launch_bounds__(GRAD_THREADS, 1) query_grad_wgmma(const grad_p
 {
 #if HOPPER_CODE
     const attention_grad_args &a = plan.a;
-    attention_seq seq;
+    attention_grad_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.H, WIDE_ROWS, last_first(), &seq, &tile))
+    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, WIDE_ROWS, last_first(), &seq, &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, WIDE_ROWS, a.H);
+    const tile_rows t = queries_of_tile(seq, tile, WIDE_ROWS, a.shape.H);
     grad_wide_shared *const s = dynamic_shared<grad_wide_shared>();
     init_grad_barriers(s, 0);
     __syncthreads();
@@ -350,7 +350,7 @@ struct key_plan {
 
 // What a block has to do: a tile of keys against a chunk of rows.
 struct key_item {
-    attention_seq seq;
+    attention_grad_seq seq;
     int index;       // among the tiles of the plan
     int key, keys;   // of the tile
     int rows;        // of the sequence
@@ -373,7 +373,7 @@ __device__ inline bool find_key_tile(const key_plan &plan, int index, key_item *
     item->index = index;
     item->key = key;
     item->keys = left < WIDE_ROWS ? left : WIDE_ROWS;
-    item->rows = item->seq.len * a.H;
+    item->rows = item->seq.len * a.shape.H;
     item->size = chunk_rows(item->rows);
     return true;
 }
@@ -403,13 +403,13 @@ __device__ inline void key_grad_copies(const grad_plan &plan, const key_item &it
     const attention_grad_args &a = plan.a;
     const int thread = static_cast<int>(threadIdx.x) % WARPGROUP;
     const strip_source<WIDE_D> kv = {static_cast<const bf16 *>(a.kv) +
-                                         static_cast<size_t>(item.seq.query + item.key) * WIDE_D,
+                                         static_cast<size_t>(item.seq.key + item.key) * WIDE_D,
                                      item.keys};
     kv.load<STRIPS>(s->kv, 0);
     arrive_strips(&s->fixed, kv.aligned());
     uint32_t phase = 0;
     for (int row = item.begin; row < item.end; row += WIDE_ROWS, phase ^= 1) {
-        const size_t at = static_cast<size_t>(item.seq.query) * static_cast<size_t>(a.H) +
+        const size_t at = static_cast<size_t>(item.seq.query) * static_cast<size_t>(a.shape.H) +
                           static_cast<size_t>(row);
         const strip_source<WIDE_R> dout = {static_cast<const bf16 *>(a.dout) + at * WIDE_R,
                                            item.rows - row};
@@ -436,17 +436,17 @@ __device__ __forceinline__ void key_weights(const half_scores &x, const half_sco
                                             int first, const attention_grad_args &a,
                                             grad_wide_shared *s)
 {
-    const float unit = a.scale * UNIT_LOG2_E;
+    const float unit = a.shape.scale * UNIT_LOG2_E;
     const int at = key + first_row_of_thread();
     // Keys up to this one are seen by a row: those of the first query are the fewest.
-    const bool whole = key + WIDE_ROWS - 1 <= first / a.H;
+    const bool whole = key + WIDE_ROWS - 1 <= first / a.shape.H;
 #pragma unroll
     for (int j = 0; j < WIDE_ROWS / 16; j++) {
         const int column = W * WIDE_ROWS / 2 + 8 * j + fragment_column(0);
         const float2 constant[2] = {s->rows[column], s->rows[column + 1]};
         int last[2] = {key + WIDE_ROWS, key + WIDE_ROWS};
         if (!whole)
-            last[0] = (first + column) / a.H, last[1] = (first + column + 1) / a.H;
+            last[0] = (first + column) / a.shape.H, last[1] = (first + column + 1) / a.shape.H;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             float p[2], ds[2];
@@ -455,7 +455,7 @@ __device__ __forceinline__ void key_weights(const half_scores &x, const half_sco
                 const int i = 4 * j + 2 * h + e;
                 p[e] = exp2_approx(fmaf(x[i], unit, constant[e].x));
                 p[e] = at + 8 * h <= last[e] ? p[e] : 0.0f;
-                ds[e] = a.scale * (p[e] * (dp[i] - constant[e].y));
+                ds[e] = a.shape.scale * (p[e] * (dp[i] - constant[e].y));
             }
             *weight_pair<W>(s->p, first_row_of_thread() + 8 * h, j) = bf16_pair(p[0], p[1]);
             *weight_pair<W>(s->ds, first_row_of_thread() + 8 * h, j) = bf16_pair(ds[0], ds[1]);
@@ -507,10 +507,10 @@ __device__ inline void key_grad_products(const key_plan &plan, const key_item &i
         c.keep();
         free_unit(&s->empty[2 + W]);
     }
-    if (item.chunks() - item.skipped(a.H) > 1)
+    if (item.chunks() - item.skipped(a.shape.H) > 1)
         store_sums<W>(c, chunk_sums(plan, item.index, item.chunk), WIDE_ROWS);
     else
-        store_sums_as<W>(a.dkv_type, c, a.dkv, static_cast<size_t>(item.seq.query + item.key),
+        store_sums_as<W>(a.dkv_type, c, a.dkv, static_cast<size_t>(item.seq.key + item.key),
                          item.keys);
 }
 
@@ -522,7 +522,7 @@ __global__ void __launch_bounds__(GRAD_THREADS, 1) key_grad_wgmma(const key_plan
 #if HOPPER_CODE
     key_item item;
     if (!find_key_tile(plan, static_cast<int>(blockIdx.x), &item) ||
-        !take_chunk(&item, static_cast<int>(blockIdx.y), plan.grad.a.H))
+        !take_chunk(&item, static_cast<int>(blockIdx.y), plan.grad.a.shape.H))
         return;
     grad_wide_shared *const s = dynamic_shared<grad_wide_shared>();
     init_grad_barriers(s, WIDE_ROWS);
@@ -553,7 +553,7 @@ __global__ void __launch_bounds__(ADD_THREADS) add_chunks(const key_plan plan)
     if (!find_key_tile(plan, static_cast<int>(blockIdx.x), &item) || row >= item.keys ||
         column >= WIDE_D)
         return;
-    const int first = item.skipped(a.H), chunks = item.chunks();
+    const int first = item.skipped(a.shape.H), chunks = item.chunks();
     if (chunks - first == 1)
         return; // the sums are in dkv
     const int at = row * WIDE_D + column;
@@ -564,7 +564,7 @@ __global__ void __launch_bounds__(ADD_THREADS) add_chunks(const key_plan plan)
             sum.x[i] += x.x[i];
     }
     const size_t to =
-        static_cast<size_t>(item.seq.query + item.key + row) * WIDE_D + static_cast<size_t>(column);
+        static_cast<size_t>(item.seq.key + item.key + row) * WIDE_D + static_cast<size_t>(column);
     if (a.dkv_type == DTYPE_BF16)
         store_four(static_cast<bf16 *>(a.dkv) + to, 4, sum);
     else
@@ -576,7 +576,7 @@ __global__ void __launch_bounds__(ADD_THREADS) add_chunks(const key_plan plan)
 int attend_grad_wide(struct device *dev, const struct attention_grad_args *a)
 {
     const size_t each = static_cast<size_t>(CHUNKS_MAX) * WIDE_ROWS * WIDE_D; // floats of a tile
-    const size_t tiles = tiles_at_most(a->T, a->num_seqs, 1, WIDE_ROWS);
+    const size_t tiles = tiles_at_most(a->N, a->num_seqs, 1, WIDE_ROWS);
     const size_t most = SPLIT_BYTES_MAX / (each * sizeof(float));
     const size_t together = tiles < most ? tiles : most;
     const dim3 threads(GRAD_THREADS);
@@ -584,9 +584,10 @@ int attend_grad_wide(struct device *dev, const struct attention_grad_args *a)
     struct key_plan keys = {};
     int rc = plan_backward<bf16>(dev, a, &keys.grad, together * each, &keys.sums);
     if (rc == 0)
-        rc = launch(
-            dev, dim3(static_cast<unsigned int>(tiles_at_most(a->T, a->num_seqs, a->H, WIDE_ROWS))),
-            threads, bytes, query_grad_wgmma, keys.grad);
+        rc = launch(dev,
+                    dim3(static_cast<unsigned int>(
+                        tiles_at_most(a->T, a->num_seqs, a->shape.H, WIDE_ROWS))),
+                    threads, bytes, query_grad_wgmma, keys.grad);
     for (size_t first = 0; first < tiles && rc == 0; first += together) {
         keys.first = static_cast<int>(first);
         keys.count = static_cast<int>(tiles - first < together ? tiles - first : together);

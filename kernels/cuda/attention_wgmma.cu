@@ -297,7 +297,7 @@ __device__ __forceinline__ void attend_pair(const attention_args &a, wide_shared
                                             bool last, thread_rows *rows, wide_sums &c,
                                             wide_phases *phase)
 {
-    const float unit = softmax_unit(a.scale);
+    const float unit = softmax_unit(a.shape.scale);
     const bool mine = BOTH || w == 0;
     wide_scores x;
     wide_weights p = {}; // of rows that are not there
@@ -465,7 +465,7 @@ __device__ inline void attend_item(const forward_plan &plan, const wide_item &it
     thread_rows rows;
     softmax_state total[2];
     wide_sums c;
-    rows.start(item.t, a.H);
+    rows.start(item.t, a.shape.H);
     for (int key = item.begin; key < item.end;) {
         const int end = key + SPLIT_KEYS < item.end ? key + SPLIT_KEYS : item.end;
         const int split = key / SPLIT_KEYS;
@@ -479,7 +479,7 @@ __device__ inline void attend_item(const forward_plan &plan, const wide_item &it
             attend_pair<false>(a, s, w, key, true, &rows, c, phase);
         key = end;
         softmax_state state[2];
-        split_states(s, rows, w, a.scale, state);
+        split_states(s, rows, w, a.shape.scale, state);
         if (!rows.any)
             continue;
         if (plan.splits > 1)
@@ -528,7 +528,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1) attend_wgmma(const forward_pl
 
 int attend_wide(struct device *dev, const struct attention_args *a)
 {
-    if (a->T <= a->num_seqs && a->H <= DECODE_ROWS)
+    if (a->T <= a->num_seqs && a->shape.H <= DECODE_ROWS)
         return attend_decode(dev, a);
     struct forward_plan plan;
     int rc = plan_forward(dev, a, WIDE_ROWS, &plan);

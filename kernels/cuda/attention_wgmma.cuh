@@ -34,10 +34,11 @@ int attend_wide(struct device *dev, const struct attention_args *a);
 // The same bits for tiles of DECODE_ROWS rows (attention_decode_wgmma.cu).
 int attend_decode(struct device *dev, const struct attention_args *a);
 int attend_grad_wide(struct device *dev, const struct attention_grad_args *a);
-inline bool wide_shape(const struct device *dev, int R, int Dr)
+inline bool wide_shape(const struct device *dev, const struct attention_shape *s)
 {
     const int hopper = 90;
-    return dev->cuda->arch == hopper && R == WIDE_R && Dr == WIDE_DR;
+    return dev->cuda->arch == hopper && s->Dk == WIDE_D && s->Dv == WIDE_R && s->kv_heads == 1 &&
+           s->value_at == 0;
 }
 
 // Rows of a strip as an operand whose terms are columns, 16 terms from `column` on; and as one
@@ -128,7 +129,7 @@ struct item_finder {
             attention_seq seq = {0, 0, 0, 0};
             if (n >= 0)
                 seq = a.seqs[n];
-            const int tiles = (seq.len * a.H + ROWS - 1) / ROWS;
+            const int tiles = (seq.len * a.shape.H + ROWS - 1) / ROWS;
             const int splits = plan.splits > 1 ? splits_of(seq.pos + seq.len) : 1;
             int upto = tiles * splits;
             for (int d = 1; d < WARP; d *= 2) {
@@ -148,7 +149,7 @@ struct item_finder {
             seq.len = __shfl_sync(ALL_LANES, seq.len, from);
             seq.pos = __shfl_sync(ALL_LANES, seq.pos, from);
             seq.block = __shfl_sync(ALL_LANES, seq.block, from);
-            item->t = rows_of_tile(seq, tile, ROWS, a.H);
+            item->t = rows_of_tile(seq, tile, ROWS, a.shape.H);
             item->begin = i % of_tile * SPLIT_KEYS;
             item->end = item->t.keys;
             if (plan.splits > 1 && item->begin + SPLIT_KEYS < item->end)

@@ -202,6 +202,62 @@ extern "C" int cuda_moe_route_grad(struct device *dev, const struct moe_route_gr
     return launch(dev, blocks_for(a->T, MOE_WARPS), MOE_THREADS, 0, moe_route_grad_kernel, *a);
 }
 
+// ---- balance
+
+// The gradient of a token by a warp, given the shares f [E]; returns its d = sum_i f_i a_i, of
+// which the loss is the mean.
+static __device__ float balance_row(const struct moe_balance_args &a, const float *f, size_t t,
+                                    float weight)
+{
+    const float *score = a.scores + t * a.E;
+    float *dlogits = a.dlogits + t * a.E;
+    const bool softmax = a.scoring == MOE_SOFTMAX;
+    float total = 0.0f, d = 0.0f;
+    for (int e = lane_index(); e < a.E; e += WARP) {
+        total += score[e];
+        d += f[e] * score[e];
+    }
+    total = softmax ? 1.0f : warp_sum(total) + 1e-20f;
+    d = warp_sum(d) / total;
+    for (int e = lane_index(); e < a.E; e += WARP) {
+        const float slope = softmax ? score[e] : score[e] * (1.0f - score[e]);
+        dlogits[e] += weight / total * (f[e] - d) * slope;
+    }
+    return d;
+}
+
+// A block takes a sequence.
+static __global__ void __launch_bounds__(MOE_THREADS) moe_balance_kernel(struct moe_balance_args a)
+{
+    __shared__ float sums[MOE_WARPS];
+    int *count = dynamic_shared<int>();                // [E]
+    float *f = reinterpret_cast<float *>(count + a.E); // [E]
+    const struct attention_seq seq = a.seqs[blockIdx.x];
+    const size_t first = static_cast<size_t>(seq.query), n = static_cast<size_t>(seq.len);
+    for (int e = static_cast<int>(threadIdx.x); e < a.E; e += MOE_THREADS)
+        count[e] = 0;
+    __syncthreads();
+    for (size_t i = first * a.K + threadIdx.x; i < (first + n) * a.K; i += MOE_THREADS)
+        atomicAdd(&count[a.experts[i]], 1);
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x); e < a.E; e += MOE_THREADS)
+        f[e] = static_cast<float>(count[e]) * static_cast<float>(a.E) /
+               (static_cast<float>(a.K) * static_cast<float>(n));
+    __syncthreads();
+    float loss = 0.0f;
+    for (size_t t = first + warp_index(); t < first + n; t += MOE_WARPS)
+        loss += balance_row(a, f, t, a.weight / static_cast<float>(n));
+    loss = group_sum<MOE_WARPS>(lane_index() == 0 ? loss : 0.0f, sums);
+    if (threadIdx.x == 0)
+        a.loss[blockIdx.x] = n > 0 ? loss / static_cast<float>(n) : 0.0f;
+}
+
+extern "C" int cuda_moe_balance(struct device *dev, const struct moe_balance_args *a)
+{
+    return launch(dev, static_cast<unsigned int>(a->num_seqs), MOE_THREADS,
+                  2 * static_cast<size_t>(a->E) * sizeof(float), moe_balance_kernel, *a);
+}
+
 // ---- permutation
 
 extern "C" int cuda_moe_sort(struct device *dev, const struct moe_sort_args *a)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // One optimiser step of the "small" shape (58 M parameters, 25 M active), and its forward pass
 // alone: 4,096 tokens in 16 sequences of 256, four sequences at a time, every token but a
-// sequence's first a target. Prints tokens a second, the median of REPEATS. step.py does the same
-// with PyTorch.
+// sequence's first a target. Then the step of GRPO: these sequences as two groups of 8 samples of
+// 128 tokens after a shared prompt of 128, a group at a time, the samples' tokens being targets.
+// Prints tokens a second, a prompt's counted with each of its samples, the median of REPEATS.
+// step.py does the same with PyTorch.
 //
 // usage: peer_step float32|bfloat16 [THREADS]
 #include "base/error.h"
@@ -17,6 +19,7 @@
 #include <string.h>
 
 enum { SEQUENCES = 16, LEN = 256, PACKED = 4, REPEATS = 7 };
+enum { SAMPLES = 8, PROMPT = 128 }; // of a group
 
 static const struct arch small = {
     .kind = ARCH_DEEPSEEK_V3,
@@ -24,6 +27,7 @@ static const struct arch small = {
     .C = 512,
     .L = 8,
     .H = 8,
+    .Hkv = 1,
     .R = 128,
     .Dn = 64,
     .Dr = 32,
@@ -53,14 +57,16 @@ static const struct arch small = {
 struct work {
     struct policy *p;
     struct optimizer *optimizer;
-    struct pack packs[SEQUENCES / PACKED];
+    struct pack packed[SEQUENCES / PACKED], groups[SEQUENCES / SAMPLES];
+    const struct pack *packs; // those to run
+    int num_packs;
     float *logprob, *dlogprob; // [targets of a pack]
 };
 
 static int forward(struct work *w, bool train)
 {
     int rc = 0;
-    for (int i = 0; i < SEQUENCES / PACKED && rc == 0; i++) {
+    for (int i = 0; i < w->num_packs && rc == 0; i++) {
         const struct policy_batch batch = pack_batch(&w->packs[i]);
         rc = policy_forward(w->p, &batch, train, w->logprob, NULL);
         if (rc == 0 && train)
@@ -110,9 +116,13 @@ static void fill(struct work *w)
         int tokens[LEN];
         for (int t = 0; t < LEN; t++)
             tokens[t] = 3 + (int)philox_below(&random, (uint32_t)small.V - 3);
-        pack_completion(&w->packs[i / PACKED], tokens, 1, tokens + 1, LEN - 1, 1.0f);
+        pack_completion(&w->packed[i / PACKED], tokens, 1, tokens + 1, LEN - 1, 1.0f);
+        struct pack *group = &w->groups[i / SAMPLES];
+        if (i % SAMPLES == 0)
+            pack_sequence(group, tokens, PROMPT, NULL, 0);
+        pack_shared(group, tokens + PROMPT, LEN - PROMPT, 1.0f);
     }
-    const size_t targets = (size_t)w->packs[0].num_targets;
+    const size_t targets = SAMPLES * LEN; // more than any pack has
     w->logprob = mem_floats(targets);
     w->dlogprob = mem_floats(targets);
     for (size_t i = 0; i < targets; i++)
@@ -135,6 +145,8 @@ int main(int argc, char **argv)
     struct device *dev = NULL;
     struct work w = {0};
     fill(&w);
+    w.packs = w.packed;
+    w.num_packs = SEQUENCES / PACKED;
     int rc = team_open(&team, argc > 2 ? atoi(argv[2]) : 0);
     rc = rc ? rc : device_open(&dev, team, DEVICE_BEST);
     rc = rc ? rc : policy_create(&w.p, dev, &small, bf16 ? DTYPE_BF16 : DTYPE_F32, 1);
@@ -145,10 +157,15 @@ int main(int argc, char **argv)
     rc = rc ? rc : optimizer_open(&w.optimizer, w.p, &settings);
     rc = rc ? rc : policy_weights_changed(w.p);
     rc = rc ? rc : measure(&w, step, "update");
+    w.packs = w.groups;
+    w.num_packs = SEQUENCES / SAMPLES;
+    rc = rc ? rc : measure(&w, step, "groups");
     if (rc != 0)
         fprintf(stderr, "peer_step: %s\n", err_message());
     for (int i = 0; i < SEQUENCES / PACKED; i++)
-        pack_free(&w.packs[i]);
+        pack_free(&w.packed[i]);
+    for (int i = 0; i < SEQUENCES / SAMPLES; i++)
+        pack_free(&w.groups[i]);
     free(w.logprob);
     free(w.dlogprob);
     optimizer_free(&w.optimizer);
