@@ -395,13 +395,16 @@ struct linear_logprob_grad_args {
 };
 
 // One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,
-// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index). logprob and
-// entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
+// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index); a given token
+// is taken as it is. logprob and entropy are of the untruncated distribution at tau, with the bits
+// of linear_logprob.
 struct sample_row {
     float temperature;
     int top_k;   // 0: off
     float top_p; // 1: off
     float min_p; // 0: off
+    bool given;  // `token` is taken; the rest but the temperature is not looked at
+    int token;
     double u;
 };
 struct sample_args {

@@ -86,12 +86,12 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
 {
     const struct arch *a = &p->arch;
     const bool shared = !s->train || p->recompute; // one layer's, the widest, for all
-    const int mixtures = a->L - a->dense_layers, kept = s->train ? mixtures : mixtures > 0;
+    const int mixtures = a->L - a->dense_layers;
     size_t T = (size_t)s->T, row = (size_t)a->E + 1;
     s->kv = take_typed(c, T, s->N > s->T ? arch_row_width(a) : 0);
     const bool kept_qkv = arch_is_latent(a) || a->qk_norm; // by layers, or not needed
     s->qkv = take(c, T, kept_qkv ? 0 : (size_t)a->H * a->Dr + arch_row_width(a));
-    s->segments = take_ints(c, (size_t)kept * row);
+    s->segments = take_ints(c, (size_t)mixtures * row);
     for (int l = 0; l < a->L; l++) {
         struct layer_acts *at = &s->layer[l];
         const bool mixture = l >= a->dense_layers, own = l == 0 || !shared;
@@ -105,7 +105,7 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
             at->x = take(c, T, (size_t)a->C);
         }
         at->segments = s->segments;
-        if (s->segments && s->train && mixture) {
+        if (s->segments && mixture) {
             at->segments += (size_t)(l - a->dense_layers) * row;
         }
     }

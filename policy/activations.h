@@ -57,8 +57,8 @@ struct pass_inputs {
 };
 
 struct policy_activations {
-    struct layer_acts *layer; // [L]; all the same, but x of a training pass, where one layer's
-                              // worth is kept
+    struct layer_acts *layer; // [L]; all the same, but segments, and x of a training pass, where
+                              // one layer's worth is kept
     // Of the pass.
     void *n;                   // [T,C] output of a norm
     float *n_f32;              // [T,C] the same for gate and head; n itself in a float32 policy
@@ -72,7 +72,7 @@ struct policy_activations {
     float *x_last, *rstd_last; // [T,C], [T]: after the last layer, before the final norm
     void *hidden;              // [num_targets,C] rows that the head reads; float32 for values
     float *logprob, *entropy;  // [num_targets] results; values stand in logprob
-    int *segments;             // [mixture layers, E+1] those of layer, for training only
+    int *segments;             // [mixture layers, E+1] those of layer
     // Gradients, for training only.
     float *dx, *dn;             // [T,C] of the residual stream; of a norm's output
     float *dq_n;                // [T,Rq]

@@ -137,8 +137,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     return forward_layers(p, NULL);
 }
 
-// Adds the load of a training pass to p->expert_load.
-static int count_load(struct policy *p)
+int policy_add_load(int64_t *load, const struct policy *p)
 {
     const struct arch *a = &p->arch;
     const size_t row = (size_t)a->E + 1, n = (size_t)(a->L - a->dense_layers) * row;
@@ -149,9 +148,8 @@ static int count_load(struct policy *p)
     int rc = p->dev->memory->download(p->dev, segments, p->acts->segments, n * sizeof *segments);
     for (int l = a->dense_layers; l < a->L && rc == 0; l++) {
         const int *of = segments + (size_t)(l - a->dense_layers) * row;
-        int64_t *load = p->expert_load + (size_t)l * a->E;
         for (int e = 0; e < a->E; e++) {
-            load[e] += of[e + 1] - of[e];
+            load[(size_t)l * a->E + e] += of[e + 1] - of[e];
         }
     }
     free(segments);
@@ -184,7 +182,7 @@ int policy_forward(struct policy *p, const struct policy_batch *b, bool train, f
                                               .V = p->arch.V,
                                               .type = p->dtype}));
     if (train) {
-        TRY(count_load(p));
+        TRY(policy_add_load(p->expert_load, p));
     }
     TRY(take_results(p, logprob, s->logprob, "log-probability"));
     return entropy ? take_results(p, entropy, s->entropy, "entropy") : 0;
@@ -198,7 +196,7 @@ int policy_forward_values(struct policy *p, const struct policy_batch *b, bool t
     TRY(product(p, &p->packed->score, TO_OUT,
                 (struct matmul_args){.a = s->hidden, .c = s->logprob, .m = b->num_targets}));
     if (train) {
-        TRY(count_load(p));
+        TRY(policy_add_load(p->expert_load, p));
     }
     float bias;
     TRY(p->dev->memory->download(p->dev, &bias, p->params.data + p->packed->score_bias,
