@@ -215,7 +215,7 @@ struct attention_args {
 struct attention_grad_seq {
     int query;  // row in q of its first query
     int len;    // queries, at positions pos .. pos + len - 1; query i sees keys 0 .. pos + i
-    int pos;    // 0 without a prefix
+    int pos;    // the length of the prefix, or 0
     int key;    // row in kv of its own first key, of position pos / ATTENTION_BLOCK ATTENTION_BLOCK
     int prefix; // -1, or the sequence that has the keys before: it has no prefix itself, and those
                 // that share it follow it in seqs
@@ -247,6 +247,38 @@ struct kv_store_args {
     void *pages;         // rows of D
     int T, D;
     enum dtype type; // of rows and pages
+};
+
+// ---- grouped-query attention (arXiv:2305.13245): between the product with the query, key and
+// value weights and the rows that attention reads
+
+// A row of x holds H query heads, then Hkv key heads, then Hkv value heads. Queries and keys become
+// RoPE(N(x)), N being the RMSNorm over a head's D where norms are given, pairs (i, i + D/2); values
+// are copied.
+struct heads_args {
+    const float *x;               // [T,(H+2Hkv) D]
+    const float *q_norm, *k_norm; // [D], or both NULL
+    const float *cos, *sin;       // [positions,D/2], as for RoPE
+    const int *position;          // [T]
+    void *q;                      // [T,H,D]
+    void *kv;                     // [T,Hkv,2D]: key, then value
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of q and kv
+};
+// dx from the gradients of q and kv.
+struct heads_grad_args {
+    const float *x;               // as above; NULL without norms
+    const float *q_norm, *k_norm; // as above
+    const float *cos, *sin;
+    const int *position;
+    const void *dq;           // [T,H,D]
+    const float *dkv;         // [T,Hkv,2D]
+    void *dx;                 // [T,(H+2Hkv) D]
+    float *dq_norm, *dk_norm; // [D] +=, or both NULL
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of dq and dx
 };
 
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
@@ -365,13 +397,16 @@ struct linear_logprob_grad_args {
 };
 
 // One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,
-// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index). logprob and
-// entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
+// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index); a given token
+// is taken as it is. logprob and entropy are of the untruncated distribution at tau, with the bits
+// of linear_logprob.
 struct sample_row {
     float temperature;
     int top_k;   // 0: off
     float top_p; // 1: off
     float min_p; // 0: off
+    bool given;  // `token` is taken; the rest but the temperature is not looked at
+    int token;
     double u;
 };
 struct sample_args {
@@ -419,6 +454,8 @@ struct kernels {
     int (*attention)(struct device *, const struct attention_args *);
     int (*attention_grad)(struct device *, const struct attention_grad_args *);
     int (*kv_store)(struct device *, const struct kv_store_args *);
+    int (*heads)(struct device *, const struct heads_args *);
+    int (*heads_grad)(struct device *, const struct heads_grad_args *);
     int (*moe_route)(struct device *, const struct moe_route_args *);
     int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
     int (*moe_balance)(struct device *, const struct moe_balance_args *);

@@ -2,6 +2,7 @@
 #include "policy/activations.h"
 
 #include "base/mem.h"
+#include "policy/attention.h"
 
 #include <stdlib.h>
 
@@ -49,18 +50,23 @@ static size_t ffn_width_max(const struct arch *a)
 static void carve_layer(struct carver *c, const struct policy_activations *s, struct layer_acts *l,
                         const struct arch *a, size_t width, bool mixture)
 {
-    size_t T = (size_t)s->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr);
+    const size_t T = (size_t)s->T;
+    const struct attention_shape shape = attention_shape_of(a);
+    const bool latent = arch_is_latent(a), gathered = s->N > s->T;
+    size_t H = (size_t)a->H, row = arch_row_width(a);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
     l->rstd_q = take(c, T, a->Rq > 0);
-    l->q = take_typed(c, T, H * (a->Dn + a->Dr));
-    l->q_lat = take_typed(c, T, H * row);
-    l->kv_a = take(c, T, row);
-    l->rstd_kv = take(c, T, 1);
-    l->kv = take_typed(c, (size_t)s->N, row);
-    l->o_lat = take_typed(c, T, H * a->R);
+    l->q = take_typed(c, T, latent ? H * (a->Dn + a->Dr) : 0);
+    l->q_lat = take_typed(c, T, H * shape.Dk);
+    l->kv_a = take(c, T, latent ? row : 0);
+    l->rstd_kv = take(c, T, latent);
+    l->qkv = a->qk_norm ? take(c, T, H * a->Dr + row) : s->qkv;
+    l->kv = gathered ? s->kv : take_typed(c, T, row);
+    l->keys = gathered ? take_typed(c, (size_t)s->N, row) : l->kv;
+    l->o_lat = take_typed(c, T, H * shape.Dv);
     l->lse = take(c, T, H);
-    l->o = take_typed(c, T, H * a->Dv);
+    l->o = take_typed(c, T, latent ? H * a->Dv : 0);
     l->h = take(c, T, (size_t)a->C);
     l->rstd2 = take(c, T, 1);
     l->gate_up = take_typed(c, T, 2 * width);
@@ -80,9 +86,12 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
 {
     const struct arch *a = &p->arch;
     const bool shared = !s->train || p->recompute; // one layer's, the widest, for all
-    const int mixtures = a->L - a->dense_layers, kept = s->train ? mixtures : mixtures > 0;
+    const int mixtures = a->L - a->dense_layers;
     size_t T = (size_t)s->T, row = (size_t)a->E + 1;
-    s->segments = take_ints(c, (size_t)kept * row);
+    s->kv = take_typed(c, T, s->N > s->T ? arch_row_width(a) : 0);
+    const bool kept_qkv = arch_is_latent(a) || a->qk_norm; // by layers, or not needed
+    s->qkv = take(c, T, kept_qkv ? 0 : (size_t)a->H * a->Dr + arch_row_width(a));
+    s->segments = take_ints(c, (size_t)mixtures * row);
     for (int l = 0; l < a->L; l++) {
         struct layer_acts *at = &s->layer[l];
         const bool mixture = l >= a->dense_layers, own = l == 0 || !shared;
@@ -96,7 +105,7 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
             at->x = take(c, T, (size_t)a->C);
         }
         at->segments = s->segments;
-        if (s->segments && s->train && mixture) {
+        if (s->segments && mixture) {
             at->segments += (size_t)(l - a->dense_layers) * row;
         }
     }
@@ -112,16 +121,19 @@ static size_t rounded_width(const struct carver *c, const struct arch *a)
 
 static void carve_gradients(struct carver *c, struct policy_activations *s, const struct arch *a)
 {
-    size_t T = (size_t)s->T, H = (size_t)a->H, row = (size_t)(a->R + a->Dr), pairs = T * a->K;
+    const struct attention_shape shape = attention_shape_of(a);
+    const bool latent = arch_is_latent(a);
+    size_t T = (size_t)s->T, H = (size_t)a->H, row = arch_row_width(a), pairs = T * a->K;
     s->dx = take(c, T, (size_t)a->C);
     s->dn = take(c, T, (size_t)a->C);
     s->dq_n = take(c, T, (size_t)a->Rq);
-    s->do_ = take_typed(c, T, H * a->Dv);
-    s->do_lat = take_typed(c, T, H * a->R);
-    s->dq_lat = take_typed(c, T, H * row);
-    s->dq = take_typed(c, T, H * (a->Dn + a->Dr));
-    s->dkv = take(c, (size_t)s->N, row);
-    s->dkv_tokens = s->N > s->T ? take(c, T, row) : s->dkv;
+    s->do_ = take_typed(c, T, latent ? H * a->Dv : 0);
+    s->do_lat = take_typed(c, T, H * shape.Dv);
+    s->dq_lat = take_typed(c, T, H * shape.Dk);
+    s->dq = take_typed(c, T, latent ? H * (a->Dn + a->Dr) : 0);
+    s->dqkv = take_typed(c, T, latent ? 0 : H * a->Dr + row);
+    s->dkv = take(c, T, row);
+    s->dkeys = s->N > s->T ? take(c, (size_t)s->N, row) : s->dkv;
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
@@ -145,7 +157,6 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
     s->n = take_typed(c, T, (size_t)a->C);
     s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
     s->q_n = take_typed(c, T, (size_t)a->Rq);
-    s->kv_tokens = take_typed(c, T, s->N > s->T ? (size_t)(a->R + a->Dr) : 0);
     s->y = take(c, T, (size_t)a->C);
     s->ffn = take_typed(c, T, ffn_width_max(a));
     s->logits = take(c, T, (size_t)a->E);
@@ -164,8 +175,9 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
 
 // Likewise of the inputs.
 static size_t carve_inputs(struct pass_inputs *in, void *block, const struct policy_activations *s,
-                           int L)
+                           const struct policy *p)
 {
+    const bool biased = p->arch.qkv_bias || p->arch.o_bias;
     struct carver carver = {.block = block}, *c = &carver;
     size_t T = (size_t)s->T, n = (size_t)s->num_targets;
     in->tokens = take_rows(c, T, sizeof *in->tokens);
@@ -177,8 +189,21 @@ static size_t carve_inputs(struct pass_inputs *in, void *block, const struct pol
     in->key_token = take_rows(c, s->N > s->T ? (size_t)s->N : 0, sizeof *in->key_token);
     in->seqs = take_rows(c, (size_t)s->num_seqs, sizeof *in->seqs);
     in->grad_seqs = take_rows(c, s->train ? (size_t)s->num_seqs : 0, sizeof *in->grad_seqs);
-    in->kv_blocks = take_rows(c, (size_t)L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
+    in->kv_blocks = take_rows(c, (size_t)p->arch.L * (size_t)s->num_blocks, sizeof *in->kv_blocks);
+    in->ones = take_rows(c, T, biased ? dtype_size(p->dtype) : 0);
     return carver.used;
+}
+
+static void fill_ones(void *to, size_t n, enum dtype type)
+{
+    const uint16_t one_bf16 = 0x3f80;
+    for (size_t i = 0; i < n; i++) {
+        if (type == DTYPE_BF16) {
+            ((uint16_t *)to)[i] = one_bf16;
+        } else {
+            ((float *)to)[i] = 1;
+        }
+    }
 }
 
 static void set_shape(struct policy_activations *s, const struct policy_pass *shape)
@@ -188,6 +213,7 @@ static void set_shape(struct policy_activations *s, const struct policy_pass *sh
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;
+    s->prefixes = shape->prefixes;
     s->train = shape->train;
     s->values = shape->values;
 }
@@ -198,7 +224,7 @@ void activations_bytes(size_t *block, size_t *inputs, const struct policy *p,
     struct policy_activations s = {.layer = mem_array0((size_t)p->arch.L, sizeof *s.layer)};
     set_shape(&s, shape);
     *block = carve(NULL, &s, p);
-    *inputs = carve_inputs(&s.host, NULL, &s, p->arch.L);
+    *inputs = carve_inputs(&s.host, NULL, &s, p);
     free(s.layer);
 }
 
@@ -228,15 +254,18 @@ int activations_begin(struct policy *p, const struct policy_pass *shape)
 {
     struct policy_activations *s = activations_of(p);
     set_shape(s, shape);
-    s->inputs_bytes = carve_inputs(&s->host, NULL, s, p->arch.L);
+    s->inputs_bytes = carve_inputs(&s->host, NULL, s, p);
     const int rc = activations_reserve(p, carve(NULL, s, p), s->inputs_bytes);
     if (rc) {
         s->train = false;
         return rc;
     }
     carve(s->block.data, s, p);
-    carve_inputs(&s->host, s->host_inputs, s, p->arch.L);
-    carve_inputs(&s->in, s->inputs.data, s, p->arch.L);
+    carve_inputs(&s->host, s->host_inputs, s, p);
+    carve_inputs(&s->in, s->inputs.data, s, p);
+    if (s->host.ones) {
+        fill_ones(s->host.ones, (size_t)s->T, p->dtype);
+    }
     return 0;
 }
 

@@ -87,7 +87,7 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
                   float *logits)
 {
-    assert(cache->L == p->arch.L && cache->width == p->arch.R + p->arch.Dr);
+    assert(cache->L == p->arch.L && cache->width == (int)arch_row_width(&p->arch));
     assert(cache->dtype == p->dtype);
     int num_blocks = 0, longest = 0, covered = 0;
     for (int i = 0; i < num_chunks; i++) {

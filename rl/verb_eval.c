@@ -196,6 +196,8 @@ static void print_groups(const struct evaluation *r)
             fprintf(stderr, "  maj@%d %.3f", r->samples, g->majority);
         if (!isnan(g->best_of_n))
             fprintf(stderr, "  best of n by prm %.3f", g->best_of_n);
+        if (g->programs > 0)
+            fprintf(stderr, "  %d of %d programs judged weakly", g->weak, g->programs);
         fprintf(stderr, "  (%d items, %d samples unscorable)\n", g->tasks, g->unscorable);
     }
 }

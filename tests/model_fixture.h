@@ -27,9 +27,16 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const golden_models[] = {"deepseek_v2_lite_tiny", "deepseek_v2_tiny",
-                                            "deepseek_v3_tiny", "deepseek_v3_nogroup_tiny"};
-enum { NUM_GOLDEN_MODELS = 4 };
+static const char *const golden_models[] = {"deepseek_v2_lite_tiny",
+                                            "deepseek_v2_tiny",
+                                            "deepseek_v3_tiny",
+                                            "deepseek_v3_nogroup_tiny",
+                                            "llama_tiny",
+                                            "llama_bias_tiny",
+                                            "qwen2_tiny",
+                                            "qwen3_tiny",
+                                            "qwen3_moe_tiny"};
+enum { NUM_GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models };
 
 struct fixture {
     const char *name;

@@ -6,7 +6,8 @@
 #include "policy/adapter.h"
 
 // Of golden/lora; each is on the golden model of the same name.
-static const char *const adapters[] = {"deepseek_v2_lite_tiny", "deepseek_v3_tiny"};
+static const char *const adapters[] = {"deepseek_v2_lite_tiny", "deepseek_v3_tiny", "llama_tiny",
+                                       "qwen2_tiny"};
 enum { NUM_ADAPTERS = sizeof adapters / sizeof adapters[0] };
 
 static char *adapter_path(const char *name, const char *file)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of what the golden models do not have, against finite differences: the value head,
-// entropy, a model without experts or without shared ones, rotation by halves, a tied head, and
-// sequences that continue one; of these, on the golden models, against sequences alone; and those of
-// layers that are computed again.
+// entropy, a model without experts or without shared ones, rotation by halves, grouped-query
+// attention with every bias and norm, a tied head, and sequences that continue one; of these, on the
+// golden models, against sequences alone; and those of layers that are computed again.
 #include "tests/model_fixture.h"
 
 #include "base/philox.h"
@@ -232,6 +232,26 @@ static void mixture_without_shared_experts_and_rotation_by_halves(void **state)
     check_arch(arch, false);
 }
 
+// Heads wider than C/H, in groups, with every bias and norm.
+static void grouped_query_attention(void **state)
+{
+    (void)state;
+    struct arch arch = small_arch();
+    arch.kind = ARCH_QWEN3_MOE;
+    arch.R = arch.Dn = 0;
+    arch.Dr = arch.Dv = 10;
+    arch.H = 4;
+    arch.Hkv = 2;
+    arch.qkv_bias = arch.o_bias = arch.qk_norm = arch.rope_halves = true;
+    arch.scoring = MOE_SOFTMAX;
+    arch.route_bias = false;
+    arch.S = 0;
+    check_arch(arch, false);
+    arch.qk_norm = arch.o_bias = false;
+    arch.value_head = true;
+    check_arch(arch, true);
+}
+
 static void tied_head(void **state)
 {
     (void)state;
@@ -435,6 +455,7 @@ int main(void)
         cmocka_unit_test(value_head),
         cmocka_unit_test(model_without_experts),
         cmocka_unit_test(mixture_without_shared_experts_and_rotation_by_halves),
+        cmocka_unit_test(grouped_query_attention),
         cmocka_unit_test(tied_head),
         cmocka_unit_test(sequences_after_a_prompt),
         cmocka_unit_test(a_group_has_the_gradient_of_its_samples),

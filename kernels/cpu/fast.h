@@ -24,6 +24,8 @@ int FAST(convert)(struct device *dev, const struct convert_args *a);
 int FAST(attention)(struct device *dev, const struct attention_args *a);
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a);
 int FAST(kv_store)(struct device *dev, const struct kv_store_args *a);
+int FAST(heads)(struct device *dev, const struct heads_args *a);
+int FAST(heads_grad)(struct device *dev, const struct heads_grad_args *a);
 int FAST(moe_route)(struct device *dev, const struct moe_route_args *a);
 int FAST(moe_route_grad)(struct device *dev, const struct moe_route_grad_args *a);
 int FAST(moe_balance)(struct device *dev, const struct moe_balance_args *a);

@@ -25,6 +25,8 @@ int ref_convert(struct device *dev, const struct convert_args *a);
 int ref_attention(struct device *dev, const struct attention_args *a);
 int ref_attention_grad(struct device *dev, const struct attention_grad_args *a);
 int ref_kv_store(struct device *dev, const struct kv_store_args *a);
+int ref_heads(struct device *dev, const struct heads_args *a);
+int ref_heads_grad(struct device *dev, const struct heads_grad_args *a);
 int ref_moe_route(struct device *dev, const struct moe_route_args *a);
 int ref_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a);
 int ref_moe_balance(struct device *dev, const struct moe_balance_args *a);

@@ -30,6 +30,8 @@ int cuda_convert(struct device *dev, const struct convert_args *a);
 int cuda_attention(struct device *dev, const struct attention_args *a);
 int cuda_attention_grad(struct device *dev, const struct attention_grad_args *a);
 int cuda_kv_store(struct device *dev, const struct kv_store_args *a);
+int cuda_heads(struct device *dev, const struct heads_args *a);
+int cuda_heads_grad(struct device *dev, const struct heads_grad_args *a);
 int cuda_moe_route(struct device *dev, const struct moe_route_args *a);
 int cuda_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a);
 int cuda_moe_balance(struct device *dev, const struct moe_balance_args *a);

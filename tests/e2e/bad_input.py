@@ -15,7 +15,7 @@ import tap
 
 gradus, golden = sys.argv[1:3]
 folder = tempfile.mkdtemp(prefix="gradus-bad-")
-USAGE, DATA, MODEL, WRITE = 2, 3, 4, 6
+USAGE, DATA, MODEL, ENVIRONMENT, WRITE = 2, 3, 4, 5, 6
 
 
 def refused(code, words, *args):
@@ -313,6 +313,17 @@ def check_writing(tokenizer):
             os.path.join(folder, "no/such/file"))
 
 
+def check_memory(good):
+    """A model of some 8 TB: refused with the table and two settings, before anything of it is allocated."""
+    huge = put("huge.json", json.dumps({**good, "model": {**good["model"], "hidden_size": 1 << 20, "vocab_size": 1 << 20,
+                                                          "num_hidden_layers": 2}}))
+    words = ["does not fit", "memory of stage grpo", "weights, float32", "moments of AdamW", "total", "the machine has",
+             "--set run.", "saves"]
+    refused(ENVIRONMENT, words, "plan", huge)
+    refused(ENVIRONMENT, words, "plan", "--json", huge)
+    refused(ENVIRONMENT, words, "train", huge, "--run", os.path.join(folder, "huge"))
+
+
 def main():
     tokenizer = os.path.join(golden, "..", "..", "configs", "data", "quickstart.tokenizer.json")
     with open(os.path.join(golden, "models", "deepseek_v3_tiny", "config.json")) as f:
@@ -331,6 +342,7 @@ def main():
         check_tokenizers(os.path.realpath(tokenizer))
         check_data(good)
         check_sandbox()
+        check_memory(good)
         check_writing(tokenizer)
     finally:
         shutil.rmtree(folder)

@@ -3,10 +3,11 @@
 // alone: 4,096 tokens in 16 sequences of 256, four sequences at a time, every token but a
 // sequence's first a target. Then the step of GRPO: these sequences as two groups of 8 samples of
 // 128 tokens after a shared prompt of 128, a group at a time, the samples' tokens being targets.
-// Prints tokens a second, a prompt's counted with each of its samples, the median of REPEATS.
-// step.py does the same with PyTorch.
+// Prints tokens a second, a prompt's counted with each of its samples, the median of REPEATS; and,
+// before the groups, the largest resident memory of the process, with what it was before there was
+// a model. step.py does the same with PyTorch.
 //
-// usage: peer_step float32|bfloat16 [THREADS]
+// usage: peer_step float32|bfloat16 [THREADS [recompute]]
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { SEQUENCES = 16, LEN = 256, PACKED = 4, REPEATS = 7 };
 enum { SAMPLES = 8, PROMPT = 128 }; // of a group
@@ -128,6 +130,13 @@ static void fill(struct work *w)
         w->dlogprob[i] = -1.0f / (SEQUENCES * LEN);
 }
 
+static double peak_mib(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss / 1024;
+}
+
 int main(int argc, char **argv)
 {
     const struct optimizer_settings settings = {.learning_rate = 1e-4,
@@ -136,10 +145,13 @@ int main(int argc, char **argv)
                                                 .adam_epsilon = 1e-8,
                                                 .weight_decay = 0.01};
     const bool bf16 = argc > 1 && strcmp(argv[1], "bfloat16") == 0;
-    if (argc < 2 || argc > 3 || (!bf16 && strcmp(argv[1], "float32") != 0)) {
-        fprintf(stderr, "usage: peer_step float32|bfloat16 [THREADS]\n");
+    const bool recompute = argc == 4 && strcmp(argv[3], "recompute") == 0;
+    if (argc < 2 || argc > 4 || (argc == 4 && !recompute) ||
+        (!bf16 && strcmp(argv[1], "float32") != 0)) {
+        fprintf(stderr, "usage: peer_step float32|bfloat16 [THREADS [recompute]]\n");
         return 2;
     }
+    const double before = peak_mib();
     struct team *team = NULL;
     struct device *dev = NULL;
     struct work w = {0};
@@ -149,13 +161,18 @@ int main(int argc, char **argv)
     int rc = team_open(&team, argc > 2 ? atoi(argv[2]) : 0);
     rc = rc ? rc : device_open(&dev, team, DEVICE_BEST);
     rc = rc ? rc : policy_create(&w.p, dev, &small, bf16 ? DTYPE_BF16 : DTYPE_F32, 1);
-    if (rc == 0)
-        printf("%s, %s, %d threads\n", argv[1], dev->name, team_size(team));
+    if (rc == 0) {
+        printf("%s, %s, %d threads%s\n", argv[1], dev->name, team_size(team),
+               recompute ? ", recomputing" : "");
+        w.p->recompute = recompute;
+    }
     rc = rc ? rc : measure(&w, pass, "forward");
     rc = rc ? rc : policy_train_begin(w.p);
     rc = rc ? rc : optimizer_open(&w.optimizer, w.p, &settings);
     rc = rc ? rc : policy_weights_changed(w.p);
     rc = rc ? rc : measure(&w, step, "update");
+    if (rc == 0)
+        printf("memory   %8.0f MiB at most, %.0f before the model\n", peak_mib(), before);
     w.packs = w.groups;
     w.num_packs = SEQUENCES / SAMPLES;
     rc = rc ? rc : measure(&w, step, "groups");
