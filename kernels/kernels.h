@@ -316,15 +316,17 @@ struct moe_route_grad_args {
 // The balance loss of each sequence (arXiv:2405.04434, eq. 23-25; arXiv:2412.19437, eq. 17-20): of
 // its n tokens, f_i = E / (K n) #{t: i is chosen} and P_i = the mean of a_ti, which are the scores
 // or, of MOE_SIGMOID, the scores over their sum + 1e-20; loss = sum_i f_i P_i, which is 1 where all
-// experts are alike. The gradient goes through P alone.
+// experts are alike. The gradient goes through P alone. The tokens of a sequence that continues
+// another are those of both, and the one that is continued has no loss of its own.
+#define MOE_NO_SEQUENCE (-1.0f) // instead of a loss: without tokens, or continued by others
 struct moe_balance_args {
-    const float *scores;              // [T,E]
-    const int *experts;               // [T,K]
-    const struct attention_seq *seqs; // of each, query and len are read
+    const float *scores;                   // [T,E]
+    const int *experts;                    // [T,K]
+    const struct attention_grad_seq *seqs; // of each, query, len and prefix are read
     int num_seqs, T, E, K;
     enum moe_scoring scoring;
     float weight;   // of every sequence's loss
-    float *loss;    // [num_seqs], without the weight; 0 where there is no token
+    float *loss;    // [num_seqs], without the weight
     float *dlogits; // [T,E] += weight d(loss)/d(logits)
 };
 // Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p];

@@ -86,7 +86,7 @@ int balance_grad(const struct policy *p, const struct layer_acts *l, int layer)
     return p->dev->k->moe_balance(p->dev,
                                   &(struct moe_balance_args){.scores = l->scores,
                                                              .experts = l->experts,
-                                                             .seqs = s->in.seqs,
+                                                             .seqs = s->in.grad_seqs,
                                                              .num_seqs = s->num_seqs,
                                                              .T = s->T,
                                                              .E = a->E,
@@ -106,8 +106,10 @@ int balance_count(struct policy *p)
     float *loss = mem_floats(n);
     const int rc = p->dev->memory->download(p->dev, loss, p->acts->balance, n * sizeof *loss);
     for (size_t i = 0; i < n && rc == 0; i++) {
-        p->balance_sum += llrint(ldexp((double)loss[i], 24));
-        p->balance_terms++;
+        if (loss[i] != MOE_NO_SEQUENCE) {
+            p->balance_sum += llrint(ldexp((double)loss[i], 24));
+            p->balance_terms++;
+        }
     }
     free(loss);
     return rc;
