@@ -136,7 +136,8 @@ int policy_grad_zero(struct policy *p);
 int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
-// [num_targets], and that of balance_weight times the sum of the sequences' balance losses.
+// [num_targets], and that of balance_weight times the sum of the sequences' balance losses (a
+// prefix, and what continues it, each being a sequence).
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy);
 
