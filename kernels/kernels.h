@@ -215,7 +215,7 @@ struct attention_args {
 struct attention_grad_seq {
     int query;  // row in q of its first query
     int len;    // queries, at positions pos .. pos + len - 1; query i sees keys 0 .. pos + i
-    int pos;    // 0 without a prefix
+    int pos;    // the length of the prefix, or 0
     int key;    // row in kv of its own first key, of position pos / ATTENTION_BLOCK ATTENTION_BLOCK
     int prefix; // -1, or the sequence that has the keys before: it has no prefix itself, and those
                 // that share it follow it in seqs
@@ -316,15 +316,17 @@ struct moe_route_grad_args {
 // The balance loss of each sequence (arXiv:2405.04434, eq. 23-25; arXiv:2412.19437, eq. 17-20): of
 // its n tokens, f_i = E / (K n) #{t: i is chosen} and P_i = the mean of a_ti, which are the scores
 // or, of MOE_SIGMOID, the scores over their sum + 1e-20; loss = sum_i f_i P_i, which is 1 where all
-// experts are alike. The gradient goes through P alone.
+// experts are alike. The gradient goes through P alone. The tokens of a sequence that continues
+// another are those of both, and the one that is continued has no loss of its own.
+#define MOE_NO_SEQUENCE (-1.0f) // instead of a loss: without tokens, or continued by others
 struct moe_balance_args {
-    const float *scores;              // [T,E]
-    const int *experts;               // [T,K]
-    const struct attention_seq *seqs; // of each, query and len are read
+    const float *scores;                   // [T,E]
+    const int *experts;                    // [T,K]
+    const struct attention_grad_seq *seqs; // of each, query, len and prefix are read
     int num_seqs, T, E, K;
     enum moe_scoring scoring;
     float weight;   // of every sequence's loss
-    float *loss;    // [num_seqs], without the weight; 0 where there is no token
+    float *loss;    // [num_seqs], without the weight
     float *dlogits; // [T,E] += weight d(loss)/d(logits)
 };
 // Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p];
@@ -395,13 +397,16 @@ struct linear_logprob_grad_args {
 };
 
 // One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,
-// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index). logprob and
-// entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
+// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index); a given token
+// is taken as it is. logprob and entropy are of the untruncated distribution at tau, with the bits
+// of linear_logprob.
 struct sample_row {
     float temperature;
     int top_k;   // 0: off
     float top_p; // 1: off
     float min_p; // 0: off
+    bool given;  // `token` is taken; the rest but the temperature is not looked at
+    int token;
     double u;
 };
 struct sample_args {

@@ -52,7 +52,7 @@ static void carve_layer(struct carver *c, const struct policy_activations *s, st
 {
     const size_t T = (size_t)s->T;
     const struct attention_shape shape = attention_shape_of(a);
-    const bool latent = arch_is_latent(a);
+    const bool latent = arch_is_latent(a), gathered = s->N > s->T;
     size_t H = (size_t)a->H, row = arch_row_width(a);
     l->rstd1 = take(c, T, 1);
     l->q_a = take(c, T, (size_t)a->Rq);
@@ -62,7 +62,8 @@ static void carve_layer(struct carver *c, const struct policy_activations *s, st
     l->kv_a = take(c, T, latent ? row : 0);
     l->rstd_kv = take(c, T, latent);
     l->qkv = a->qk_norm ? take(c, T, H * a->Dr + row) : s->qkv;
-    l->kv = take_typed(c, (size_t)s->N, row);
+    l->kv = gathered ? s->kv : take_typed(c, T, row);
+    l->keys = gathered ? take_typed(c, (size_t)s->N, row) : l->kv;
     l->o_lat = take_typed(c, T, H * shape.Dv);
     l->lse = take(c, T, H);
     l->o = take_typed(c, T, latent ? H * a->Dv : 0);
@@ -85,11 +86,12 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
 {
     const struct arch *a = &p->arch;
     const bool shared = !s->train || p->recompute; // one layer's, the widest, for all
-    const int mixtures = a->L - a->dense_layers, kept = s->train ? mixtures : mixtures > 0;
+    const int mixtures = a->L - a->dense_layers;
     size_t T = (size_t)s->T, row = (size_t)a->E + 1;
+    s->kv = take_typed(c, T, s->N > s->T ? arch_row_width(a) : 0);
     const bool kept_qkv = arch_is_latent(a) || a->qk_norm; // by layers, or not needed
     s->qkv = take(c, T, kept_qkv ? 0 : (size_t)a->H * a->Dr + arch_row_width(a));
-    s->segments = take_ints(c, (size_t)kept * row);
+    s->segments = take_ints(c, (size_t)mixtures * row);
     for (int l = 0; l < a->L; l++) {
         struct layer_acts *at = &s->layer[l];
         const bool mixture = l >= a->dense_layers, own = l == 0 || !shared;
@@ -103,7 +105,7 @@ static void carve_layers(struct carver *c, struct policy_activations *s, const s
             at->x = take(c, T, (size_t)a->C);
         }
         at->segments = s->segments;
-        if (s->segments && s->train && mixture) {
+        if (s->segments && mixture) {
             at->segments += (size_t)(l - a->dense_layers) * row;
         }
     }
@@ -130,8 +132,8 @@ static void carve_gradients(struct carver *c, struct policy_activations *s, cons
     s->dq_lat = take_typed(c, T, H * shape.Dk);
     s->dq = take_typed(c, T, latent ? H * (a->Dn + a->Dr) : 0);
     s->dqkv = take_typed(c, T, latent ? 0 : H * a->Dr + row);
-    s->dkv = take(c, (size_t)s->N, row);
-    s->dkv_tokens = s->N > s->T ? take(c, T, row) : s->dkv;
+    s->dkv = take(c, T, row);
+    s->dkeys = s->N > s->T ? take(c, (size_t)s->N, row) : s->dkv;
     s->dffn = take(c, T, ffn_width_max(a));
     s->dlogits = take(c, T, (size_t)a->E);
     s->dweights = take(c, pairs, 1);
@@ -155,7 +157,6 @@ static size_t carve(void *block, struct policy_activations *s, const struct poli
     s->n = take_typed(c, T, (size_t)a->C);
     s->n_f32 = p->dtype == DTYPE_F32 ? s->n : take(c, T, (size_t)a->C);
     s->q_n = take_typed(c, T, (size_t)a->Rq);
-    s->kv_tokens = take_typed(c, T, s->N > s->T ? arch_row_width(a) : 0);
     s->y = take(c, T, (size_t)a->C);
     s->ffn = take_typed(c, T, ffn_width_max(a));
     s->logits = take(c, T, (size_t)a->E);
@@ -212,6 +213,7 @@ static void set_shape(struct policy_activations *s, const struct policy_pass *sh
     s->num_targets = shape->num_targets;
     s->num_seqs = shape->num_seqs;
     s->num_blocks = shape->num_blocks;
+    s->prefixes = shape->prefixes;
     s->train = shape->train;
     s->values = shape->values;
 }

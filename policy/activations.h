@@ -23,7 +23,8 @@ struct layer_acts {
     float *kv_a;       // [T,R+Dr] before norm and rotation, of latent attention
     float *rstd_kv;    // [T] likewise
     float *qkv;        // [T,H Dr + row] before norm and rotation, of grouped-query attention
-    void *kv;          // [N,row] the rows of keys and values that attention reads (arch_row_width)
+    void *kv;          // [T,row] rows of keys and values (arch_row_width) by token
+    void *keys;        // [N,row] those that attention reads: kv, or a gather of it
     void *o_lat;       // [T,H,Dv] output of attention; of latent attention [T,H,R]
     float *lse;        // [T,H]
     void *o;           // [T,H,Dv] of latent attention
@@ -48,7 +49,7 @@ struct pass_inputs {
     int *target_row;                      // [num_targets]
     int *target_token;                    // [num_targets]; not of values and chunks
     float *target_tau;                    // [num_targets]; likewise
-    int *key_token;                       // [N] whose row a row of kv is; only where N > T
+    int *key_token;                       // [N] whose row a row of keys is; where N > T
     struct attention_seq *seqs;           // [num_seqs]
     struct attention_grad_seq *grad_seqs; // [num_seqs], for training only
     const void **kv_blocks;               // [L,num_blocks]
@@ -56,29 +57,29 @@ struct pass_inputs {
 };
 
 struct policy_activations {
-    struct layer_acts *layer; // [L]; all the same, but x of a training pass, where one layer's
-                              // worth is kept
+    struct layer_acts *layer; // [L]; all the same, but segments, and x of a training pass, where
+                              // one layer's worth is kept
     // Of the pass.
     void *n;                   // [T,C] output of a norm
     float *n_f32;              // [T,C] the same for gate and head; n itself in a float32 policy
     void *q_n;                 // [T,Rq] output of the norm of q_a
-    void *kv_tokens;           // [T,row] the rows by token; NULL when they are kv
     float *y;                  // [T,C] output of attention or FFN
     void *ffn;                 // [T,width] SwiGLU
     float *logits;             // [T,E] of the gate
     void *xs, *hs;             // [T*K,C], [T*K,F] experts' input and SwiGLU, by slot
     float *qkv;                // that of all layers, where the backward pass needs none of them
+    void *kv;                  // likewise, where keys are gathered from it; else NULL
     float *x_last, *rstd_last; // [T,C], [T]: after the last layer, before the final norm
     void *hidden;              // [num_targets,C] rows that the head reads; float32 for values
     float *logprob, *entropy;  // [num_targets] results; values stand in logprob
-    int *segments;             // [mixture layers, E+1] those of layer, for training only
+    int *segments;             // [mixture layers, E+1] those of layer
     // Gradients, for training only.
     float *dx, *dn;             // [T,C] of the residual stream; of a norm's output
     float *dq_n;                // [T,Rq]
     void *do_, *do_lat;         // of o, o_lat
     void *dq_lat, *dq;          // of q_lat, q
     void *dqkv;                 // of qkv
-    float *dkv, *dkv_tokens;    // [N,row], [T,row]; the same where N is T
+    float *dkv, *dkeys;         // [T,row], [N,row] of kv and keys: the same where N is T
     float *dffn;                // [T,width]
     float *dlogits, *dweights;  // [T,E], [T,K]
     float *balance;             // [mixture layers, num_seqs] balance losses
@@ -90,11 +91,12 @@ struct policy_activations {
     // Where things are.
     struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
-    int N;        // rows of kv: T, and copies that sequences have of their prefix's last rows
-    int max_keys; // of a sequence
-    bool train;   // a backward pass may follow
-    bool values;  // the value head reads the hidden rows
-    bool first;   // of the backward pass: gradients of matrices were zero before it
+    int N;         // rows of keys: T, and copies that sequences have of their prefix's last rows
+    int max_keys;  // of a sequence
+    bool prefixes; // some sequence has one
+    bool train;    // a backward pass may follow
+    bool values;   // the value head reads the hidden rows
+    bool first;    // of the backward pass: gradients of matrices were zero before it
     struct rope_table rope;
     struct device_block block, inputs;
     size_t inputs_bytes;

@@ -26,6 +26,37 @@ static int store_rows(const struct policy *p, const struct layer_acts *l,
                                                        .type = p->dtype});
 }
 
+// keys from kv, where they are not the same.
+static int gather_keys(const struct policy *p, const struct layer_acts *l)
+{
+    const struct policy_activations *s = p->acts;
+    if (l->keys == l->kv) {
+        return 0;
+    }
+    return p->dev->k->embed(p->dev, &(struct embed_args){.table = l->kv,
+                                                         .ids = s->in.key_token,
+                                                         .out = l->keys,
+                                                         .T = s->N,
+                                                         .C = (int)arch_row_width(&p->arch),
+                                                         .table_type = p->dtype,
+                                                         .out_type = p->dtype});
+}
+
+// dkv from dkeys: of a row and its copies the sum.
+static int gather_keys_grad(const struct policy *p)
+{
+    const struct policy_activations *s = p->acts;
+    const size_t row = arch_row_width(&p->arch);
+    if (s->dkeys == s->dkv) {
+        return 0;
+    }
+    TRY(p->dev->memory->zero(p->dev, s->dkv, (size_t)s->T * row * sizeof *s->dkv));
+    return p->dev->k->embed_grad(
+        p->dev,
+        &(struct embed_grad_args){
+            .dout = s->dkeys, .ids = s->in.key_token, .dtable = s->dkv, .T = s->N, .C = (int)row});
+}
+
 // o_lat from q_lat and the rows that the layer's kv_blocks point to.
 static int attend(const struct policy *p, const struct layer_acts *l, int layer)
 {
@@ -45,76 +76,37 @@ static int attend(const struct policy *p, const struct layer_acts *l, int layer)
                                  .lse = l->lse});
 }
 
-void *attention_rows(const struct policy *p, const struct layer_acts *l)
-{
-    return p->acts->kv_tokens ? p->acts->kv_tokens : l->kv;
-}
-
-// kv, where it has copies besides, from the rows by token.
-static int gather_rows(const struct policy *p, const struct layer_acts *l)
-{
-    const struct policy_activations *s = p->acts;
-    if (!s->kv_tokens) {
-        return 0;
-    }
-    return p->dev->k->embed(p->dev, &(struct embed_args){.table = s->kv_tokens,
-                                                         .ids = s->in.key_token,
-                                                         .out = l->kv,
-                                                         .T = s->N,
-                                                         .C = (int)arch_row_width(&p->arch),
-                                                         .table_type = p->dtype,
-                                                         .out_type = p->dtype});
-}
-
 int attention_forward(const struct policy *p, const struct layer_weights *w,
                       const struct layer_acts *l, const struct kv_cache *cache, int layer)
 {
     const bool latent = arch_is_latent(&p->arch);
     TRY(latent ? latent_inputs(p, w, l) : grouped_inputs(p, w, l));
-    TRY(gather_rows(p, l));
-    if (cache) {
-        TRY(store_rows(p, l, cache, layer));
-    }
+    TRY(cache ? store_rows(p, l, cache, layer) : gather_keys(p, l));
     TRY(attend(p, l, layer));
     return latent ? latent_output(p, w, l) : grouped_output(p, w, l);
 }
 
-// dkv_tokens, where kv has copies of rows: the sum over them and the row itself.
-static int sum_copies(const struct policy *p)
-{
-    const struct policy_activations *s = p->acts;
-    const size_t row = arch_row_width(&p->arch);
-    if (s->dkv_tokens == s->dkv) {
-        return 0;
-    }
-    TRY(p->dev->memory->zero(p->dev, s->dkv_tokens, (size_t)s->T * row * sizeof *s->dkv));
-    return p->dev->k->embed_grad(p->dev, &(struct embed_grad_args){.dout = s->dkv,
-                                                                   .ids = s->in.key_token,
-                                                                   .dtable = s->dkv_tokens,
-                                                                   .T = s->N,
-                                                                   .C = (int)row});
-}
-
-// From do_lat to dq_lat and dkv_tokens.
+// From do_lat to dq_lat and dkv.
 static int attend_grad(const struct policy *p, const struct layer_acts *l)
 {
     const struct policy_activations *s = p->acts;
     TRY(p->dev->k->attention_grad(
         p->dev, &(struct attention_grad_args){.q = l->q_lat,
-                                              .kv = l->kv,
+                                              .kv = l->keys,
                                               .out = l->o_lat,
                                               .lse = l->lse,
                                               .dout = s->do_lat,
                                               .dq = s->dq_lat,
-                                              .dkv = s->dkv,
+                                              .dkv = s->dkeys,
                                               .type = p->dtype,
                                               .dq_type = p->dtype,
                                               .seqs = s->in.grad_seqs,
                                               .shape = attention_shape_of(&p->arch),
                                               .num_seqs = s->num_seqs,
                                               .T = s->T,
-                                              .N = s->N}));
-    return sum_copies(p);
+                                              .N = s->N,
+                                              .prefixes = s->prefixes}));
+    return gather_keys_grad(p);
 }
 
 int attention_backward(const struct policy *p, const struct layer_weights *w,

@@ -17,10 +17,7 @@ int attention_forward(const struct policy *p, const struct layer_weights *w,
 int attention_backward(const struct policy *p, const struct layer_weights *w,
                        const struct layer_acts *l);
 
-// Where the rows of keys and values of the pass's tokens go, [T,row].
-void *attention_rows(const struct policy *p, const struct layer_acts *l);
-
-// ---- the two kinds: from n to the queries q_lat and the rows, and from o_lat to y
+// ---- the two kinds: from n to the queries q_lat and the rows kv, and from o_lat to y
 
 int latent_inputs(const struct policy *p, const struct layer_weights *w,
                   const struct layer_acts *l);
@@ -31,7 +28,7 @@ int grouped_inputs(const struct policy *p, const struct layer_weights *w,
 int grouped_output(const struct policy *p, const struct layer_weights *w,
                    const struct layer_acts *l);
 
-// Back: from dx to do_lat, and from dq_lat and dkv_tokens to dn (overwritten).
+// Back: from dx to do_lat, and from dq_lat and dkv to dn (overwritten).
 int latent_output_grad(const struct policy *p, const struct layer_weights *w,
                        const struct layer_acts *l);
 int latent_inputs_grad(const struct policy *p, const struct layer_weights *w,

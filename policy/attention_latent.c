@@ -72,12 +72,11 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
     const struct arch *a = &p->arch;
     const struct policy_activations *s = p->acts;
     size_t row = (size_t)(a->R + a->Dr);
-    void *kv = attention_rows(p, l);
     TRY(product(p, &w->m[W_KV_A], TO_OUT,
                 (struct matmul_args){.a = s->n, .c = l->kv_a, .m = s->T}));
     TRY(p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->kv_a,
                                                           .w = p->params.data + w->kv_norm,
-                                                          .y = kv,
+                                                          .y = l->kv,
                                                           .y_type = p->dtype,
                                                           .rstd = l->rstd_kv,
                                                           .ldx = row,
@@ -86,7 +85,7 @@ static int project_latents(const struct policy *p, const struct layer_weights *w
                                                           .T = s->T,
                                                           .C = a->R}));
     return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->kv_a + a->R,
-                                                       .y = element(p, kv, (size_t)a->R),
+                                                       .y = element(p, l->kv, (size_t)a->R),
                                                        .y_type = p->dtype,
                                                        .ldx = row,
                                                        .stride_x = (size_t)a->Dr,
@@ -229,7 +228,7 @@ static int queries_grad(const struct policy *p, const struct layer_weights *w,
     return product(p, &w->m[W_Q_A], TO_IN, (struct matmul_args){.a = dy, .c = s->dn, .m = s->T});
 }
 
-// From dkv_tokens, in place through its norm and rotation, to dn (added).
+// From dkv, in place through its norm and rotation, to dn (added).
 static int latents_grad(const struct policy *p, const struct layer_weights *w,
                         const struct layer_acts *l)
 {
@@ -240,23 +239,23 @@ static int latents_grad(const struct policy *p, const struct layer_weights *w,
                                 &(struct rmsnorm_grad_args){.x = l->kv_a,
                                                             .w = p->params.data + w->kv_norm,
                                                             .rstd = l->rstd_kv,
-                                                            .dy = s->dkv_tokens,
-                                                            .dx = s->dkv_tokens,
+                                                            .dy = s->dkv,
+                                                            .dx = s->dkv,
                                                             .dw = p->grad + w->kv_norm,
                                                             .ldx = row,
                                                             .lddy = row,
                                                             .lddx = row,
                                                             .T = s->T,
                                                             .C = a->R}));
-    TRY(unrotate(p, (struct rope_args){.x = s->dkv_tokens + a->R,
-                                       .y = s->dkv_tokens + a->R,
+    TRY(unrotate(p, (struct rope_args){.x = s->dkv + a->R,
+                                       .y = s->dkv + a->R,
                                        .ldx = row,
                                        .stride_x = (size_t)a->Dr,
                                        .ldy = row,
                                        .stride_y = (size_t)a->Dr,
                                        .heads = 1}));
     const void *dy;
-    TRY(operand(p, s->dkv_tokens, a->R + a->Dr, &dy));
+    TRY(operand(p, s->dkv, a->R + a->Dr, &dy));
     TRY(own_grad(p, &w->m[W_KV_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
     return product(p, &w->m[W_KV_A], TO_IN,
                    (struct matmul_args){.a = dy, .c = s->dn, .m = s->T, .accumulate = true});

@@ -9,11 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t load_sum(const struct policy *p, int layer)
+// Of one layer, [E].
+static int64_t load_sum(const int64_t *load, int E)
 {
     int64_t sum = 0;
-    for (int e = 0; e < p->arch.E; e++) {
-        sum += p->expert_load[(size_t)layer * p->arch.E + e];
+    for (int e = 0; e < E; e++) {
+        sum += load[e];
     }
     return sum;
 }
@@ -22,7 +23,7 @@ static int64_t load_sum(const struct policy *p, int layer)
 static int balance_layer(struct policy *p, int l, double u, float *x)
 {
     const int E = p->arch.E;
-    const int64_t *load = p->expert_load + (size_t)l * E, sum = load_sum(p, l);
+    const int64_t *load = p->expert_load + (size_t)l * E, sum = load_sum(load, E);
     float *bias = p->params.data + p->packed->layers[l].route_bias;
     int rc = p->dev->memory->download(p->dev, x, bias, (size_t)E * sizeof *x);
     for (int e = 0; e < E && rc == 0; e++) {
@@ -44,16 +45,15 @@ int policy_balance_bias(struct policy *p, double u)
     return rc;
 }
 
-double policy_max_violation(const struct policy *p)
+double policy_load_violation(const struct arch *a, const int64_t *load)
 {
-    const struct arch *a = &p->arch;
     double total = 0;
     int layers = 0;
     for (int l = a->dense_layers; l < a->L; l++) {
-        int64_t sum = load_sum(p, l), max = 0;
+        const int64_t *of = load + (size_t)l * a->E, sum = load_sum(of, a->E);
+        int64_t max = 0;
         for (int e = 0; e < a->E; e++) {
-            int64_t load = p->expert_load[(size_t)l * a->E + e];
-            max = load > max ? load : max;
+            max = of[e] > max ? of[e] : max;
         }
         if (sum > 0) {
             total += (double)max * a->E / (double)sum - 1;
@@ -61,6 +61,11 @@ double policy_max_violation(const struct policy *p)
         }
     }
     return layers ? total / layers : 0;
+}
+
+double policy_max_violation(const struct policy *p)
+{
+    return policy_load_violation(&p->arch, p->expert_load);
 }
 
 // ---- the auxiliary loss
@@ -81,7 +86,7 @@ int balance_grad(const struct policy *p, const struct layer_acts *l, int layer)
     return p->dev->k->moe_balance(p->dev,
                                   &(struct moe_balance_args){.scores = l->scores,
                                                              .experts = l->experts,
-                                                             .seqs = s->in.seqs,
+                                                             .seqs = s->in.grad_seqs,
                                                              .num_seqs = s->num_seqs,
                                                              .T = s->T,
                                                              .E = a->E,
@@ -101,8 +106,10 @@ int balance_count(struct policy *p)
     float *loss = mem_floats(n);
     const int rc = p->dev->memory->download(p->dev, loss, p->acts->balance, n * sizeof *loss);
     for (size_t i = 0; i < n && rc == 0; i++) {
-        p->balance_sum += llrint(ldexp((double)loss[i], 24));
-        p->balance_terms++;
+        if (loss[i] != MOE_NO_SEQUENCE) {
+            p->balance_sum += llrint(ldexp((double)loss[i], 24));
+            p->balance_terms++;
+        }
     }
     free(loss);
     return rc;

@@ -62,7 +62,7 @@ static void fill_sequence(const struct policy *p, const struct sequence *q, int 
             *own++ = blocks[in->seqs[q->prefix].block + j];
         }
         for (int j = 0; j < q->own_blocks; j++) {
-            *own++ = element(p, s->layer[l].kv, (size_t)(key + j * ATTENTION_BLOCK) * row);
+            *own++ = element(p, s->layer[l].keys, (size_t)(key + j * ATTENTION_BLOCK) * row);
         }
     }
 }
@@ -78,7 +78,7 @@ static void fill_key_tokens(int *token, const struct policy_batch *b, const stru
     }
 }
 
-// What the batch tells the kernels. Blocks are stretches of the rows of kv.
+// What the batch tells the kernels. Blocks are stretches of the rows of keys.
 static void fill_inputs(const struct policy *p, const struct policy_batch *b, enum asked asked)
 {
     struct policy_activations *s = p->acts;
@@ -111,11 +111,13 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     assert(b->num_seqs == 0 || (b->seq_offsets[0] == 0 && b->seq_offsets[b->num_seqs] == b->T));
     assert(!train || p->grad);
     int num_keys = 0, num_blocks = 0, longest = 0;
+    bool prefixes = false;
     for (int i = 0; i < b->num_seqs; i++) {
         const struct sequence q = sequence_of(b, i);
         num_keys += q.copies + q.len;
         num_blocks += q.pos / ATTENTION_BLOCK + q.own_blocks;
         longest = q.pos + q.len > longest ? q.pos + q.len : longest;
+        prefixes |= q.prefix >= 0;
     }
     TRY(check_tokens(p, b->tokens, b->T));
     TRY(check_positions(p, longest));
@@ -124,6 +126,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
                                                    .num_targets = b->num_targets,
                                                    .num_seqs = b->num_seqs,
                                                    .num_blocks = num_blocks,
+                                                   .prefixes = prefixes,
                                                    .train = train,
                                                    .values = asked == VALUES}));
     p->acts->max_keys = longest;
@@ -134,8 +137,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     return forward_layers(p, NULL);
 }
 
-// Adds the load of a training pass to p->expert_load.
-static int count_load(struct policy *p)
+int policy_add_load(int64_t *load, const struct policy *p)
 {
     const struct arch *a = &p->arch;
     const size_t row = (size_t)a->E + 1, n = (size_t)(a->L - a->dense_layers) * row;
@@ -146,9 +148,8 @@ static int count_load(struct policy *p)
     int rc = p->dev->memory->download(p->dev, segments, p->acts->segments, n * sizeof *segments);
     for (int l = a->dense_layers; l < a->L && rc == 0; l++) {
         const int *of = segments + (size_t)(l - a->dense_layers) * row;
-        int64_t *load = p->expert_load + (size_t)l * a->E;
         for (int e = 0; e < a->E; e++) {
-            load[e] += of[e + 1] - of[e];
+            load[(size_t)l * a->E + e] += of[e + 1] - of[e];
         }
     }
     free(segments);
@@ -181,7 +182,7 @@ int policy_forward(struct policy *p, const struct policy_batch *b, bool train, f
                                               .V = p->arch.V,
                                               .type = p->dtype}));
     if (train) {
-        TRY(count_load(p));
+        TRY(policy_add_load(p->expert_load, p));
     }
     TRY(take_results(p, logprob, s->logprob, "log-probability"));
     return entropy ? take_results(p, entropy, s->entropy, "entropy") : 0;
@@ -195,7 +196,7 @@ int policy_forward_values(struct policy *p, const struct policy_batch *b, bool t
     TRY(product(p, &p->packed->score, TO_OUT,
                 (struct matmul_args){.a = s->hidden, .c = s->logprob, .m = b->num_targets}));
     if (train) {
-        TRY(count_load(p));
+        TRY(policy_add_load(p->expert_load, p));
     }
     float bias;
     TRY(p->dev->memory->download(p->dev, &bias, p->params.data + p->packed->score_bias,

@@ -98,6 +98,7 @@ struct policy_pass { // the shape of a pass
     int num_targets;
     int num_seqs;   // or chunks
     int num_blocks; // of ATTENTION_BLOCK keys, all sequences' together
+    bool prefixes;  // some sequence continues another
     bool train;     // a backward pass may follow
     bool values;    // by policy_forward_values
 };
@@ -135,7 +136,8 @@ int policy_grad_zero(struct policy *p);
 int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
-// [num_targets], and that of balance_weight times the sum of the sequences' balance losses.
+// [num_targets], and that of balance_weight times the sum of the sequences' balance losses (a
+// prefix, and what continues it, each being a sequence).
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy);
 
@@ -169,11 +171,16 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
 
 // ---- expert balance
 
+// Adds the tokens that the last pass routed to each expert to load [L,E].
+int policy_add_load(int64_t *load, const struct policy *p);
+
 // b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load
 // (arXiv:2412.19437, 2.1.2).
 int policy_balance_bias(struct policy *p, double u);
 // MaxVio = max_i load_i / mean load - 1, the mean over mixture layers; 0 when nothing was routed.
+// Of expert_load, and of any load [L,E].
 double policy_max_violation(const struct policy *p);
+double policy_load_violation(const struct arch *a, const int64_t *load);
 // The sequence-wise balance loss (arXiv:2405.04434, 2.2.3; arXiv:2412.19437, eq. 17-20) of the
 // backward passes with a balance_weight, the mean over mixture layers and sequences: 1 when all
 // experts are alike; 0 without such a pass.

@@ -142,6 +142,10 @@ static struct attention_shape latent_shape(const struct run *r)
         .H = r->s.H, .kv_heads = 1, .Dk = r->s.R + r->s.Dr, .Dv = r->s.R, .scale = 0.1F};
 }
 
+// Llama-3.2-1B's.
+static const struct attention_shape grouped_shape = {
+    .H = 32, .kv_heads = 8, .Dk = 64, .Dv = 64, .value_at = 64, .scale = 0.125F};
+
 static int measure(struct run *r, int (*call)(struct device *, const void *), const void *args)
 {
     return r->m.rc != 0 ? r->m.rc : bench_time(&r->seconds, r->b, call, args);
@@ -263,60 +267,76 @@ static int grad_down(struct run *r) { return run_experts_grad(r, r->s.C, r->s.F,
 
 // ---- attention: operations are those of the formulas, causal attention sees half of the pairs
 
-static int run_attention(struct run *r, int count, int keys, int queries)
+static void describe_attention(struct run *r, const struct attention_shape *s, int count, int keys)
+{
+    if (s->kv_heads == 1)
+        describe(r, "%d sequences of %d, %d heads, R %d, Dr %d", count, keys, s->H, s->Dv,
+                 s->Dk - s->Dv);
+    else
+        describe(r, "%d sequences of %d, %d heads of %d, %d of keys", count, keys, s->H, s->Dk,
+                 s->kv_heads);
+}
+
+static int run_attention(struct run *r, struct attention_shape shape, int count, int keys,
+                         int queries)
 {
     const int blocks = count * (keys / ATTENTION_BLOCK);
-    const size_t row = (size_t)(r->s.R + r->s.Dr), T = (size_t)count * (size_t)queries;
-    const size_t heads = (size_t)r->s.H, size = r->type == DTYPE_BF16 ? 2 : 4;
+    const size_t row = (size_t)attention_row(&shape), T = (size_t)count * (size_t)queries;
+    const size_t heads = (size_t)shape.H, size = r->type == DTYPE_BF16 ? 2 : 4;
     const unsigned char *kv = input(r, (size_t)blocks * ATTENTION_BLOCK * row);
     const void **table = mem_array0((size_t)blocks, sizeof *table);
     for (int i = 0; i < blocks; i++)
         table[i] = kv + (size_t)i * ATTENTION_BLOCK * row * size;
     const double pairs = (double)count * queries * (keys - queries + (queries + 1) / 2.0);
-    describe(r, "%d sequences of %d, %d heads, R %d, Dr %d", count, keys, r->s.H, r->s.R, r->s.Dr);
-    r->flops = 2.0 * pairs * r->s.H * (2 * r->s.R + r->s.Dr);
+    describe_attention(r, &shape, count, keys);
+    r->flops = 2.0 * pairs * shape.H * (shape.Dk + shape.Dv);
     const struct attention_args args = {
-        .q = input(r, T * heads * row),
+        .q = input(r, T * heads * (size_t)shape.Dk),
         .kv_blocks = bench_upload(&r->m, table, (size_t)blocks * sizeof *table),
         .seqs = sequences(r, count, keys, queries),
+        .shape = shape,
         .num_seqs = count,
-        .shape = latent_shape(r),
         .T = (int)T,
         .max_keys = keys,
         .type = r->type,
-        .out = output(r, T * heads * (size_t)r->s.R)};
+        .out = output(r, T * heads * (size_t)shape.Dv)};
     free(table);
     return measure(r, call_attention, &args);
 }
 
-static int attention_packed(struct run *r)
+static int packed(struct run *r, struct attention_shape shape)
 {
-    return run_attention(r, r->s.T / r->s.seq, r->s.seq, r->s.seq);
+    return run_attention(r, shape, r->s.T / r->s.seq, r->s.seq, r->s.seq);
 }
-static int attention_decoding(struct run *r)
+static int decoding(struct run *r, struct attention_shape shape)
 {
-    return run_attention(r, r->s.decoding, r->s.keys, 1);
+    return run_attention(r, shape, r->s.decoding, r->s.keys, 1);
 }
 
-static int attention_grad(struct run *r)
+static int attention_packed(struct run *r) { return packed(r, latent_shape(r)); }
+static int attention_decoding(struct run *r) { return decoding(r, latent_shape(r)); }
+static int attention_grouped(struct run *r) { return packed(r, grouped_shape); }
+static int attention_grouped_decoding(struct run *r) { return decoding(r, grouped_shape); }
+
+static int run_attention_grad(struct run *r, struct attention_shape shape)
 {
     const int count = r->s.T / r->s.seq;
-    const size_t T = (size_t)r->s.T, H = (size_t)r->s.H, row = (size_t)(r->s.R + r->s.Dr);
+    const size_t T = (size_t)r->s.T, H = (size_t)shape.H, row = (size_t)attention_row(&shape);
+    const size_t keys = T * H * (size_t)shape.Dk, values = T * H * (size_t)shape.Dv;
     float *lse = mem_array0(T * H, sizeof *lse);
     for (size_t i = 0; i < T * H; i++)
         lse[i] = 10; // keeps the probabilities far from overflow
-    describe(r, "%d sequences of %d, %d heads, R %d, Dr %d", count, r->s.seq, r->s.H, r->s.R,
-             r->s.Dr);
-    r->flops = 2.0 * r->s.T * r->s.H * (r->s.seq + 1) / 2 * (5 * r->s.R + 3 * r->s.Dr);
-    const struct attention_grad_args args = {.q = input(r, T * H * row),
+    describe_attention(r, &shape, count, r->s.seq);
+    r->flops = 2.0 * r->s.T * shape.H * (r->s.seq + 1) / 2 * (3 * shape.Dk + 2 * shape.Dv);
+    const struct attention_grad_args args = {.q = input(r, keys),
                                              .kv = input(r, T * row),
-                                             .out = input(r, T * H * (size_t)r->s.R),
+                                             .out = input(r, values),
                                              .lse = bench_upload(&r->m, lse, T * H * sizeof *lse),
-                                             .dout = input(r, T * H * (size_t)r->s.R),
-                                             .dq = output(r, T * H * row),
+                                             .dout = input(r, values),
+                                             .dq = output(r, keys),
                                              .dkv = output(r, T * row),
                                              .seqs = grad_sequences(r, count),
-                                             .shape = latent_shape(r),
+                                             .shape = shape,
                                              .num_seqs = count,
                                              .T = r->s.T,
                                              .N = r->s.T,
@@ -326,6 +346,9 @@ static int attention_grad(struct run *r)
     free(lse);
     return measure(r, call_attention_grad, &args);
 }
+
+static int attention_grad(struct run *r) { return run_attention_grad(r, latent_shape(r)); }
+static int attention_grouped_grad(struct run *r) { return run_attention_grad(r, grouped_shape); }
 
 // ---- log-probabilities
 
@@ -437,7 +460,10 @@ static const struct {
     {"matmul_grad of experts", grad_down},
     {"attention", attention_packed},
     {"attention, decoding", attention_decoding},
+    {"attention", attention_grouped},
+    {"attention, decoding", attention_grouped_decoding},
     {"attention_grad", attention_grad},
+    {"attention_grad", attention_grouped_grad},
     {"linear_logprob", logprob},
     {"linear_logprob_grad", logprob_grad},
     {"rmsnorm", rmsnorm},

@@ -144,6 +144,18 @@ static struct policy_pass packed_pass(const struct config *c, int sequences, int
         .T = T, .num_targets = T, .num_seqs = count, .num_blocks = T / ATTENTION_BLOCK + count};
 }
 
+// The same of samples that stand behind their prompts, with room for the copies that each makes of
+// rows of its prompt's last block.
+static struct policy_pass shared_pass(const struct config *c, int samples, int longest)
+{
+    struct policy_pass pass = packed_pass(c, samples, longest);
+    pass.N = pass.T + pass.num_seqs * (ATTENTION_BLOCK - 1);
+    pass.num_blocks = pass.num_seqs * (longest / ATTENTION_BLOCK + 2);
+    pass.num_seqs *= 2; // and the prompts
+    pass.prefixes = true;
+    return pass;
+}
+
 // Room for what the model learns from, and for the same without a backward pass.
 static void add_update(struct needs *n, enum model trained, struct policy_pass pass, int longest)
 {
@@ -212,9 +224,10 @@ static int add_samples(struct needs *n, const struct plan_basis *b, const struct
     const int rc = add_rollout(n, &n->samples, b, s, drawn, group, prompt);
     if (rc == 0 && s->kind == STAGE_GRPO)
         add_scores(n, c, s, drawn * group, longest);
-    if (rc == 0)
-        add_update(n, s->kind == STAGE_PRM ? PRM : POLICY, packed_pass(c, s->batch, longest),
-                   longest);
+    if (rc == 0 && s->kind == STAGE_GRPO)
+        add_update(n, POLICY, shared_pass(c, s->batch, longest), longest);
+    else if (rc == 0)
+        add_update(n, PRM, packed_pass(c, s->batch, longest), longest);
     return rc;
 }
 

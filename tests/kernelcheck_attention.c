@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cases of latent attention. A row is one query of one sequence; a batch of rows is cut into chunks
+// Cases of attention. A row is one query of one sequence; a batch of rows is cut into chunks
 // of consecutive queries, so that subsets of a batch are chunked prefills and decodes. Blocks lie
 // scattered, each between guards that begin after the last row that some query sees.
 #include "base/philox.h"
 #include "tests/kernelcheck.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct attention_case {
@@ -18,7 +19,43 @@ struct attention_case {
     bool bf16;          // rows and outputs; backward: dq as well
     bool dkv16;         // backward: and dkv
     int special;        // in queries
+    int kv_heads;       // keys of R + Dr with values of R behind them; 0: latent rows
+    int followers;      // backward: so many sequences continue each of `prefix` tokens
+    int prefix;
 };
+
+static struct attention_shape shape_of(const struct attention_case *s)
+{
+    const int Dk = s->R + s->Dr;
+    return (struct attention_shape){.H = s->H,
+                                    .kv_heads = s->kv_heads > 0 ? s->kv_heads : 1,
+                                    .Dk = Dk,
+                                    .Dv = s->R,
+                                    .value_at = s->kv_heads > 0 ? Dk : 0,
+                                    .scale = (float)(1.0 / sqrt((double)(Dk > 0 ? Dk : 1)))};
+}
+
+static size_t row_of(const struct attention_case *s)
+{
+    const struct attention_shape shape = shape_of(s);
+    return (size_t)attention_row(&shape);
+}
+
+// Where the part that serves a head begins in a row.
+static size_t part_of(const struct attention_shape *shape, size_t head)
+{
+    return head / (size_t)(shape->H / shape->kv_heads) * (size_t)attention_part(shape);
+}
+
+// The widths of a case, for messages.
+static void say_case(struct call *c, const struct attention_case *s, const char *what)
+{
+    char heads[32] = "";
+    if (s->kv_heads > 0)
+        snprintf(heads, sizeof heads, " of %d of keys", s->kv_heads);
+    call_text(c, "%sH %d%s R %d Dr %d, %s", s->bf16 ? "bfloat16, " : "", s->H, heads, s->R, s->Dr,
+              what);
+}
 
 static enum element element_of(const struct attention_case *s)
 {
@@ -116,7 +153,7 @@ static void plan_chunks(struct plan *p, const struct attention_case *s, const st
 // Blocks in an order that has nothing to do with their sequences.
 static void place_blocks(struct call *c, struct plan *p, const struct attention_case *s)
 {
-    const size_t D = (size_t)s->R + (size_t)s->Dr, slots = (size_t)s->seqs * BLOCKS_MAX;
+    const size_t D = row_of(s), slots = (size_t)s->seqs * BLOCKS_MAX;
     const size_t step = slots % 7919 == 0 ? 1 : 7919;
     for (size_t i = 0, at = c->nonce % slots; i < slots; i++, at = (at + step) % slots) {
         if (p->seen[at] == 0)
@@ -187,21 +224,22 @@ static void attention_scale(struct call *c, const struct attention_args *a, cons
                             const struct attention_case *s, const float *q, double *out,
                             double *lse)
 {
-    const size_t R = (size_t)a->shape.Dv, D = (size_t)a->shape.Dk, H = (size_t)a->shape.H;
+    const struct attention_shape *shape = &a->shape;
+    const size_t Dv = (size_t)shape->Dv, Dk = (size_t)shape->Dk, H = (size_t)shape->H;
     const size_t keys_max = (size_t)s->max + 1;
     const float **key = arena_push0(&c->memory, keys_max * sizeof *key);
     double *weight = arena_push0(&c->memory, keys_max * sizeof *weight);
     for (int i = 0; i < p->num_chunks; i++) {
         const struct chunk *k = &p->chunks[i];
-        for (size_t u = 0; u < (size_t)(k->pos + k->len); u++)
-            key[u] = array_floats(p->block[block_of(s, k->seq, (int)u / ATTENTION_BLOCK)]) +
-                     u % ATTENTION_BLOCK * D;
         for (size_t row = (size_t)k->query * H; row < (size_t)(k->query + k->len) * H; row++) {
             const size_t keys = (size_t)k->pos + row / H - (size_t)k->query + 1;
-            const double most = weigh(q + row * D, key, keys, D, (double)a->shape.scale, weight);
             for (size_t u = 0; u < keys; u++)
-                for (size_t r = 0; r < R; r++)
-                    out[row * R + r] += weight[u] * fabs((double)key[u][r]);
+                key[u] = array_floats(p->block[block_of(s, k->seq, (int)u / ATTENTION_BLOCK)]) +
+                         u % ATTENTION_BLOCK * row_of(s) + part_of(shape, row % H);
+            const double most = weigh(q + row * Dk, key, keys, Dk, (double)shape->scale, weight);
+            for (size_t u = 0; u < keys; u++)
+                for (size_t d = 0; d < Dv; d++)
+                    out[row * Dv + d] += weight[u] * fabs((double)key[u][shape->value_at + (int)d]);
             if (lse)
                 lse[row] = 1.0 + most + log((double)keys);
         }
@@ -209,16 +247,6 @@ static void attention_scale(struct call *c, const struct attention_args *a, cons
 }
 
 // ---- attention
-
-static struct attention_shape shape_of(const struct attention_case *s)
-{
-    const int Dk = s->R + s->Dr;
-    return (struct attention_shape){.H = s->H,
-                                    .kv_heads = 1,
-                                    .Dk = Dk,
-                                    .Dv = s->R,
-                                    .scale = (float)(1.0 / sqrt((double)(Dk > 0 ? Dk : 1)))};
-}
 
 static void build_seqs(struct call *c, const void *field, const void *blocks_field,
                        const struct attention_case *s, const struct plan *p, int *num_seqs)
@@ -260,8 +288,10 @@ static void build_attention(struct call *c, const void *shape, const struct rows
         id[t] = -1;
     for (int t = 0; t < rows->n; t++)
         id[s->gap + t] = rows->id[t];
-    call_text(c, "%sH %d R %d Dr %d, %d queries, %d sequences of %d to %d",
-              s->bf16 ? "bfloat16, " : "", s->H, s->R, s->Dr, rows->n, s->seqs, s->min, s->max);
+    char what[80];
+    snprintf(what, sizeof what, "%d queries, %d sequences of %d to %d", rows->n, s->seqs, s->min,
+             s->max);
+    say_case(c, s, what);
     a->type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
     a->shape = shape_of(s);
     c->special = s->special;
@@ -322,13 +352,31 @@ static const struct attention_case attention_shapes[] = {
     // Several queries a sequence, and of their subsets one: not the same kernel.
     {5, 512, 64, 2, 600, 1290, .tail = 3, .bf16 = true},
     {16, 512, 64, 2, 1040, 1100, .tail = 2, .spread = 30, .bf16 = true},
+    // Grouped heads of keys.
+    {6, 16, 0, 3, 1, 150, .gap = 1, .kv_heads = 2},
+    {4, 80, 0, 2, 63, 129, .tail = 20, .kv_heads = 4},
+    {8, 128, 0, 2, 64, 70, .special = 300, .kv_heads = 1},
+    {32, 64, 0, 6, 127, 200, .tail = 1, .shared = 1, .kv_heads = 8},
+    {10, 13, 5, 3, 1, 70, .no_lse = true, .empty = true, .kv_heads = 5},
+    {9, 7, 0, 2, 520, 560, .tail = 3, .kv_heads = 3},
+    {6, 16, 0, 3, 1, 150, .kv_heads = 2, .bf16 = true},
+    {4, 80, 0, 2, 63, 129, .tail = 20, .kv_heads = 4, .bf16 = true},
+    {8, 128, 0, 2, 64, 70, .special = 300, .kv_heads = 1, .bf16 = true},
+    {32, 64, 0, 6, 127, 200, .tail = 1, .shared = 1, .kv_heads = 8, .bf16 = true},
+    {10, 13, 5, 3, 1, 70, .gap = 1, .empty = true, .kv_heads = 5, .bf16 = true},
+    {9, 7, 0, 2, 520, 560, .tail = 3, .no_lse = true, .kv_heads = 3, .bf16 = true},
+    {32, 64, 0, 2, 40, 600, .kv_heads = 8, .tail = 30, .bf16 = true},
 };
 static const struct attention_case attention_cpu[] = {
     {8, 128, 32, 8, 128, 128},
     {8, 128, 32, 256, 128, 128, .tail = 1},
     {8, 128, 32, 8, 128, 128, .bf16 = true},
     {8, 128, 32, 4, 256, 256, .bf16 = true},
-    {8, 128, 32, 256, 128, 128, .tail = 1, .bf16 = true}};
+    {8, 128, 32, 256, 128, 128, .tail = 1, .bf16 = true},
+    {32, 64, 0, 8, 128, 128, .kv_heads = 8},
+    {32, 64, 0, 256, 128, 128, .tail = 1, .kv_heads = 8},
+    {32, 64, 0, 8, 128, 128, .kv_heads = 8, .bf16 = true},
+    {32, 64, 0, 256, 128, 128, .tail = 1, .kv_heads = 8, .bf16 = true}};
 static const struct attention_case attention_gpu[] = {
     {16, 512, 64, 8, 1024, 1024},
     {16, 512, 64, 128, 1024, 1024, .tail = 1},
@@ -340,110 +388,192 @@ static const struct attention_case attention_gpu[] = {
     {16, 512, 64, 64, 4000, 4000, .tail = 1, .bf16 = true},
     {16, 512, 64, 256, 4000, 4000, .tail = 1, .bf16 = true},
     {128, 512, 64, 64, 4000, 4000, .tail = 1, .bf16 = true},
-    {8, 128, 32, 32, 512, 512, .bf16 = true}};
+    {8, 128, 32, 32, 512, 512, .bf16 = true},
+    {32, 64, 0, 8, 1024, 1024, .kv_heads = 8, .bf16 = true},
+    {32, 64, 0, 128, 1024, 1024, .tail = 1, .kv_heads = 8, .bf16 = true}};
 
-// ---- backward: packed sequences; a row of the harness is a whole one
+// ---- backward: packed sequences; a row of the harness is a whole family: a sequence and those
+// that continue it
 
 static int attention_grad_rows(const void *shape)
 {
     return ((const struct attention_case *)shape)->seqs;
 }
 
-// Rows of the sequences of a batch one after the other, `gap` rows of none before each. Identities
-// are counted over all sequences of the shape.
-static int *token_rows_of(struct call *c, const struct attention_case *s, const struct rows *rows,
-                          struct attention_grad_seq *seqs, int *T)
+// Member i of a family: its length, the tokens before it, and its own keys.
+static int member_len(const struct attention_case *s, int family, int i)
 {
-    int total = s->gap, at = 0;
-    for (int i = 0; i < rows->n; i++)
-        total += length_of(s, rows->id[i]) + s->gap;
-    int *row = ARENA_ARRAY(&c->memory, int, total + 1);
-    for (int i = 0; i < rows->n; i++) {
-        const int len = length_of(s, rows->id[i]);
-        int first = 0;
-        for (int j = 0; j < rows->id[i]; j++)
-            first += length_of(s, j);
-        for (int j = 0; j < s->gap; j++)
-            row[at++] = -1;
-        seqs[c->nonce % 2 ? rows->n - 1 - i : i] =
-            (struct attention_grad_seq){.query = at, .len = len, .key = at, .prefix = -1};
-        for (int j = 0; j < len; j++)
-            row[at++] = first + j;
+    if (s->followers == 0)
+        return length_of(s, family);
+    return i == 0 ? s->prefix : length_of(s, family * s->followers + i - 1);
+}
+static int member_pos(const struct attention_case *s, int i) { return i == 0 ? 0 : s->prefix; }
+static int member_keys(const struct attention_case *s, int family, int i)
+{
+    return member_pos(s, i) % ATTENTION_BLOCK + member_len(s, family, i);
+}
+
+// The sequences of a batch, and the identities of the rows of its arrays, counted over all families
+// of the shape: of q, and of kv as inputs, where copies of a prefix's rows are what those are, and
+// as outputs. `gap` rows of none are before each sequence.
+struct packed {
+    struct attention_grad_seq *seqs;
+    int *token, *key, *key_out;
+    int num_seqs, T, N;
+};
+
+static void pack_member(struct packed *p, const struct attention_case *s, int family, int i,
+                        int token, int key, int prefix_key)
+{
+    const int pos = member_pos(s, i), len = member_len(s, family, i), gap = s->gap;
+    const int copies = pos % ATTENTION_BLOCK;
+    p->seqs[p->num_seqs] = (struct attention_grad_seq){.query = p->T + gap,
+                                                       .len = len,
+                                                       .pos = pos,
+                                                       .key = p->N + gap,
+                                                       .prefix = i == 0 ? -1 : p->num_seqs - i};
+    for (int j = -gap; j < len; j++)
+        p->token[p->T++] = j < 0 ? -1 : token + j;
+    for (int j = -gap; j < copies + len; j++, p->N++) {
+        p->key_out[p->N] = j < 0 ? -1 : key + j;
+        p->key[p->N] = j < 0 ? -1 : j < copies ? prefix_key + pos - copies + j : key + j;
     }
-    for (int j = 0; j < s->gap; j++)
-        row[at++] = -1;
-    *T = total;
-    return row;
+    p->num_seqs++;
+}
+
+static struct packed pack_families(struct call *c, const struct attention_case *s,
+                                   const struct rows *rows, const void *field)
+{
+    const int members = s->followers + 1;
+    size_t room = 1;
+    for (int i = 0; i < rows->n; i++)
+        for (int j = 0; j < members; j++)
+            room += (size_t)(member_keys(s, rows->id[i], j) + s->gap);
+    const size_t count = (size_t)rows->n * (size_t)members;
+    struct packed p = {
+        .seqs = call_data(c, field, "seqs", ELEMENT_BYTES, sizeof *p.seqs, count)->before,
+        .token = ARENA_ARRAY(&c->memory, int, room + (size_t)s->gap),
+        .key = ARENA_ARRAY(&c->memory, int, room + (size_t)s->gap),
+        .key_out = ARENA_ARRAY(&c->memory, int, room + (size_t)s->gap),
+    };
+    for (int i = 0; i < rows->n; i++) {
+        // Whole batches have their families in order, subsets in reverse.
+        const int family = rows->id[c->nonce % 2 ? rows->n - 1 - i : i];
+        int token = 0, key = 0;
+        for (int before = 0; before < family; before++)
+            for (int j = 0; j < members; j++) {
+                token += member_len(s, before, j);
+                key += member_keys(s, before, j);
+            }
+        const int prefix_key = key;
+        for (int j = 0; j < members; j++) {
+            pack_member(&p, s, family, j, token, key, prefix_key);
+            token += member_len(s, family, j);
+            key += member_keys(s, family, j);
+        }
+    }
+    for (int j = 0; j < s->gap; j++) {
+        p.token[p.T++] = -1;
+        p.key[p.N] = p.key_out[p.N] = -1;
+        p.N++;
+    }
+    return p;
+}
+
+// Row of kv of the key at position u.
+static size_t key_row(const struct packed *p, const struct attention_grad_seq *seq, size_t u)
+{
+    const size_t before = (size_t)(seq->pos / ATTENTION_BLOCK * ATTENTION_BLOCK);
+    return u < before ? (size_t)p->seqs[seq->prefix].key + u : (size_t)seq->key + u - before;
 }
 
 struct grad_inputs {
     const float *q, *kv, *out, *dout, *lse;
 };
 
-static void grad_scale_of_row(const struct attention_grad_args *a, const struct grad_inputs *in,
-                              size_t first, size_t row, size_t keys, double *dq, double *dkv)
+// One head of query i of a sequence.
+static void grad_scale_of_row(const struct attention_grad_args *a, const struct packed *packed,
+                              const struct grad_inputs *in, const struct attention_grad_seq *seq,
+                              size_t i, size_t head, double *dq, double *dkv)
 {
-    const size_t R = (size_t)a->shape.Dv, D = (size_t)a->shape.Dk;
-    const float *q = in->q + row * D, *dout = in->dout + row * R;
-    const double delta = dot_magnitude(dout, in->out + row * R, R), scale = (double)a->shape.scale;
-    for (size_t u = 0; u < keys; u++) {
-        const float *kv = in->kv + (first + u) * D;
-        const double magnitude = scale * dot_magnitude(q, kv, D) + fabs((double)in->lse[row]);
-        const double p = exp(scale * dot(q, kv, D) - (double)in->lse[row]) * (1.0 + magnitude);
-        const double ds = scale * p * (dot_magnitude(dout, kv, R) + delta);
-        for (size_t d = 0; d < D; d++) {
-            dq[row * D + d] += ds * fabs((double)kv[d]);
-            dkv[(first + u) * D + d] +=
-                ds * fabs((double)q[d]) + (d < R ? p * fabs((double)dout[d]) : 0.0);
+    const struct attention_shape *s = &a->shape;
+    const size_t Dv = (size_t)s->Dv, Dk = (size_t)s->Dk;
+    const size_t row = ((size_t)seq->query + i) * (size_t)s->H + head;
+    const float *q = in->q + row * Dk, *dout = in->dout + row * Dv;
+    const double delta = dot_magnitude(dout, in->out + row * Dv, Dv), scale = (double)s->scale;
+    for (size_t u = 0; u <= (size_t)seq->pos + i; u++) {
+        const size_t at = key_row(packed, seq, u) * (size_t)attention_row(s) + part_of(s, head);
+        const float *key = in->kv + at, *value = key + s->value_at;
+        const double magnitude = scale * dot_magnitude(q, key, Dk) + fabs((double)in->lse[row]);
+        const double p = exp(scale * dot(q, key, Dk) - (double)in->lse[row]) * (1.0 + magnitude);
+        const double ds = scale * p * (dot_magnitude(dout, value, Dv) + delta);
+        for (size_t d = 0; d < Dk; d++) {
+            dq[row * Dk + d] += ds * fabs((double)key[d]);
+            dkv[at + d] += ds * fabs((double)q[d]);
         }
+        for (size_t d = 0; d < Dv; d++)
+            dkv[at + (size_t)s->value_at + d] += p * fabs((double)dout[d]);
     }
+}
+
+static void grad_scales(const struct attention_grad_args *a, const struct packed *p,
+                        const struct grad_inputs *in, double *dq, double *dkv)
+{
+    for (int n = 0; n < p->num_seqs; n++)
+        for (size_t i = 0; i < (size_t)p->seqs[n].len; i++)
+            for (size_t h = 0; h < (size_t)a->shape.H; h++)
+                grad_scale_of_row(a, p, in, &p->seqs[n], i, h, dq, dkv);
+}
+
+// About what the scores' exponentials sum to.
+static void raise_lse(const struct packed *p, size_t H, float *lse)
+{
+    for (int n = 0; n < p->num_seqs; n++)
+        for (size_t j = 0; j < (size_t)p->seqs[n].len * H; j++)
+            lse[(size_t)p->seqs[n].query * H + j] +=
+                logf((float)p->seqs[n].pos + (float)(j / H) + 1.0f) + 0.5f;
 }
 
 static void build_attention_grad(struct call *c, const void *shape, const struct rows *rows)
 {
     const struct attention_case *s = shape;
     struct attention_grad_args *a = call_args(c, sizeof *a);
-    struct attention_grad_seq *seqs =
-        call_data(c, &a->seqs, "seqs", ELEMENT_BYTES, sizeof *seqs, (size_t)rows->n)->before;
-    const int *id = token_rows_of(c, s, rows, seqs, &a->T);
-    const size_t T = (size_t)a->T, H = (size_t)s->H, R = (size_t)s->R, D = R + (size_t)s->Dr;
-    double pairs = 0.0;
-    call_text(c, "%sH %d R %d Dr %d, %d sequences of %d to %d, gap %d", s->bf16 ? "bfloat16, " : "",
-              s->H, s->R, s->Dr, s->seqs, s->min, s->max, s->gap);
+    const struct packed p = pack_families(c, s, rows, &a->seqs);
     const enum element element = element_of(s);
+    char what[80];
+    snprintf(what, sizeof what, "%d sequences of %d to %d, %d continue %d, gap %d", s->seqs, s->min,
+             s->max, s->followers, s->prefix, s->gap);
+    say_case(c, s, what);
     a->type = a->dq_type = s->bf16 ? DTYPE_BF16 : DTYPE_F32;
     a->dkv_type = s->dkv16 ? DTYPE_BF16 : DTYPE_F32;
-    a->num_seqs = rows->n;
-    a->N = a->T;
     a->shape = shape_of(s);
+    a->num_seqs = p.num_seqs;
+    a->T = p.T;
+    a->N = p.N;
+    a->prefixes = s->followers > 0;
+    const size_t T = (size_t)p.T, N = (size_t)p.N, H = (size_t)s->H, D = row_of(s);
+    const size_t values = H * (size_t)a->shape.Dv, keys = H * (size_t)a->shape.Dk;
+    const struct span out = span_rows(T, values, values), q = span_rows(T, keys, keys);
     struct grad_inputs in;
-    const struct span values = span_rows(T, H * R, H * R), row = span_rows(T, H * D, H * D);
-    in.q = array_floats(call_in_as(c, &a->q, "q", element, row, id, 1.0));
-    in.kv = array_floats(call_in_as(c, &a->kv, "kv", element, span_rows(T, D, D), id, 1.0));
-    in.out = array_floats(call_in_as(c, &a->out, "out", element, values, id, 1.0));
-    in.dout = array_floats(call_in_as(c, &a->dout, "dout", element, values, id, 1.0));
-    struct array *lse = call_in(c, &a->lse, "lse", span_rows(T, H, H), id, 0.3);
-    // About what the scores' exponentials sum to.
-    for (int i = 0; i < rows->n; i++)
-        for (size_t j = 0; j < (size_t)seqs[i].len * H; j++)
-            array_floats(lse)[(size_t)seqs[i].query * H + j] += logf((float)(j / H) + 1.0f) + 0.5f;
+    in.q = array_floats(call_in_as(c, &a->q, "q", element, q, p.token, 1.0));
+    in.kv = array_floats(call_in_as(c, &a->kv, "kv", element, span_rows(N, D, D), p.key, 1.0));
+    in.out = array_floats(call_in_as(c, &a->out, "out", element, out, p.token, 1.0));
+    in.dout = array_floats(call_in_as(c, &a->dout, "dout", element, out, p.token, 1.0));
+    struct array *lse = call_in(c, &a->lse, "lse", span_rows(T, H, H), p.token, 0.3);
+    raise_lse(&p, H, array_floats(lse));
     in.lse = array_floats(lse);
-    struct array *dq = call_out(c, &a->dq, "dq", element, row, id);
-    struct array *dkv =
-        call_out(c, &a->dkv, "dkv", s->dkv16 ? ELEMENT_BF16 : ELEMENT_F32, span_rows(T, D, D), id);
+    struct array *dq = call_out(c, &a->dq, "dq", element, q, p.token);
+    struct array *dkv = call_out(c, &a->dkv, "dkv", s->dkv16 ? ELEMENT_BF16 : ELEMENT_F32,
+                                 span_rows(N, D, D), p.key_out);
     set_unit(s, dq);
     set_unit(s, dkv);
-    for (int i = 0; i < rows->n; i++)
-        pairs += 0.5 * seqs[i].len * (seqs[i].len + 1);
-    c->flops = 2.0 * pairs * s->H * (5 * s->R + 3 * s->Dr);
+    double pairs = 0.0;
+    for (int n = 0; n < p.num_seqs; n++)
+        pairs += p.seqs[n].len * (p.seqs[n].pos + 0.5 * (p.seqs[n].len + 1));
+    c->flops = 2.0 * pairs * s->H * (3 * a->shape.Dk + 2 * a->shape.Dv);
     c->bf16 = s->bf16;
-    if (!c->scales)
-        return;
-    double *dq_scale = call_scale(c, dq), *dkv_scale = call_scale(c, dkv);
-    for (int i = 0; i < rows->n; i++)
-        for (size_t j = 0; j < (size_t)seqs[i].len * H; j++)
-            grad_scale_of_row(a, &in, (size_t)seqs[i].query, (size_t)seqs[i].query * H + j,
-                              j / H + 1, dq_scale, dkv_scale);
+    if (c->scales)
+        grad_scales(a, &p, &in, call_scale(c, dq), call_scale(c, dkv));
 }
 
 static const struct attention_case attention_grad_shapes[] = {
@@ -469,17 +599,53 @@ static const struct attention_case attention_grad_shapes[] = {
     {3, 24, 9, 3, 1, 150, .gap = 2, .bf16 = true, .dkv16 = true},
     {16, 512, 64, 2, 40, 90, .gap = 1, .bf16 = true},
     {128, 512, 64, 2, 3, 20, .bf16 = true},
+    // Grouped heads of keys.
+    {6, 16, 0, 3, 1, 150, .gap = 1, .kv_heads = 2},
+    {4, 80, 0, 2, 63, 129, .kv_heads = 4},
+    {8, 128, 0, 2, 64, 70, .kv_heads = 1},
+    {32, 64, 0, 3, 1, 70, .kv_heads = 8},
+    {10, 13, 5, 3, 0, 70, .gap = 2, .kv_heads = 5},
+    {6, 16, 0, 3, 1, 150, .kv_heads = 2, .bf16 = true},
+    {4, 80, 0, 2, 63, 129, .kv_heads = 4, .bf16 = true},
+    {8, 128, 0, 2, 64, 70, .kv_heads = 1, .bf16 = true},
+    {32, 64, 0, 3, 1, 70, .kv_heads = 8, .bf16 = true},
+    {9, 13, 5, 3, 0, 70, .gap = 2, .kv_heads = 3, .bf16 = true, .dkv16 = true},
+    // Sequences that continue others. The first of 0 tokens and the first of 1 are of such lengths.
+    {4, 32, 8, 2, 0, 70, .followers = 3, .prefix = 0},
+    {4, 32, 8, 2, 1, 20, .followers = 1, .prefix = 1},
+    {5, 33, 7, 2, 0, 130, .followers = 4, .prefix = 63},
+    {4, 32, 8, 2, 0, 66, .gap = 2, .followers = 3, .prefix = 64},
+    {8, 24, 16, 2, 1, 70, .followers = 9, .prefix = 65},
+    {2, 17, 3, 2, 0, 90, .gap = 1, .followers = 5, .prefix = 200},
+    {6, 16, 0, 2, 0, 70, .gap = 1, .kv_heads = 2, .followers = 3, .prefix = 65},
+    {32, 64, 0, 2, 1, 40, .kv_heads = 8, .followers = 2, .prefix = 200},
+    {4, 80, 0, 2, 0, 40, .kv_heads = 4, .followers = 4, .prefix = 64},
+    {5, 33, 7, 2, 0, 130, .followers = 4, .prefix = 63, .bf16 = true},
+    {4, 32, 8, 2, 1, 66, .followers = 2, .prefix = 64, .bf16 = true},
+    {8, 24, 16, 2, 0, 70, .gap = 1, .followers = 9, .prefix = 65, .bf16 = true, .dkv16 = true},
+    {16, 512, 64, 2, 0, 20, .followers = 3, .prefix = 130, .bf16 = true},
+    {6, 16, 0, 2, 0, 70, .gap = 1, .kv_heads = 2, .followers = 3, .prefix = 65, .bf16 = true},
+    {32, 64, 0, 2, 1, 40, .kv_heads = 8, .followers = 2, .prefix = 200, .bf16 = true},
+    {8, 128, 0, 2, 1, 40, .kv_heads = 1, .followers = 3, .prefix = 1, .bf16 = true, .dkv16 = true},
 };
 static const struct attention_case attention_grad_cpu[] = {
     {8, 128, 32, 8, 128, 128},
     {8, 128, 32, 8, 128, 128, .bf16 = true},
     {8, 128, 32, 4, 256, 256, .bf16 = true},
-    {8, 128, 32, 1, 1024, 1024, .bf16 = true}};
+    {8, 128, 32, 1, 1024, 1024, .bf16 = true},
+    {32, 64, 0, 8, 128, 128, .kv_heads = 8},
+    {32, 64, 0, 8, 128, 128, .kv_heads = 8, .bf16 = true},
+    {8, 128, 32, 1, 128, 128, .followers = 8, .prefix = 128},
+    {8, 128, 32, 1, 128, 128, .followers = 8, .prefix = 128, .bf16 = true},
+    {8, 128, 32, 8, 256, 256, .bf16 = true},
+    {32, 64, 0, 1, 128, 128, .kv_heads = 8, .followers = 8, .prefix = 128, .bf16 = true}};
 static const struct attention_case attention_grad_gpu[] = {
     {16, 512, 64, 8, 1024, 1024},
     {8, 128, 32, 32, 512, 512},
     {16, 512, 64, 8, 1024, 1024, .bf16 = true},
-    {8, 128, 32, 32, 512, 512, .bf16 = true}};
+    {8, 128, 32, 32, 512, 512, .bf16 = true},
+    {32, 64, 0, 8, 1024, 1024, .kv_heads = 8, .bf16 = true},
+    {32, 64, 0, 1, 512, 512, .kv_heads = 8, .followers = 8, .prefix = 512, .bf16 = true}};
 
 SLOT_CALL(attention, attention_args)
 SLOT_CALL(attention_grad, attention_grad_args)
@@ -491,7 +657,7 @@ static const struct slot list[] = {
      .rows = attention_rows,
      SLOT_SHAPES(attention_shapes, attention_cpu, attention_gpu),
      .tolerance = 16,
-     .reason = "chains over R + Dr and over the keys; errors of scores count in the scale"},
+     .reason = "chains over the width and over the keys; errors of scores count in the scale"},
     {.name = "attention_grad",
      .build = build_attention_grad,
      .run = run_attention_grad,

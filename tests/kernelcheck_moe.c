@@ -252,35 +252,52 @@ static void build_route_grad(struct call *c, const void *shape, const struct row
         route_grad_scale(a, scores + t * E, dweights + t * K, experts + t * K, scale + t * E);
 }
 
-// ---- balance: a row of the harness is a whole sequence
+// ---- balance: a row of the harness is a sequence with those that continue it
+
+enum { CONTINUED = 3 }; // by at most so many
 
 struct balance_shape {
-    int seqs, min, max; // sequences of min to max tokens
+    int families, min, max; // sequences of min to max tokens
     int E, K;
     enum moe_scoring scoring;
 };
 
-static int balance_rows(const void *shape) { return ((const struct balance_shape *)shape)->seqs; }
-
-static int balance_length(const struct balance_shape *s, int id)
+static int balance_rows(const void *shape)
 {
-    return s->min + (id * 7 + 3) % (s->max - s->min + 1);
+    return ((const struct balance_shape *)shape)->families;
 }
 
-// Tokens of the sequences of a batch one after the other, by identity.
-static int *balance_tokens(struct call *c, const struct balance_shape *s, const struct rows *rows,
-                           struct attention_seq *seqs, int *T)
+// The sequences of a batch, family by family, and the identities of sequences and tokens.
+struct balance_batch {
+    struct attention_grad_seq *seqs;
+    int *seq, *token;
+    int num_seqs, T;
+};
+
+static void add_sequence(struct balance_batch *b, const struct balance_shape *s, int id, int prefix)
 {
-    int at = 0;
-    int *id = ARENA_ARRAY(&c->memory, int, rows->n * s->max + 1);
+    const int len = s->min + (id * 7 + 3) % (s->max - s->min + 1);
+    b->seqs[b->num_seqs] = (struct attention_grad_seq){
+        .query = b->T, .len = len, .pos = -1, .key = -1, .prefix = prefix};
+    b->seq[b->num_seqs++] = id;
+    for (int j = 0; j < len; j++)
+        b->token[b->T++] = id * s->max + j;
+}
+
+static struct balance_batch balance_batch(struct call *c, const struct balance_shape *s,
+                                          const struct rows *rows)
+{
+    const int most = rows->n * (CONTINUED + 1);
+    struct balance_batch b = {.seqs = ARENA_ARRAY(&c->memory, struct attention_grad_seq, most + 1),
+                              .seq = ARENA_ARRAY(&c->memory, int, most + 1),
+                              .token = ARENA_ARRAY(&c->memory, int, most * s->max + 1)};
     for (int i = 0; i < rows->n; i++) {
-        const int len = balance_length(s, rows->id[i]);
-        seqs[i] = (struct attention_seq){.query = at, .len = len, .pos = -1, .block = -1};
-        for (int j = 0; j < len; j++)
-            id[at++] = rows->id[i] * s->max + j;
+        const int id = rows->id[i] * (CONTINUED + 1), root = b.num_seqs;
+        add_sequence(&b, s, id, -1);
+        for (int j = 0; j < rows->id[i] % (CONTINUED + 1); j++)
+            add_sequence(&b, s, id + 1 + j, root);
     }
-    *T = at;
-    return id;
+    return b;
 }
 
 // Positive scores; of MOE_SOFTMAX they sum to 1.
@@ -297,15 +314,12 @@ static void make_scores(float *scores, const struct balance_shape *s, int T)
     }
 }
 
-// The magnitudes that are summed in a sequence's gradients.
-static void balance_scale(const struct moe_balance_args *a, const struct attention_seq *seq,
-                          const float *scores, const int *experts, double *f, double *out)
+// The magnitudes that are summed in the gradients of a part of a sequence of n tokens, of which f
+// [E] are the shares.
+static void balance_scale(const struct moe_balance_args *a, const struct attention_grad_seq *part,
+                          double n, const float *scores, const double *f, double *out)
 {
-    const int first = seq->query, n = seq->len;
-    memset(f, 0, (size_t)a->E * sizeof *f);
-    for (int i = first * a->K; i < (first + n) * a->K; i++)
-        f[experts[i]] += (double)a->E / (double)(a->K * n);
-    for (int t = first; t < first + n; t++) {
+    for (int t = part->query; t < part->query + part->len; t++) {
         const float *score = scores + (size_t)t * (size_t)a->E;
         double total = 0.0, d = 0.0;
         for (int e = 0; e < a->E; e++) {
@@ -319,36 +333,60 @@ static void balance_scale(const struct moe_balance_args *a, const struct attenti
     }
 }
 
+static void balance_scales(const struct moe_balance_args *a, const struct balance_batch *b,
+                           const float *scores, const int *experts, double *f, double *out)
+{
+    const struct attention_grad_seq nothing = {0};
+    for (int s = 0; s < b->num_seqs; s++) {
+        const struct attention_grad_seq *own = &b->seqs[s];
+        const struct attention_grad_seq *before =
+            own->prefix < 0 ? &nothing : &b->seqs[own->prefix];
+        const struct attention_grad_seq *parts[2] = {before, own};
+        const double n = (double)(before->len + own->len);
+        memset(f, 0, (size_t)a->E * sizeof *f);
+        for (int i = 0; i < 2; i++)
+            for (int p = parts[i]->query * a->K; p < (parts[i]->query + parts[i]->len) * a->K; p++)
+                f[experts[p]] += (double)a->E / ((double)a->K * n);
+        for (int i = 0; i < 2; i++)
+            balance_scale(a, parts[i], n, scores, f, out);
+    }
+}
+
 static void build_balance(struct call *c, const void *shape, const struct rows *rows)
 {
     const struct balance_shape *s = shape;
     struct moe_balance_args *a = call_args(c, sizeof *a);
-    call_text(c, "%d sequences of %d to %d, E %d K %d %s", rows->n, s->min, s->max, s->E, s->K,
+    const struct balance_batch b = balance_batch(c, s, rows);
+    const size_t T = (size_t)b.T, K = (size_t)s->K;
+    call_text(c, "%d sequences of %d to %d, E %d K %d %s", b.num_seqs, s->min, s->max, s->E, s->K,
               s->scoring == MOE_SOFTMAX ? "softmax" : "sigmoid");
-    *a = (struct moe_balance_args){
-        .num_seqs = rows->n, .E = s->E, .K = s->K, .scoring = s->scoring, .weight = 0.37f};
-    struct attention_seq *seqs =
-        call_data(c, &a->seqs, "seqs", ELEMENT_BYTES, sizeof *seqs, (size_t)rows->n)->before;
-    const int *id = balance_tokens(c, s, rows, seqs, &a->T);
-    const size_t T = (size_t)a->T, K = (size_t)s->K;
-    float *scores = array_floats(call_in(c, &a->scores, "scores", dense(a->T, s->E), id, 1.0));
-    make_scores(scores, s, a->T);
+    *a = (struct moe_balance_args){.num_seqs = b.num_seqs,
+                                   .T = b.T,
+                                   .E = s->E,
+                                   .K = s->K,
+                                   .scoring = s->scoring,
+                                   .weight = 0.37f};
+    struct attention_grad_seq *seqs =
+        call_data(c, &a->seqs, "seqs", ELEMENT_BYTES, sizeof *seqs, (size_t)b.num_seqs)->before;
+    if (b.num_seqs > 0)
+        memcpy(seqs, b.seqs, (size_t)b.num_seqs * sizeof *seqs);
+    float *scores = array_floats(call_in(c, &a->scores, "scores", dense(b.T, s->E), b.token, 1.0));
+    make_scores(scores, s, b.T);
     int *experts =
         array_ints(call_data(c, &a->experts, "experts", ELEMENT_I32, sizeof(int), T * K));
     for (size_t t = 0; t < T; t++) {
-        struct philox_stream random = philox_stream(c->seed, (uint64_t)id[t]);
+        struct philox_stream random = philox_stream(c->seed, (uint64_t)b.token[t]);
         draw_experts(&random, experts + t * K, s->K, s->E);
     }
-    call_out(c, &a->loss, "loss", ELEMENT_F32, span_rows((size_t)rows->n, 1, 1), rows->id);
-    struct array *dlogits = call_inout(c, &a->dlogits, "dlogits", dense(a->T, s->E), id);
-    c->bytes = 4.0 * a->T * (4.0 * s->E + s->K);
+    call_out(c, &a->loss, "loss", ELEMENT_F32, span_rows((size_t)b.num_seqs, 1, 1), b.seq);
+    struct array *dlogits = call_inout(c, &a->dlogits, "dlogits", dense(b.T, s->E), b.token);
+    c->bytes = 4.0 * b.T * (6.0 * s->E + s->K);
     if (!c->scales)
         return;
     double *scale = call_scale(c, dlogits), *f = ARENA_ARRAY(&c->memory, double, s->E);
     for (size_t i = 0; i < T * (size_t)s->E; i++)
         scale[i] = fabs((double)array_floats(dlogits)[i]);
-    for (int i = 0; i < rows->n; i++)
-        balance_scale(a, &seqs[i], scores, experts, f, scale);
+    balance_scales(a, &b, scores, experts, f, scale);
 }
 
 static const struct balance_shape balance_shapes[] = {

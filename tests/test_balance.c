@@ -12,35 +12,57 @@
 
 // ---- one layer
 
-enum { T = 23, E = 6, K = 2, SEQS = 4 };
-static const struct attention_seq seqs[SEQS] = {{.query = 0, .len = 9},
-                                                {.query = 9, .len = 0},
-                                                {.query = 9, .len = 1},
-                                                {.query = 10, .len = 13}};
+enum { T = 23, E = 6, K = 2, SEQS = 5 };
+static const struct attention_grad_seq seqs[SEQS] = {
+    {.query = 0, .len = 9, .prefix = -1},
+    {.query = 9, .len = 0, .prefix = -1},
+    {.query = 9, .len = 4, .prefix = -1},
+    {.query = 13, .len = 3, .prefix = 2},
+    {.query = 16, .len = 7, .prefix = 2}}; // the last two continue the third
 
-// sum_i f_i P_i of a sequence, as the papers write it.
-static double loss_of(const double *logits, const int *experts, enum moe_scoring scoring,
-                      struct attention_seq q)
+static void add_row(double *f, double *P, const double *logits, const int *experts,
+                    enum moe_scoring scoring, int t, int n)
 {
+    double s[E], total = 0;
+    for (int i = 0; i < E; i++) {
+        const double z = logits[t * E + i];
+        s[i] = scoring == MOE_SOFTMAX ? exp(z) : 1 / (1 + exp(-z));
+        total += s[i];
+    }
+    for (int i = 0; i < E; i++) {
+        P[i] += s[i] / total / n;
+    }
+    for (int k = 0; k < K; k++) {
+        f[experts[t * K + k]] += (double)E / K / n;
+    }
+}
+
+// sum_i f_i P_i of a sequence, as the papers write it; MOE_NO_SEQUENCE where there is none.
+static double loss_of(const double *logits, const int *experts, enum moe_scoring scoring, int s)
+{
+    const struct attention_grad_seq *own = &seqs[s], *before = &seqs[own->prefix < 0 ? 1 : 2];
+    const int n = before->len + own->len;
     double f[E] = {0}, P[E] = {0}, loss = 0;
-    for (int t = q.query; t < q.query + q.len; t++) {
-        double s[E], total = 0;
-        for (int i = 0; i < E; i++) {
-            const double z = logits[t * E + i];
-            s[i] = scoring == MOE_SOFTMAX ? exp(z) : 1 / (1 + exp(-z));
-            total += s[i];
-        }
-        for (int i = 0; i < E; i++) {
-            P[i] += s[i] / total / q.len;
-        }
-        for (int k = 0; k < K; k++) {
-            f[experts[t * K + k]] += (double)E / K / q.len;
-        }
+    if (n == 0 || (s + 1 < SEQS && seqs[s + 1].prefix == s)) {
+        return (double)MOE_NO_SEQUENCE;
+    }
+    for (int t = 0; t < n; t++) {
+        const int row = t < before->len ? before->query + t : own->query + t - before->len;
+        add_row(f, P, logits, experts, scoring, row, n);
     }
     for (int i = 0; i < E; i++) {
         loss += f[i] * P[i];
     }
     return loss;
+}
+
+static double loss_of_all(const double *logits, const int *experts, enum moe_scoring scoring)
+{
+    double sum = 0;
+    for (int s = 0; s < SEQS; s++) {
+        sum += fmax(0, loss_of(logits, experts, scoring, s));
+    }
+    return sum;
 }
 
 struct layer {
@@ -77,7 +99,7 @@ static void check_layer(struct device *dev, const struct layer *x, enum moe_scor
     int *experts = device_new(dev, x->experts, sizeof x->experts);
     float *dlogits = device_new(dev, before, sizeof before);
     float *losses = device_new(dev, NULL, sizeof loss);
-    struct attention_seq *q = device_new(dev, seqs, sizeof seqs);
+    struct attention_grad_seq *q = device_new(dev, seqs, sizeof seqs);
     assert_ok(dev->k->moe_balance(dev, &(struct moe_balance_args){.scores = scores,
                                                                   .experts = experts,
                                                                   .seqs = q,
@@ -91,23 +113,21 @@ static void check_layer(struct device *dev, const struct layer *x, enum moe_scor
                                                                   .dlogits = dlogits}));
     float *grad = device_floats(dev, dlogits, T * E);
     device_get(dev, loss, losses, sizeof loss);
+    double z[T * E];
+    memcpy(z, x->logits, sizeof z);
     for (int s = 0; s < SEQS; s++) {
-        double z[T * E];
-        memcpy(z, x->logits, sizeof z);
-        const double value = loss_of(z, x->experts, scoring, seqs[s]);
-        assert_true(fabs((double)loss[s] - value) < 1e-6 * fmax(1, value));
-        for (int i = seqs[s].query * E; i < (seqs[s].query + seqs[s].len) * E; i++) {
-            // Differences of 1e-5 leave 1e-10 of curvature and 1e-11 of rounding; scores are
-            // float32.
-            const double at = z[i];
-            z[i] = at + 1e-5;
-            double slope = loss_of(z, x->experts, scoring, seqs[s]);
-            z[i] = at - 1e-5;
-            slope = (slope - loss_of(z, x->experts, scoring, seqs[s])) / 2e-5;
-            z[i] = at;
-            if (!(fabs((double)grad[i] - slope) < 2e-7)) {
-                fail_msg("logit %d: %.9g, finite difference %.9g", i, (double)grad[i], slope);
-            }
+        assert_true(fabs((double)loss[s] - loss_of(z, x->experts, scoring, s)) < 1e-6);
+    }
+    for (int i = 0; i < T * E; i++) {
+        // Differences of 1e-5 leave 1e-10 of curvature and 1e-11 of rounding; scores are float32.
+        const double at = z[i];
+        z[i] = at + 1e-5;
+        double slope = loss_of_all(z, x->experts, scoring);
+        z[i] = at - 1e-5;
+        slope = (slope - loss_of_all(z, x->experts, scoring)) / 2e-5;
+        z[i] = at;
+        if (!(fabs((double)grad[i] - slope) < 2e-7)) {
+            fail_msg("logit %d: %.9g, finite difference %.9g", i, (double)grad[i], slope);
         }
     }
     free(grad);
@@ -136,7 +156,19 @@ static void gradient_is_the_slope_of_the_papers_loss(void **state)
 
 // ---- the model
 
-// The gradient of the balance loss alone, of one sequence of the fixture or (-1) of all packed.
+// The gradient of the balance loss alone.
+static void balance_pass(struct fixture *f, const struct pack *pack)
+{
+    const struct policy_batch b = pack_batch(pack);
+    float *logprob = mem_floats((size_t)b.num_targets), *zero = mem_floats((size_t)b.num_targets);
+    memset(zero, 0, (size_t)b.num_targets * sizeof *zero);
+    assert_ok(policy_forward(f->p, &b, true, logprob, NULL));
+    assert_ok(policy_backward(f->p, &b, zero, NULL));
+    free(logprob);
+    free(zero);
+}
+
+// Of one sequence of the fixture or (-1) of all packed.
 static void balance_alone(struct fixture *f, int seq)
 {
     struct pack alone = {0};
@@ -145,13 +177,7 @@ static void balance_alone(struct fixture *f, int seq)
                   len = f->offsets[seq + 1] - f->offsets[seq];
         pack_completion(&alone, tokens, 1, tokens + 1, len - 1, 1);
     }
-    const struct policy_batch b = pack_batch(seq >= 0 ? &alone : &f->next);
-    float *logprob = mem_floats((size_t)b.num_targets), *zero = mem_floats((size_t)b.num_targets);
-    memset(zero, 0, (size_t)b.num_targets * sizeof *zero);
-    assert_ok(policy_forward(f->p, &b, true, logprob, NULL));
-    assert_ok(policy_backward(f->p, &b, zero, NULL));
-    free(logprob);
-    free(zero);
+    balance_pass(f, seq >= 0 ? &alone : &f->next);
     pack_free(&alone);
 }
 
@@ -247,6 +273,45 @@ static void packing_and_threads_change_nothing(void **state)
     free(grad);
 }
 
+// Two completions of a prompt that is computed once are two whole sequences.
+static void check_shared_prompt(struct fixture *f)
+{
+    const int *prompt = f->tokens + f->offsets[2], *tails[2] = {prompt + 20, prompt + 33};
+    static const int lengths[2] = {13, 28};
+    struct pack apart = {0}, shared = {0};
+    pack_sequence(&shared, prompt, 20, NULL, 0);
+    for (int i = 0; i < 2; i++) {
+        pack_completion(&apart, prompt, 20, tails[i], lengths[i], 1);
+        pack_shared(&shared, tails[i], lengths[i], 1);
+    }
+    begin(f, WEIGHT);
+    balance_pass(f, &apart);
+    const double loss = policy_balance_loss(f->p);
+    const int64_t terms = f->p->balance_terms;
+    float *grad = device_floats(f->dev, f->p->grad, f->p->params.size);
+    begin(f, WEIGHT);
+    balance_pass(f, &shared);
+    float *now = device_floats(f->dev, f->p->grad, f->p->params.size);
+    assert_int_equal(f->p->balance_terms, terms);
+    assert_true(fabs(policy_balance_loss(f->p) - loss) < 1e-6); // sums in another order
+    assert_gradient("gradient with a shared prompt", now, grad, f->p->params.size);
+    free(grad);
+    free(now);
+    pack_free(&apart);
+    pack_free(&shared);
+}
+
+static void a_shared_prompt_counts_in_every_completion(void **state)
+{
+    (void)state;
+    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
+    for (int d = 0; d < n; d++) {
+        struct fixture f = fixture_open(golden_models[2], devices[d], 2);
+        check_shared_prompt(&f);
+        fixture_close(&f);
+    }
+}
+
 static void descending_it_balances_the_load(void **state)
 {
     (void)state;
@@ -295,6 +360,7 @@ int main(void)
         cmocka_unit_test(gradient_is_the_slope_of_the_papers_loss),
         cmocka_unit_test(values_and_gradients_are_those_of_torch),
         cmocka_unit_test(packing_and_threads_change_nothing),
+        cmocka_unit_test(a_shared_prompt_counts_in_every_completion),
         cmocka_unit_test(descending_it_balances_the_load),
         cmocka_unit_test(no_weight_leaves_no_gradient),
     };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Latent attention as small matrix products with a running softmax.
+// Attention as small matrix products with a running softmax.
 //
-// Theory of operation. An item is a few queries of one sequence with all heads: rows that read the
-// same keys. For each block of ATTENTION_BLOCK keys, counted from position 0, the keys are
+// Theory of operation. An item is a few queries of one sequence with all heads of a part: rows that
+// read the same keys. For each block of ATTENTION_BLOCK keys, counted from position 0, the keys are
 // transposed once; then, for a tile of rows at a time, scores are one product, the softmax state
 // (maximum m, sum l) of each row moves on, and the output grows by a second product:
 //   m' = max(m, s),  p = e^(s - m'),  l = l e^(m - m') + sum p,  out = out e^(m - m') + p kv
@@ -11,7 +11,6 @@
 // on its own query and keys alone.
 #include "kernels/cpu/fast_attention.h"
 #include "base/mem.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -36,7 +35,7 @@ void FAST(transpose_keys)(struct attention_rows kv, int keys, int D, float *out)
         const float *row[VEC_WIDTH];
         float *to = out + (size_t)(u / GEMM_COLS) * (size_t)words * GEMM_COLS + u % GEMM_COLS;
         for (int i = 0; i < VEC_WIDTH; i++)
-            row[i] = skip_rows(kv, u + i < keys ? u + i : keys - 1).data;
+            row[i] = skip(kv, u + i < keys ? u + i : keys - 1, 0).data;
         for (int d = 0; d < whole; d += 4)
             vec_transpose4(row, (size_t)d, to + (size_t)d * GEMM_COLS, GEMM_COLS);
         for (int i = 0; i < VEC_WIDTH && whole < words; i++) {
@@ -50,6 +49,7 @@ void FAST(transpose_keys)(struct attention_rows kv, int keys, int D, float *out)
 
 struct attention_item {
     int seq, first, len; // queries [first, first + len) of seqs[seq]
+    int part;
 };
 
 struct attention_job {
@@ -62,19 +62,19 @@ struct attention_job {
 
 // Scratch of a rank.
 struct attention_work {
-    float *keys_t; // [R+Dr,KEYS]
-    float *kv;     // [KEYS,round_up_cols(R+Dr)] widened rows, or packed ones
-    float *q;      // [GEMM_BF16_TILE,R+Dr] widened
+    float *keys_t; // [Dk,KEYS]
+    float *kv;     // [KEYS,round_up_cols(part)] widened rows, or packed values
+    float *q;      // [rows of an item,Dk] when not read in place
     float *p;      // [GEMM_BF16_TILE,KEYS]
     struct attention_room room;
     float *max, *sum; // [rows of an item]
-    float *out;       // [rows of an item,R] when the output is bfloat16
+    float *out;       // [rows of an item,Dv] when not summed in place
 };
 
 // Turns the scores s[KEYS] of a row that sees `visible` keys of the block into p, and its state and
 // output to the new maximum.
 static void softmax_step(float *s, int visible, int lanes, vec scale, float *max, float *sum,
-                         float *out, int R)
+                         float *out, int Dv)
 {
     vec largest = vec_set1(*max), total = vec_zero();
     for (int u = 0; u < lanes; u += VEC_WIDTH) {
@@ -98,72 +98,82 @@ static void softmax_step(float *s, int visible, int lanes, vec scale, float *max
         const vec keep = vec_exp(vec_set1(*max - now));
         vec_store(alpha, keep);
         *sum = *sum * alpha[0] + vec_sum(total);
-        for (size_t r = 0; r < (size_t)R; r += VEC_WIDTH) {
-            const vec_mask m = vec_mask_at((size_t)R, r);
-            vec_store_mask(out + r, vec_mul(vec_load_mask(out + r, m), keep), m);
+        for (size_t d = 0; d < (size_t)Dv; d += VEC_WIDTH) {
+            const vec_mask m = vec_mask_at((size_t)Dv, d);
+            vec_store_mask(out + d, vec_mul(vec_load_mask(out + d, m), keep), m);
         }
     }
     *max = now;
 }
 
-// An item of rows at `base` of all rows; its queries begin at position pos. out: [rows,R], not yet
-// divided by the sums.
+// The rows of some queries, the first of which is row `query` of q, at position pos. out:
+// [rows,Dv], not yet divided by the sums.
 struct attended {
     const struct attention_args *a;
     const struct attention_work *w;
-    size_t base;
-    int pos, rows;
+    struct attention_rows q;
+    size_t query;
+    int part, pos, rows;
     float *out;
 };
+
+// Outputs are summed where they belong.
+static bool sums_in_place(const struct attention_args *a)
+{
+    return a->type == DTYPE_F32 && a->shape.kv_heads == 1;
+}
 
 // Rows [row, end) against key block b; the first ones may see none of it.
 static void attend_tile(const struct attended *t, struct attention_values kv, int b, int row,
                         int end)
 {
-    const struct attention_args *a = t->a;
+    const struct attention_shape *s = &t->a->shape;
     const struct attention_work *w = t->w;
-    while (row < end && t->pos + row / a->shape.H < b * KEYS)
+    const int G = heads_per_part(s), before = b * KEYS - t->pos; // keys
+    while (row < end && row / G < before)
         row++;
     if (row == end)
         return;
-    const int D = a->shape.Dk, m = end - row, seen = t->pos + (end - 1) / a->shape.H + 1 - b * KEYS;
+    const int m = end - row, seen = (end - 1) / G + 1 - before;
     const int keys = seen < KEYS ? seen : KEYS, lanes = round_up_lanes(keys);
-    const size_t R = (size_t)a->shape.Dv, first = t->base + (size_t)row;
-    float *out = t->out + (size_t)row * R;
-    score_rows(read_rows(a->q, a->type, first * (size_t)D, (size_t)D, m, D, w->q), m, w->keys_t, D,
-               D, keys, w->p, w->room);
+    const size_t Dv = (size_t)s->Dv;
+    float *out = t->out + (size_t)row * Dv;
+    score_rows(skip(t->q, row, 0), m, w->keys_t, s->Dk, s->Dk, keys, w->p, w->room);
     for (int i = 0; i < m; i++)
-        softmax_step(w->p + i * KEYS, t->pos + (row + i) / a->shape.H + 1 - b * KEYS, lanes,
-                     vec_set1(a->shape.scale), &w->max[row + i], &w->sum[row + i],
-                     out + (size_t)i * R, a->shape.Dv);
-    weigh_keys(w->p, m, kv, keys, a->shape.Dv, out, R, b == 0, w->room);
+        softmax_step(w->p + i * KEYS, (row + i) / G + 1 - before, lanes, vec_set1(s->scale),
+                     &w->max[row + i], &w->sum[row + i], out + (size_t)i * Dv, s->Dv);
+    weigh_keys(w->p, m, kv, keys, s->Dv, out, Dv, b == 0, w->room);
 }
 
 static void finish_item(const struct attended *t)
 {
     const struct attention_args *a = t->a;
-    const size_t R = (size_t)a->shape.Dv;
-    for (size_t i = 0; i < (size_t)t->rows; i++) {
+    const size_t Dv = (size_t)a->shape.Dv;
+    for (int i = 0; i < t->rows; i++) {
+        const size_t at = row_of(&a->shape, t->query, t->part, i);
         const vec inverse = vec_set1(1.0f / t->w->sum[i]);
-        for (size_t r = 0; r < R; r += VEC_WIDTH) {
-            const int n = vec_lanes_at(R, r);
-            vec_store_as(a->out, a->type, (t->base + i) * R + r,
-                         vec_mul(vec_load_n(t->out + i * R + r, n), inverse), n);
+        const float *out = t->out + (size_t)i * Dv;
+        for (size_t d = 0; d < Dv; d += VEC_WIDTH) {
+            const int n = vec_lanes_at(Dv, d);
+            vec_store_as(a->out, a->type, at * Dv + d, vec_mul(vec_load_n(out + d, n), inverse), n);
         }
         if (a->lse)
-            a->lse[t->base + i] = t->w->max[i] + logf(t->w->sum[i]);
+            a->lse[at] = t->w->max[i] + logf(t->w->sum[i]);
     }
 }
 
 static void attend_item(const struct attention_args *a, const struct attention_work *w,
                         const struct attention_item *item)
 {
+    const struct attention_shape *s = &a->shape;
     const struct attention_seq *seq = &a->seqs[item->seq];
-    const int pos = seq->pos + item->first, seen = pos + item->len, D = a->shape.Dk;
-    struct attended t = {a, w, .pos = pos, .rows = item->len * a->shape.H, .out = w->out};
-    t.base = ((size_t)seq->query + (size_t)item->first) * (size_t)a->shape.H;
-    if (a->type == DTYPE_F32)
-        t.out = (float *)a->out + t.base * (size_t)a->shape.Dv;
+    const int pos = seq->pos + item->first, seen = pos + item->len, part = attention_part(s);
+    struct attended t = {a, w, .part = item->part, .pos = pos, .out = w->out};
+    t.query = (size_t)seq->query + (size_t)item->first;
+    t.rows = item->len * heads_per_part(s);
+    t.q = read_heads(s, a->q, a->type, t.query, item->part, t.rows, s->Dk, w->q);
+    if (sums_in_place(a))
+        t.out = (float *)a->out + t.query * (size_t)s->H * (size_t)s->Dv;
     for (int i = 0; i < t.rows; i++) {
         w->max[i] = -INFINITY;
         w->sum[i] = 0.0f;
@@ -171,10 +181,11 @@ static void attend_item(const struct attention_args *a, const struct attention_w
     for (int b = 0; b * KEYS < seen; b++) {
         const int keys = seen - b * KEYS < KEYS ? seen - b * KEYS : KEYS;
         const struct attention_rows rows =
-            read_rows(a->kv_blocks[seq->block + b], a->type, 0, (size_t)D, keys, D, w->kv);
-        const struct attention_values kv = {pack_rows(rows, keys, a->shape.Dv, w->kv), rows.ld,
-                                            keys, rows.type};
-        FAST(transpose_keys)(rows, keys, D, w->keys_t);
+            read_rows(a->kv_blocks[seq->block + b], a->type, (size_t)(item->part * part),
+                      (size_t)attention_row(s), keys, part, w->kv);
+        FAST(transpose_keys)(rows, keys, s->Dk, w->keys_t);
+        const struct attention_values kv = {
+            pack_rows(skip(rows, 0, s->value_at), keys, s->Dv, w->kv), rows.ld, keys, rows.type};
         for (int row = 0; row < t.rows; row += GEMM_BF16_TILE)
             attend_tile(&t, kv, b, row,
                         t.rows - row < GEMM_BF16_TILE ? t.rows : row + GEMM_BF16_TILE);
@@ -186,17 +197,18 @@ static void attention_share(void *arg, int rank, int size)
 {
     const struct attention_job *job = arg;
     const struct attention_args *a = job->a;
-    const size_t D = (size_t)(a->shape.Dk), cols = round_up_cols(a->shape.Dk);
-    const size_t rows = (size_t)(queries_per_item(ITEM_ROWS, a->shape.H) * a->shape.H);
-    const size_t out = a->type == DTYPE_F32 ? 0 : rows * (size_t)a->shape.Dv;
-    const size_t gemm = gemm_bf16_work((int)D > KEYS ? (int)D : KEYS);
+    const struct attention_shape *s = &a->shape;
+    const size_t Dk = (size_t)s->Dk, cols = round_up_cols(attention_part(s));
+    const size_t rows = (size_t)(queries_per_item(ITEM_ROWS, s) * heads_per_part(s));
+    const size_t out = sums_in_place(a) ? 0 : rows * (size_t)s->Dv;
+    const size_t gemm = gemm_bf16_work(s->Dk > KEYS ? s->Dk : KEYS);
     float *scratch = cpu_scratch(job->dev, rank,
-                                 gemm + (D + 1 + cols) * KEYS + GEMM_BF16_TILE * (D + 2 * KEYS) +
-                                     2 * rows + out + 9 * SCRATCH_LINE);
+                                 gemm + (Dk + 1 + cols) * KEYS + 2 * GEMM_BF16_TILE * KEYS +
+                                     rows * (Dk + 2) + out + 9 * SCRATCH_LINE);
     struct attention_work w;
-    w.keys_t = take(&scratch, (D + 1) * KEYS);
+    w.keys_t = take(&scratch, (Dk + 1) * KEYS);
     w.kv = take(&scratch, cols * KEYS);
-    w.q = take(&scratch, GEMM_BF16_TILE * D);
+    w.q = take(&scratch, rows * Dk);
     w.p = take(&scratch, GEMM_BF16_TILE * KEYS);
     w.room.half = (uint16_t *)(void *)take(&scratch, GEMM_BF16_TILE * KEYS);
     w.room.gemm = take(&scratch, gemm);
@@ -211,12 +223,12 @@ static void attention_share(void *arg, int rank, int size)
 
 int FAST(attention)(struct device *dev, const struct attention_args *a)
 {
-    if (a->shape.kv_heads > 1 || a->shape.value_at > 0)
-        return ref_attention(dev, a);
-    const int queries = queries_per_item(ITEM_ROWS, a->shape.H);
+    const struct attention_shape *s = &a->shape;
+    const int queries = queries_per_item(ITEM_ROWS, s), G = heads_per_part(s);
     size_t count = 0;
     for (int n = 0; n < a->num_seqs; n++)
         count += ((size_t)a->seqs[n].len + (size_t)queries - 1) / (size_t)queries;
+    count *= (size_t)s->kv_heads;
     struct attention_item *items = mem_alloc(count * sizeof(*items));
     double *cost = mem_alloc((count + 1) * sizeof(*cost));
     int k = 0;
@@ -224,15 +236,17 @@ int FAST(attention)(struct device *dev, const struct attention_args *a)
     for (int n = 0; n < a->num_seqs; n++) {
         const struct attention_seq *seq = &a->seqs[n];
         assert(seq->pos >= 0 && seq->len >= 0);
-        for (int i = 0; i < seq->len; i += queries, k++) {
+        for (int i = 0; i < seq->len; i += queries) {
             const int len = seq->len - i < queries ? seq->len - i : queries;
             const double keys = seq->pos + i + 0.5 * len + VEC_WIDTH;
-            items[k] = (struct attention_item){n, i, len};
-            cost[k + 1] = cost[k] + keys * (len * a->shape.H + GEMM_BF16_TILE);
+            for (int part = 0; part < s->kv_heads; part++, k++) {
+                items[k] = (struct attention_item){n, i, len, part};
+                cost[k + 1] = cost[k] + keys * (len * G + GEMM_BF16_TILE);
+            }
         }
     }
     struct attention_job job = {dev, a, items, cost, k};
-    cpu_run(dev, 4.0 * cost[k] * (a->shape.Dk), attention_share, &job);
+    cpu_run(dev, 4.0 * cost[k] * s->Dk, attention_share, &job);
     free(cost);
     free(items);
     return 0;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What attention and its backward share. A row is one head of one query: row i of a sequence is
-// head i % H of query i / H, and H (R + Dr) elements apart are the queries, so rows lie one after
-// the other. Products read bfloat16 as it is where there are dot products of it (then probabilities
+// What attention and its backward share. Each part of the keys is on its own: a row is one of the
+// G = H / kv_heads heads that it serves, of one query, and row i of some queries is head i % G of
+// query i / G. With one part the rows lie one after the other in memory; else they are copied
+// together. Products read bfloat16 as it is where there are dot products of it (then probabilities
 // and their gradients are rounded to it), else float32, to which bfloat16 is widened first.
 #ifndef KERNELS_CPU_FAST_ATTENTION_H
 #define KERNELS_CPU_FAST_ATTENTION_H
@@ -10,8 +11,22 @@
 
 #define KEYS ATTENTION_BLOCK
 
+// Query heads that a part serves.
+static inline int heads_per_part(const struct attention_shape *s) { return s->H / s->kv_heads; }
+
 // Queries of a work item: as many as make about `rows` rows.
-static inline int queries_per_item(int rows, int H) { return rows / H > 1 ? rows / H : 1; }
+static inline int queries_per_item(int rows, const struct attention_shape *s)
+{
+    const int G = heads_per_part(s);
+    return rows / G > 1 ? rows / G : 1;
+}
+
+// Rows of all heads of queries before row i of the queries from `query` on.
+static inline size_t row_of(const struct attention_shape *s, size_t query, int part, int i)
+{
+    const int G = heads_per_part(s);
+    return (query + (size_t)(i / G)) * (size_t)s->H + (size_t)(part * G + i % G);
+}
 
 static inline int round_up_lanes(int keys)
 {
@@ -53,14 +68,31 @@ static inline struct attention_rows read_rows(const void *x, enum dtype type, si
     return (struct attention_rows){work, (size_t)n, DTYPE_F32};
 }
 
-static inline struct attention_rows skip_rows(struct attention_rows x, int rows)
+// The rows of x, n elements each, that are some queries' from `query` on: where they lie, or in
+// work [rows,n].
+static inline struct attention_rows read_heads(const struct attention_shape *s, const void *x,
+                                               enum dtype type, size_t query, int part, int rows,
+                                               int n, float *work)
 {
-    const size_t bytes = (size_t)rows * x.ld * dtype_size(x.type);
+    const size_t width = (size_t)n, G = (size_t)heads_per_part(s);
+    if (s->kv_heads == 1)
+        return read_rows(x, type, query * G * width, width, rows, n, work);
+    const struct attention_rows out = {work, width, GEMM_DOTS ? type : DTYPE_F32};
+    for (size_t i = 0; i < (size_t)rows; i += G)
+        copy_as(work, out.type, i * width, x, type, row_of(s, query, part, (int)i) * width,
+                G * width);
+    return out;
+}
+
+// x from row `rows` and column `columns` on.
+static inline struct attention_rows skip(struct attention_rows x, int rows, int columns)
+{
+    const size_t bytes = ((size_t)rows * x.ld + (size_t)columns) * dtype_size(x.type);
     return (struct attention_rows){(const char *)x.data + bytes, x.ld, x.type};
 }
 
-// Keys of a block as B of a product: rows of D as its columns, in panels of GEMM_COLS. Columns of
-// the last vector past `keys` repeat the last key. out: [D,KEYS] floats.
+// Keys (or values) of a block as B of a product: rows of D as its columns, in panels of GEMM_COLS.
+// Columns of the last vector past `keys` repeat the last key. out: [D,KEYS] floats.
 void FAST(transpose_keys)(struct attention_rows kv, int keys, int D, float *out);
 
 // Rows as B of a product over them: float32 where it is, bfloat16 packed by pairs of rows into work

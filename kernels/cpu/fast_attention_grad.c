@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward of latent attention over packed sequences (MATH.md): with p recomputed from the stored
+// Backward of attention over packed sequences (MATH.md): with p recomputed from the stored
 // log-sum-exp, per key block and group of queries
-//   ds = scale p (dout kv^T - dout . out),  dq += ds kv,  dkv += ds^T q,  dkv[0,R) += p^T dout.
-// A whole sequence is one item and does all of it. A sequence longer than a fair share of a rank is
-// cut instead into items over its key blocks, which give dkv, and items over its queries, which
-// give dq: both compute the same p and ds, and every sum keeps its order, so the cut does not show
-// in the bits.
+//   ds = scale p (dout v^T - dout . out),  dq += ds k,  dk += ds^T q,  dv += p^T dout.
+//
+// Theory of operation. A family is a sequence and those whose prefix it is. Whole, with one part of
+// the keys, it is one item. One larger than a fair share of a rank is cut into its sequences; and
+// a sequence that still is, into items over its key blocks, which give dkv, and items over its
+// queries, which give dq: both compute the same p and ds. What a sequence adds to the keys of its
+// prefix, its share, is summed on its own and then added, in the order of the sequences: at once
+// within an item, else when all items are done. So every sum keeps its order, and the cut does not
+// show in the bits.
 #include "base/mem.h"
 #include "kernels/cpu/fast_attention.h"
-#include "kernels/cpu/reference.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +20,11 @@
 #define QUERY_GROUPS 4  // of an item that gives dq alone
 
 struct grad_item {
-    int seq;
+    int seq, part;
     int key_begin, key_end; // key blocks
     int first, end;         // queries
     bool dq, dkv;
+    int followers; // sequences after it that are done as well: they continue it
 };
 
 struct grad_job {
@@ -29,53 +33,104 @@ struct grad_job {
     struct grad_item *items;
     double *cost; // [num_items+1]
     int num_items;
+    float *dkv; // [N,row]: a->dkv, or what is rounded to it
+    float *shares;
+    ptrdiff_t *share_at; // [num_seqs] in shares: [keys of the prefix,row]; negative: not there
 };
 
 // Scratch of a rank. Of the key blocks of an item, one after the other; of the group of queries at
 // hand. Operands of products that lie in the arrays themselves need none.
 struct grad_work {
-    float *keys_t;      // [blocks] of keys_floats
-    float *kv;          // [blocks] of keys_floats: widened rows, or packed ones
-    float *q, *dout;    // [rows,D] and [rows,R] widened
-    void *q_b, *dout_b; // and packed by pairs of rows
-    float *p, *ds;      // [rows,KEYS]
+    float *keys_t;                   // [blocks] of keys_floats: keys, and values that are no keys
+    float *kv;                       // [blocks] of rows_floats: widened rows, or packed keys
+    struct attention_values *values; // [blocks] keys as B of a product
+    float *q, *dout;                 // [rows,Dk] and [rows,Dv]
+    void *q_b, *dout_b;              // and packed by pairs of rows
+    float *p, *ds;                   // [rows,KEYS]
     struct attention_room room;
-    float *delta; // [rows] dout . out
-    float *dq;    // [rows,D] when dq is bfloat16
-    float *dkv;   // [blocks,KEYS,D] when dkv is
+    float *lse, *delta; // [rows]; delta: dout . out
+    float *dq;          // [rows,Dk] when not summed in place
+    float *share;       // [keys of the prefix,part] of the sequence at hand
 };
 
-static size_t keys_floats(const struct attention_grad_args *a)
+static size_t keys_floats(const struct attention_shape *s)
 {
-    return (round_up_cols(a->shape.Dk) + 1) * KEYS;
+    return (size_t)(s->Dk + 1 + (s->value_at > 0 ? s->Dv + 1 : 0)) * KEYS;
 }
 
-// A group of queries of a sequence at `start`: their rows at `base`, and what products read of
-// them.
+static size_t rows_floats(const struct attention_shape *s)
+{
+    return round_up_cols(attention_part(s)) * KEYS;
+}
+
+// Key blocks that belong to the prefix of a sequence; that it sees; and keys of block b.
+static int shared_blocks(const struct attention_grad_seq *seq) { return seq->pos / KEYS; }
+static int blocks_of(const struct attention_grad_seq *seq)
+{
+    return (seq->pos + seq->len + KEYS - 1) / KEYS;
+}
+static int keys_of(const struct attention_grad_seq *seq, int b)
+{
+    const int left = seq->pos + seq->len - b * KEYS;
+    return left < KEYS ? left : KEYS;
+}
+
+// Row of kv of the first key of block b.
+static size_t key_row(const struct attention_grad_args *a, const struct attention_grad_seq *seq,
+                      int b)
+{
+    const int shared = shared_blocks(seq);
+    return b < shared ? (size_t)a->seqs[seq->prefix].key + (size_t)b * KEYS
+                      : (size_t)seq->key + (size_t)(b - shared) * KEYS;
+}
+
+// Rows of sums.
+struct grad_sums {
+    float *data;
+    size_t ld;
+};
+
+// Those of the keys of block b.
+static struct grad_sums sums_of(const struct grad_job *job, const struct grad_work *w,
+                                const struct grad_item *item, int b)
+{
+    const struct attention_shape *s = &job->a->shape;
+    const struct attention_grad_seq *seq = &job->a->seqs[item->seq];
+    const size_t part = (size_t)attention_part(s), row = (size_t)attention_row(s);
+    const size_t before = (size_t)b * KEYS, column = (size_t)item->part * part;
+    if (b >= shared_blocks(seq))
+        return (struct grad_sums){job->dkv + key_row(job->a, seq, b) * row + column, row};
+    if (job->share_at[item->seq] < 0)
+        return (struct grad_sums){w->share + before * part, part};
+    return (struct grad_sums){job->shares + job->share_at[item->seq] + before * row + column, row};
+}
+
+// A group of queries of a sequence: the first at position pos, their rows, and what products read
+// of them.
 struct grad_group {
-    size_t start, base;
-    int first, len;
+    int pos, rows;
     struct attention_rows q, dout;
     const void *q_b, *dout_b;
-    float *dq, *dkv; // dkv: of the key blocks of the item
+    float *dq;
 };
 
 // p and ds of m rows of the group from `row` on, of which row i sees the keys below visible0 + i /
-// H of the block that keys_t is of. Lanes past the visible keys are 0.
-static void probabilities(const struct attention_grad_args *a, const struct grad_work *w,
+// G of the block that keys_t is of. Lanes past the visible keys are 0.
+static void probabilities(const struct attention_shape *s, const struct grad_work *w,
                           const struct grad_group *g, const float *keys_t, int row, int m,
                           int visible0)
 {
-    const int D = a->shape.Dk, seen = visible0 + (row + m - 1) / a->shape.H;
+    const int G = heads_per_part(s), seen = visible0 + (row + m - 1) / G;
     const int keys = seen < KEYS ? seen : KEYS;
+    const float *values_t = s->value_at > 0 ? keys_t + (size_t)(s->Dk + 1) * KEYS : keys_t;
     float *p = w->p + (size_t)row * KEYS, *ds = w->ds + (size_t)row * KEYS;
-    const vec scale = vec_set1(a->shape.scale);
-    score_rows(skip_rows(g->q, row), m, keys_t, D, D, keys, p, w->room);
-    score_rows(skip_rows(g->dout, row), m, keys_t, D, a->shape.Dv, keys, ds, w->room);
+    const vec scale = vec_set1(s->scale);
+    score_rows(skip(g->q, row, 0), m, keys_t, s->Dk, s->Dk, keys, p, w->room);
+    score_rows(skip(g->dout, row, 0), m, values_t, s->value_at > 0 ? s->Dv : s->Dk, s->Dv, keys, ds,
+               w->room);
     for (int i = 0; i < m; i++, p += KEYS, ds += KEYS) {
-        const int visible = visible0 + (row + i) / a->shape.H;
-        const vec lse = vec_set1(a->lse[g->base + (size_t)(row + i)]);
-        const vec delta = vec_set1(w->delta[row + i]);
+        const int visible = visible0 + (row + i) / G;
+        const vec lse = vec_set1(w->lse[row + i]), delta = vec_set1(w->delta[row + i]);
         for (int u = 0; u < KEYS; u += VEC_WIDTH) {
             const int here = visible - u < 0           ? 0
                              : visible - u < VEC_WIDTH ? visible - u
@@ -94,9 +149,9 @@ static void probabilities(const struct attention_grad_args *a, const struct grad
     }
 }
 
-// dkv[keys, 0..n) += w[rows,KEYS]^T x[rows,n], x as pack_rows gives it, its rows ldx apart.
+// sums[keys, 0..n) += w[rows,KEYS]^T x[rows,n], x as pack_rows gives it, its rows ldx apart.
 static void add_to_keys(const struct grad_work *work, const float *w, int rows, int keys,
-                        enum dtype type, const void *x, size_t ldx, int n, float *dkv, size_t D)
+                        enum dtype type, const void *x, size_t ldx, int n, struct grad_sums sums)
 {
     if (type == DTYPE_F32) {
         const struct gemm product = {
@@ -109,8 +164,8 @@ static void add_to_keys(const struct grad_work *work, const float *w, int rows, 
             .b = x,
             .b_depth = ldx,
             .b_panel = GEMM_COLS,
-            .c = dkv,
-            .ldc = D,
+            .c = sums.data,
+            .ldc = sums.ld,
             .mode = GEMM_CHAIN,
         };
         FAST(gemm)(&product);
@@ -131,39 +186,38 @@ static void add_to_keys(const struct grad_work *work, const float *w, int rows, 
         .a_row = 2,
         .a_depth = 2 * KEYS,
         .b = x,
-        .c = dkv,
-        .ldc = D,
+        .c = sums.data,
+        .ldc = sums.ld,
         .mode = GEMM_CHAIN,
         .work = work->room.gemm,
     };
     FAST(gemm_bf16)(&product);
 }
 
-// The group against key block b, `keys_t` and `kv` of it. The first group that sees a key finds its
-// gradient zero.
-static void group_grad(const struct attention_grad_args *a, const struct grad_work *w,
-                       const struct grad_item *item, const struct grad_group *g, int b,
-                       const float *keys_t, struct attention_values kv)
+// The group against key block b of the item, some of whose keys it sees.
+static void group_grad(const struct grad_job *job, const struct grad_work *w,
+                       const struct grad_item *item, const struct grad_group *g, int b)
 {
-    const int rows = g->len * a->shape.H, visible0 = g->first + 1 - b * KEYS,
-              seen = visible0 + g->len - 1;
-    const int keys = seen < KEYS ? seen : KEYS, D = a->shape.Dk;
-    float *dkv = g->dkv + (size_t)(b - item->key_begin) * KEYS * (size_t)D;
-    for (int row = 0; row < rows; row += GEMM_BF16_TILE) {
-        const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
-        probabilities(a, w, g, keys_t, row, m, visible0);
+    const struct attention_shape *s = &job->a->shape;
+    const int G = heads_per_part(s), slot = b - item->key_begin, visible0 = g->pos + 1 - b * KEYS;
+    const int seen = visible0 + g->rows / G - 1, keys = seen < KEYS ? seen : KEYS;
+    const float *keys_t = w->keys_t + (size_t)slot * keys_floats(s);
+    for (int row = 0; row < g->rows; row += GEMM_BF16_TILE) {
+        const int m = g->rows - row < GEMM_BF16_TILE ? g->rows - row : GEMM_BF16_TILE;
+        probabilities(s, w, g, keys_t, row, m, visible0);
     }
-    for (int row = 0; row < rows && item->dq; row += GEMM_BF16_TILE) {
-        const int m = rows - row < GEMM_BF16_TILE ? rows - row : GEMM_BF16_TILE;
-        const int here = visible0 + (row + m - 1) / a->shape.H;
+    for (int row = 0; row < g->rows && item->dq; row += GEMM_BF16_TILE) {
+        const int m = g->rows - row < GEMM_BF16_TILE ? g->rows - row : GEMM_BF16_TILE;
+        const int here = visible0 + (row + m - 1) / G;
         if (here > 0)
-            weigh_keys(w->ds + (size_t)row * KEYS, m, kv, here < KEYS ? here : KEYS, D,
-                       g->dq + (size_t)row * (size_t)D, (size_t)D, b == 0, w->room);
+            weigh_keys(w->ds + (size_t)row * KEYS, m, w->values[slot], here < KEYS ? here : KEYS,
+                       s->Dk, g->dq + (size_t)row * (size_t)s->Dk, (size_t)s->Dk, b == 0, w->room);
     }
     if (item->dkv) {
-        add_to_keys(w, w->ds, rows, keys, g->q.type, g->q_b, g->q.ld, D, dkv, (size_t)D);
-        add_to_keys(w, w->p, rows, keys, g->dout.type, g->dout_b, g->dout.ld, a->shape.Dv, dkv,
-                    (size_t)D);
+        struct grad_sums sums = sums_of(job, w, item, b);
+        add_to_keys(w, w->ds, g->rows, keys, g->q.type, g->q_b, g->q.ld, s->Dk, sums);
+        sums.data += s->value_at;
+        add_to_keys(w, w->p, g->rows, keys, g->dout.type, g->dout_b, g->dout.ld, s->Dv, sums);
     }
 }
 
@@ -181,104 +235,182 @@ static float row_dot(const void *x, const void *y, enum dtype type, size_t at, s
     return vec_sum(sum);
 }
 
-// Queries [first, first + len) against the key blocks of the item that they see.
-static void queries_grad(const struct attention_grad_args *a, const struct grad_work *w,
-                         const struct grad_item *item, const struct attention_values *kv, int first,
-                         int len)
+// `len` queries from `first` on against the key blocks of the item that they see.
+static void queries_grad(const struct grad_job *job, const struct grad_work *w,
+                         const struct grad_item *item, int first, int len)
 {
-    const size_t start = (size_t)a->seqs[item->seq].query, H = (size_t)a->shape.H,
-                 R = (size_t)a->shape.Dv;
-    const size_t D = (size_t)a->shape.Dk, base = (start + (size_t)first) * H;
-    const int rows = len * a->shape.H;
-    struct grad_group g = {.start = start, .base = base, .first = first, .len = len, .dq = w->dq};
-    g.q = read_rows(a->q, a->type, base * D, D, rows, (int)D, w->q);
-    g.dout = read_rows(a->dout, a->type, base * R, R, rows, a->shape.Dv, w->dout);
+    const struct attention_grad_args *a = job->a;
+    const struct attention_shape *s = &a->shape;
+    const struct attention_grad_seq *seq = &a->seqs[item->seq];
+    const size_t query = (size_t)seq->query + (size_t)first;
+    const size_t Dk = (size_t)s->Dk, Dv = (size_t)s->Dv;
+    const int G = heads_per_part(s), end = seq->pos + first + len;
+    const bool in_place = a->dq_type == DTYPE_F32 && s->kv_heads == 1;
+    struct grad_group g = {.pos = seq->pos + first, .rows = len * G, .dq = w->dq};
+    g.q = read_heads(s, a->q, a->type, query, item->part, g.rows, s->Dk, w->q);
+    g.dout = read_heads(s, a->dout, a->type, query, item->part, g.rows, s->Dv, w->dout);
     if (item->dkv) {
-        g.q_b = pack_rows(g.q, rows, (int)D, w->q_b);
-        g.dout_b = pack_rows(g.dout, rows, a->shape.Dv, w->dout_b);
+        g.q_b = pack_rows(g.q, g.rows, s->Dk, w->q_b);
+        g.dout_b = pack_rows(g.dout, g.rows, s->Dv, w->dout_b);
     }
-    for (int i = 0; i < rows; i++)
-        w->delta[i] = row_dot(a->dout, a->out, a->type, (base + (size_t)i) * R, R);
-    if (a->dq_type == DTYPE_F32)
-        g.dq = (float *)a->dq + base * D;
-    g.dkv = a->dkv_type == DTYPE_F32
-                ? (float *)a->dkv +
-                      ((size_t)a->seqs[item->seq].key + (size_t)item->key_begin * KEYS) * D
-                : w->dkv;
-    for (int b = item->key_begin; b < item->key_end && b * KEYS < first + len; b++)
-        group_grad(a, w, item, &g, b, w->keys_t + (size_t)(b - item->key_begin) * keys_floats(a),
-                   kv[b - item->key_begin]);
-    if (item->dq && a->dq_type != DTYPE_F32)
-        copy_as(a->dq, a->dq_type, base * D, g.dq, DTYPE_F32, 0, (size_t)rows * D);
+    for (int i = 0; i < g.rows; i++) {
+        const size_t at = row_of(s, query, item->part, i);
+        w->lse[i] = a->lse[at];
+        w->delta[i] = row_dot(a->dout, a->out, a->type, at * Dv, Dv);
+    }
+    if (in_place)
+        g.dq = (float *)a->dq + query * (size_t)s->H * Dk;
+    for (int b = item->key_begin; b < item->key_end && b * KEYS < end; b++)
+        group_grad(job, w, item, &g, b);
+    for (int i = 0; i < g.rows && item->dq && !in_place; i += G)
+        copy_as(a->dq, a->dq_type, row_of(s, query, item->part, i) * Dk, g.dq, DTYPE_F32,
+                (size_t)i * Dk, (size_t)G * Dk);
 }
 
-static void item_grad(const struct attention_grad_args *a, const struct grad_work *w,
-                      const struct grad_item *item, struct attention_values *kv)
+// Reads the keys of block b of the item.
+static void read_block(const struct grad_job *job, const struct grad_work *w,
+                       const struct grad_item *item, int b)
 {
+    const struct attention_grad_args *a = job->a;
+    const struct attention_shape *s = &a->shape;
     const struct attention_grad_seq *seq = &a->seqs[item->seq];
-    const int queries = queries_per_item(GROUP_ROWS, a->shape.H), D = a->shape.Dk;
+    const int keys = keys_of(seq, b), part = attention_part(s), slot = b - item->key_begin;
+    const size_t row = (size_t)attention_row(s);
+    const size_t at = key_row(a, seq, b) * row + (size_t)(item->part * part);
+    float *kv = w->kv + (size_t)slot * rows_floats(s);
+    float *keys_t = w->keys_t + (size_t)slot * keys_floats(s);
+    const struct attention_rows rows = read_rows(a->kv, a->type, at, row, keys, part, kv);
+    FAST(transpose_keys)(rows, keys, s->Dk, keys_t);
+    if (s->value_at > 0)
+        FAST(transpose_keys)
+    (skip(rows, 0, s->value_at), keys, s->Dv, keys_t + (size_t)(s->Dk + 1) * KEYS);
+    w->values[slot] =
+        (struct attention_values){pack_rows(rows, keys, s->Dk, kv), rows.ld, keys, rows.type};
+}
+
+// A sequence, or what the item has of it. Key blocks before `read` have been read.
+static void sequence_grad(const struct grad_job *job, const struct grad_work *w,
+                          const struct grad_item *item, int read)
+{
+    const struct attention_shape *s = &job->a->shape;
+    const struct attention_grad_seq *seq = &job->a->seqs[item->seq];
+    const int queries = queries_per_item(GROUP_ROWS, s);
+    const size_t part = (size_t)attention_part(s);
     for (int b = item->key_begin; b < item->key_end; b++) {
-        const int keys = seq->len - b * KEYS < KEYS ? seq->len - b * KEYS : KEYS;
-        const size_t at = ((size_t)seq->key + (size_t)b * KEYS) * (size_t)D;
-        const size_t place = (size_t)(b - item->key_begin) * keys_floats(a);
-        const struct attention_rows rows =
-            read_rows(a->kv, a->type, at, (size_t)D, keys, D, w->kv + place);
-        FAST(transpose_keys)(rows, keys, D, w->keys_t + place);
-        kv[b - item->key_begin] = (struct attention_values){pack_rows(rows, keys, D, w->kv + place),
-                                                            rows.ld, keys, rows.type};
-        if (item->dkv && a->dkv_type == DTYPE_F32)
-            memset((float *)a->dkv + at, 0, (size_t)keys * (size_t)D * sizeof(float));
+        if (b >= read)
+            read_block(job, w, item, b);
+        const struct grad_sums sums = sums_of(job, w, item, b);
+        for (int u = 0; u < keys_of(seq, b) && item->dkv; u++)
+            memset(sums.data + (size_t)u * sums.ld, 0, part * sizeof(float));
     }
-    const int last = item->key_end * KEYS < seq->len ? item->key_end * KEYS : seq->len;
-    const size_t rounded = item->dkv && a->dkv_type != DTYPE_F32
-                               ? (size_t)(last - item->key_begin * KEYS) * (size_t)D
-                               : 0;
-    if (rounded > 0)
-        memset(w->dkv, 0, rounded * sizeof(float));
     // Groups are counted from the first query of the sequence, in every item.
     for (int i = item->first; i < item->end; i += queries)
-        queries_grad(a, w, item, kv, i, seq->len - i < queries ? seq->len - i : queries);
-    copy_as(a->dkv, a->dkv_type, ((size_t)seq->key + (size_t)item->key_begin * KEYS) * (size_t)D,
-            w->dkv, DTYPE_F32, 0, rounded);
+        queries_grad(job, w, item, i, seq->len - i < queries ? seq->len - i : queries);
+}
+
+static void add_floats(float *to, const float *from, size_t n)
+{
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(n, i);
+        vec_store_mask(to + i, vec_add(vec_load_mask(to + i, m), vec_load_mask(from + i, m)), m);
+    }
+}
+
+static void item_grad(const struct grad_job *job, const struct grad_work *w,
+                      const struct grad_item *first)
+{
+    const struct attention_grad_args *a = job->a;
+    const size_t part = (size_t)attention_part(&a->shape), row = (size_t)attention_row(&a->shape);
+    struct grad_item item = *first;
+    sequence_grad(job, w, first, item.key_begin);
+    for (int i = 0; i < first->followers; i++) {
+        const struct attention_grad_seq *seq = &a->seqs[++item.seq];
+        const size_t keys = (size_t)shared_blocks(seq) * KEYS;
+        float *to = job->dkv + (size_t)a->seqs[first->seq].key * row + (size_t)item.part * part;
+        item.key_end = blocks_of(seq);
+        item.end = seq->len;
+        sequence_grad(job, w, &item, shared_blocks(seq));
+        for (size_t u = 0; u < keys; u++)
+            add_floats(to + u * row, w->share + u * part, part);
+    }
+}
+
+// The most that an item of [begin, end) needs: key blocks, and of them in its shares.
+static void blocks_needed(const struct grad_job *job, int begin, int end, int *blocks, int *shared)
+{
+    *blocks = *shared = 0;
+    for (int i = begin; i < end; i++) {
+        const struct grad_item *item = &job->items[i];
+        int here = item->key_end - item->key_begin;
+        for (int n = 1; n <= item->followers; n++) {
+            const struct attention_grad_seq *seq = &job->a->seqs[item->seq + n];
+            here = blocks_of(seq) > here ? blocks_of(seq) : here;
+            *shared = shared_blocks(seq) > *shared ? shared_blocks(seq) : *shared;
+        }
+        *blocks = here > *blocks ? here : *blocks;
+    }
 }
 
 static void attention_grad_share(void *arg, int rank, int size)
 {
     const struct grad_job *job = arg;
-    const struct attention_grad_args *a = job->a;
-    const size_t D = (size_t)(a->shape.Dk), cols = round_up_cols(a->shape.Dk);
-    const size_t rows = (size_t)(queries_per_item(GROUP_ROWS, a->shape.H) * a->shape.H) + 1;
-    int begin, end, blocks = 0;
+    const struct attention_shape *s = &job->a->shape;
+    const size_t Dk = (size_t)s->Dk, Dv = (size_t)s->Dv;
+    const size_t rows = (size_t)(queries_per_item(GROUP_ROWS, s) * heads_per_part(s)) + 1;
+    int begin, end, blocks, shared;
     cpu_share_by_cost(job->cost, job->num_items, rank, size, &begin, &end);
-    for (int i = begin; i < end; i++) {
-        const int here = job->items[i].key_end - job->items[i].key_begin;
-        blocks = here > blocks ? here : blocks;
-    }
-    const size_t keys = (size_t)blocks * keys_floats(a);
+    blocks_needed(job, begin, end, &blocks, &shared);
+    const size_t keys = (size_t)blocks * keys_floats(s), kv = (size_t)blocks * rows_floats(s);
     const size_t values = (size_t)blocks * sizeof(struct attention_values) / sizeof(float);
-    const size_t dkv = a->dkv_type == DTYPE_F32 ? 0 : (size_t)blocks * KEYS * D;
-    const size_t deepest = D > rows ? D : rows;
+    const size_t share = (size_t)shared * KEYS * (size_t)attention_part(s);
+    const size_t q_b = rows * round_up_cols(s->Dk), dout_b = rows * round_up_cols(s->Dv);
+    const size_t deepest = Dk > rows ? Dk : rows;
     const size_t gemm = gemm_bf16_work(deepest > KEYS ? (int)deepest : KEYS);
     float *scratch = cpu_scratch(job->dev, rank,
-                                 gemm + dkv + 2 * keys + values +
-                                     rows * (3 * D + 2 * cols + 3 * KEYS + 1) + 13 * SCRATCH_LINE);
+                                 keys + kv + values + share + q_b + dout_b + gemm +
+                                     rows * (2 * Dk + Dv + 3 * KEYS + 2) + 14 * SCRATCH_LINE);
     struct grad_work w;
     w.keys_t = take(&scratch, keys);
-    w.kv = take(&scratch, keys);
-    w.q = take(&scratch, rows * D);
-    w.dout = take(&scratch, rows * D);
-    w.q_b = take(&scratch, rows * cols);
-    w.dout_b = take(&scratch, rows * cols);
+    w.kv = take(&scratch, kv);
+    w.values = (struct attention_values *)(void *)take(&scratch, values);
+    w.q = take(&scratch, rows * Dk);
+    w.dout = take(&scratch, rows * Dv);
+    w.q_b = take(&scratch, q_b);
+    w.dout_b = take(&scratch, dout_b);
     w.p = take(&scratch, rows * KEYS);
     w.ds = take(&scratch, rows * KEYS);
     w.room.half = (uint16_t *)(void *)take(&scratch, rows * KEYS);
     w.room.gemm = take(&scratch, gemm);
+    w.lse = take(&scratch, rows);
     w.delta = take(&scratch, rows);
-    w.dq = take(&scratch, rows * D);
-    w.dkv = take(&scratch, dkv);
-    struct attention_values *kv = (struct attention_values *)(void *)take(&scratch, values);
+    w.dq = take(&scratch, rows * Dk);
+    w.share = take(&scratch, share);
     for (int i = begin; i < end; i++)
-        item_grad(a, &w, &job->items[i], kv);
+        item_grad(job, &w, &job->items[i]);
+}
+
+// A rank's part of every sequence's own keys: the shares of others in them, and their rounding.
+static void finish_share(void *arg, int rank, int size)
+{
+    const struct grad_job *job = arg;
+    const struct attention_grad_args *a = job->a;
+    const size_t row = (size_t)attention_row(&a->shape);
+    for (int n = 0; n < a->num_seqs; n++) {
+        const struct attention_grad_seq *seq = &a->seqs[n];
+        const size_t keys = (size_t)(seq->pos % KEYS + seq->len);
+        const size_t begin = keys * (size_t)rank / (size_t)size;
+        const size_t end = keys * (size_t)(rank + 1) / (size_t)size;
+        const size_t at = ((size_t)seq->key + begin) * row;
+        for (int m = n + 1; m < a->num_seqs && a->seqs[m].prefix == n; m++) {
+            const size_t shared = (size_t)shared_blocks(&a->seqs[m]) * KEYS;
+            const size_t last = end < shared ? end : shared;
+            if (job->share_at[m] >= 0 && begin < last)
+                add_floats(job->dkv + at, job->shares + job->share_at[m] + begin * row,
+                           (last - begin) * row);
+        }
+        if (a->dkv_type != DTYPE_F32)
+            copy_as(a->dkv, a->dkv_type, at, job->dkv, DTYPE_F32, at, (end - begin) * row);
+    }
 }
 
 static void push_item(struct grad_job *job, struct grad_item item, double cost)
@@ -289,50 +421,116 @@ static void push_item(struct grad_job *job, struct grad_item item, double cost)
 }
 
 // Pairs of queries and keys in blocks, with a share for what a query costs on its own.
-static double pairs(double len) { return len * (0.5 * len + 2 * VEC_WIDTH); }
-
-static void push_sequence(struct grad_job *job, int n, double fair)
+static double pairs(const struct attention_grad_seq *seq)
 {
-    const int len = job->a->seqs[n].len, blocks = (len + KEYS - 1) / KEYS;
-    const int queries = queries_per_item(GROUP_ROWS, job->a->shape.H);
-    if (pairs(len) <= fair) {
-        push_item(job, (struct grad_item){n, 0, blocks, 0, len, true, true}, pairs(len));
+    return seq->len * (seq->pos + 0.5 * seq->len + 2 * VEC_WIDTH);
+}
+
+// Sequences of the family that begins with sequence n, and their pairs.
+static int family_of(const struct attention_grad_args *a, int n, double *total)
+{
+    int count = 1;
+    *total = pairs(&a->seqs[n]);
+    for (; n + count < a->num_seqs && a->seqs[n + count].prefix == n; count++)
+        *total += pairs(&a->seqs[n + count]);
+    return count;
+}
+
+static void push_sequence(struct grad_job *job, int n, int part, double fair)
+{
+    const struct attention_grad_seq *seq = &job->a->seqs[n];
+    const int len = seq->len, blocks = blocks_of(seq);
+    const int queries = queries_per_item(GROUP_ROWS, &job->a->shape);
+    if (pairs(seq) <= fair) {
+        push_item(job, (struct grad_item){n, part, 0, blocks, 0, len, true, true, 0}, pairs(seq));
         return;
     }
     for (int b = 0; b < blocks; b++) {
-        const int first = b * KEYS / queries * queries;
-        push_item(job, (struct grad_item){n, b, b + 1, first, len, false, true},
+        const int seen = b * KEYS - seq->pos, first = seen > 0 ? seen / queries * queries : 0;
+        push_item(job, (struct grad_item){n, part, b, b + 1, first, len, false, true, 0},
                   0.6 * KEYS * (len - first));
     }
     for (int i = 0; i < len; i += QUERY_GROUPS * queries) {
         const int end = i + QUERY_GROUPS * queries < len ? i + QUERY_GROUPS * queries : len;
-        push_item(job, (struct grad_item){n, 0, (end + KEYS - 1) / KEYS, i, end, true, false},
-                  0.5 * (end - i) * (double)end);
+        const int keys = seq->pos + end;
+        push_item(job,
+                  (struct grad_item){n, part, 0, (keys + KEYS - 1) / KEYS, i, end, true, false, 0},
+                  0.5 * (end - i) * (double)keys);
     }
+}
+
+// Items of a family of `count` sequences from n on; floats in shares grow by what it needs.
+static void push_family(struct grad_job *job, int n, int count, double total, double fair,
+                        size_t *floats)
+{
+    const struct attention_grad_args *a = job->a;
+    for (int part = 0; part < a->shape.kv_heads; part++) {
+        if (total <= fair) {
+            const struct grad_item whole = {
+                n, part, 0, blocks_of(&a->seqs[n]), 0, a->seqs[n].len, true, true, count - 1};
+            push_item(job, whole, total);
+            continue;
+        }
+        for (int i = 0; i < count; i++)
+            push_sequence(job, n + i, part, fair);
+    }
+    for (int i = n; i < n + count; i++) {
+        const size_t share = (size_t)shared_blocks(&a->seqs[i]) * KEYS;
+        job->share_at[i] = total <= fair || share == 0 ? -1 : (ptrdiff_t)*floats;
+        *floats += total <= fair ? 0 : share * (size_t)attention_row(&a->shape);
+    }
+}
+
+static void check_seq(const struct attention_grad_args *a, int n)
+{
+    const struct attention_grad_seq *seq = &a->seqs[n];
+    assert(seq->len >= 0 && seq->query >= 0 && seq->query + seq->len <= a->T);
+    assert(seq->key >= 0 && seq->key + seq->pos % KEYS + seq->len <= a->N);
+    assert(seq->pos == (seq->prefix < 0 ? 0 : a->seqs[seq->prefix].len));
+    (void)seq;
+}
+
+// Cuts the work into items; returns the floats of the shares.
+static size_t plan_items(struct grad_job *job)
+{
+    const struct attention_grad_args *a = job->a;
+    const int queries = queries_per_item(GROUP_ROWS, &a->shape), size = team_size(job->dev->team);
+    size_t count = 0, floats = 0;
+    double total = 0.0, of_family;
+    for (int n = 0; n < a->num_seqs; n++) {
+        const struct attention_grad_seq *seq = &a->seqs[n];
+        check_seq(a, n);
+        count += (size_t)(blocks_of(seq) + seq->len / queries) + 2;
+        total += pairs(seq) * a->shape.kv_heads;
+    }
+    count *= (size_t)a->shape.kv_heads;
+    job->items = mem_alloc(count * sizeof(*job->items));
+    job->cost = mem_alloc((count + 1) * sizeof(*job->cost));
+    job->share_at = mem_alloc((size_t)a->num_seqs * sizeof(*job->share_at));
+    job->cost[0] = 0.0;
+    for (int n = 0; n < a->num_seqs;) {
+        const int family = family_of(a, n, &of_family);
+        push_family(job, n, family, of_family, size == 1 ? total : total / (4.0 * size), &floats);
+        n += family;
+    }
+    return floats;
 }
 
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a)
 {
-    if (a->shape.kv_heads > 1 || a->shape.value_at > 0 || a->prefixes)
-        return ref_attention_grad(dev, a);
-    const int queries = queries_per_item(GROUP_ROWS, a->shape.H);
-    size_t count = 0;
-    double total = 0.0;
-    for (int n = 0; n < a->num_seqs; n++) {
-        const struct attention_grad_seq *seq = &a->seqs[n];
-        assert(seq->pos == 0 && seq->len >= 0 && seq->query >= 0 && seq->query + seq->len <= a->T);
-        count += (size_t)(seq->len / KEYS + seq->len / queries) + 2;
-        total += pairs(seq->len);
-    }
-    struct grad_job job = {.dev = dev, .a = a};
-    job.items = mem_alloc(count * sizeof(*job.items));
-    job.cost = mem_alloc((count + 1) * sizeof(*job.cost));
-    job.cost[0] = 0.0;
-    for (int n = 0; n < a->num_seqs; n++) {
-        const int size = team_size(dev->team);
-        push_sequence(&job, n, size == 1 ? total : total / (4.0 * size));
-    }
-    cpu_run(dev, 10.0 * total * a->shape.H * (a->shape.Dk), attention_grad_share, &job);
+    const struct attention_shape *s = &a->shape;
+    const bool rounds = a->dkv_type != DTYPE_F32;
+    struct grad_job job = {.dev = dev, .a = a, .dkv = a->dkv};
+    const size_t shares = plan_items(&job), sums = (size_t)a->N * (size_t)attention_row(s);
+    if (shares > 0 || rounds)
+        job.shares = cpu_scratch(dev, CPU_SHARED, shares + (rounds ? sums : 0));
+    if (rounds)
+        job.dkv = job.shares + shares;
+    cpu_run(dev, 10.0 * job.cost[job.num_items] * heads_per_part(s) * s->Dk, attention_grad_share,
+            &job);
+    if (shares > 0 || rounds)
+        cpu_run(dev, (double)(shares + sums), finish_share, &job);
+    free(job.share_at);
     free(job.cost);
     free(job.items);
     return 0;

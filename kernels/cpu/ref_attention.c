@@ -116,15 +116,10 @@ static void check_seq(const struct attention_grad_args *a, int n)
     const struct attention_grad_seq *seq = &a->seqs[n];
     assert(seq->pos >= 0 && seq->len >= 0 && seq->query >= 0 && seq->key >= 0);
     assert(seq->query + seq->len <= a->T && (size_t)seq->key + own_keys(seq) <= (size_t)a->N);
-    if (seq->prefix < 0) {
-        assert(seq->pos == 0);
-        return;
-    }
-    const struct attention_grad_seq *prefix = &a->seqs[seq->prefix];
-    assert(seq->prefix < n && prefix->prefix < 0);
-    assert(seq->pos / ATTENTION_BLOCK * ATTENTION_BLOCK <= prefix->len);
-    assert(seq->prefix == n - 1 || a->seqs[n - 1].prefix == seq->prefix);
-    (void)prefix;
+    assert(seq->pos == (seq->prefix < 0 ? 0 : a->seqs[seq->prefix].len));
+    assert(seq->prefix < 0 || a->seqs[seq->prefix].prefix < 0);
+    assert(seq->prefix < 0 || seq->prefix == n - 1 || a->seqs[n - 1].prefix == seq->prefix);
+    (void)seq;
 }
 
 int ref_attention_grad(struct device *dev, const struct attention_grad_args *a)
