@@ -5,7 +5,7 @@ struct attention_shape attention_shape_of(const struct arch *a)
 {
     const bool latent = arch_is_latent(a);
     return (struct attention_shape){.H = a->H,
-                                    .kv_heads = a->Hkv,
+                                    .kv_heads = latent ? 1 : a->Hkv,
                                     .Dk = latent ? a->R + a->Dr : a->Dr,
                                     .Dv = latent ? a->R : a->Dv,
                                     .value_at = latent ? 0 : a->Dr,

@@ -186,11 +186,11 @@ static void check_rollout_of(struct fixture *f, enum dtype dtype, const struct r
 
 static void check_rollout(struct fixture *f, enum dtype dtype)
 {
-    const struct rollout_options free = {.max_batch = 4},
+    const struct rollout_options roomy = {.max_batch = 4},
                                  tight = {.max_batch = 4, .cache_tokens = 256},
                                  pieces = {.max_batch = 64, .prefill_tokens = 16};
-    check_rollout_of(f, dtype, &free, 20, 1, 9);
-    check_rollout_of(f, dtype, &free, 20, 5, 60);
+    check_rollout_of(f, dtype, &roomy, 20, 1, 9);
+    check_rollout_of(f, dtype, &roomy, 20, 5, 60);
     check_rollout_of(f, dtype, &tight, 20, 5, 30);
     check_rollout_of(f, dtype, &pieces, 20, 4, 9);
 }
