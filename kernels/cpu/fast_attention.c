@@ -8,7 +8,8 @@
 //   m' = max(m, s),  p = e^(s - m'),  l = l e^(m - m') + sum p,  out = out e^(m - m') + p kv
 // as in arXiv:2205.14135, algorithm 1. A row sees the same blocks in the same order whichever item
 // it is in; keys it may not see have p = 0 exactly and add nothing to its sums, so its bits depend
-// on its own query and keys alone.
+// on its own query and keys alone. So sequences that decode, one query each, are one item as far as
+// they see the same blocks: the samples of a prompt read it once.
 #include "kernels/cpu/fast_attention.h"
 #include "base/mem.h"
 #include <assert.h>
@@ -50,6 +51,8 @@ void FAST(transpose_keys)(struct attention_rows kv, int keys, int D, float *out)
 struct attention_item {
     int seq, first, len; // queries [first, first + len) of seqs[seq]
     int part;
+    int num_seqs; // it and those behind it, each with as many queries
+    int shared;   // blocks that all of them see in full
 };
 
 struct attention_job {
@@ -114,7 +117,7 @@ struct attended {
     struct attention_rows q;
     size_t query;
     int part, pos, rows;
-    float *out;
+    float *max, *sum, *out;
 };
 
 // Outputs are summed where they belong.
@@ -141,7 +144,7 @@ static void attend_tile(const struct attended *t, struct attention_values kv, in
     score_rows(skip(t->q, row, 0), m, w->keys_t, s->Dk, s->Dk, keys, w->p, w->room);
     for (int i = 0; i < m; i++)
         softmax_step(w->p + i * KEYS, (row + i) / G + 1 - before, lanes, vec_set1(s->scale),
-                     &w->max[row + i], &w->sum[row + i], out + (size_t)i * Dv, s->Dv);
+                     &t->max[row + i], &t->sum[row + i], out + (size_t)i * Dv, s->Dv);
     weigh_keys(w->p, m, kv, keys, s->Dv, out, Dv, b == 0, w->room);
 }
 
@@ -162,35 +165,55 @@ static void finish_item(const struct attended *t)
     }
 }
 
+// The first `keys` keys of block b of a sequence.
+static void attend_block(const struct attended *t, const struct attention_seq *seq, int b, int keys)
+{
+    const struct attention_args *a = t->a;
+    const struct attention_shape *s = &a->shape;
+    const struct attention_work *w = t->w;
+    const int part = attention_part(s);
+    const struct attention_rows rows =
+        read_rows(a->kv_blocks[seq->block + b], a->type, (size_t)(t->part * part),
+                  (size_t)attention_row(s), keys, part, w->kv);
+    FAST(transpose_keys)(rows, keys, s->Dk, w->keys_t);
+    const struct attention_values kv = {pack_rows(skip(rows, 0, s->value_at), keys, s->Dv, w->kv),
+                                        rows.ld, keys, rows.type};
+    for (int row = 0; row < t->rows; row += GEMM_BF16_TILE)
+        attend_tile(t, kv, b, row, t->rows - row < GEMM_BF16_TILE ? t->rows : row + GEMM_BF16_TILE);
+}
+
 static void attend_item(const struct attention_args *a, const struct attention_work *w,
                         const struct attention_item *item)
 {
     const struct attention_shape *s = &a->shape;
     const struct attention_seq *seq = &a->seqs[item->seq];
-    const int pos = seq->pos + item->first, seen = pos + item->len, part = attention_part(s);
-    struct attended t = {a, w, .part = item->part, .pos = pos, .out = w->out};
-    t.query = (size_t)seq->query + (size_t)item->first;
-    t.rows = item->len * heads_per_part(s);
-    t.q = read_heads(s, a->q, a->type, t.query, item->part, t.rows, s->Dk, w->q);
+    const int rows = item->len * heads_per_part(s);
+    struct attended all = {a, w, .part = item->part, .max = w->max, .sum = w->sum, .out = w->out};
+    all.query = (size_t)seq->query + (size_t)item->first;
+    all.rows = item->num_seqs * rows;
+    all.q = read_heads(s, a->q, a->type, all.query, item->part, all.rows, s->Dk, w->q);
     if (sums_in_place(a))
-        t.out = (float *)a->out + t.query * (size_t)s->H * (size_t)s->Dv;
-    for (int i = 0; i < t.rows; i++) {
+        all.out = (float *)a->out + all.query * (size_t)s->H * (size_t)s->Dv;
+    for (int i = 0; i < all.rows; i++) {
         w->max[i] = -INFINITY;
         w->sum[i] = 0.0f;
     }
-    for (int b = 0; b * KEYS < seen; b++) {
-        const int keys = seen - b * KEYS < KEYS ? seen - b * KEYS : KEYS;
-        const struct attention_rows rows =
-            read_rows(a->kv_blocks[seq->block + b], a->type, (size_t)(item->part * part),
-                      (size_t)attention_row(s), keys, part, w->kv);
-        FAST(transpose_keys)(rows, keys, s->Dk, w->keys_t);
-        const struct attention_values kv = {
-            pack_rows(skip(rows, 0, s->value_at), keys, s->Dv, w->kv), rows.ld, keys, rows.type};
-        for (int row = 0; row < t.rows; row += GEMM_BF16_TILE)
-            attend_tile(&t, kv, b, row,
-                        t.rows - row < GEMM_BF16_TILE ? t.rows : row + GEMM_BF16_TILE);
+    all.pos = item->shared * KEYS; // or later
+    for (int b = 0; b < item->shared; b++)
+        attend_block(&all, seq, b, KEYS);
+    for (int n = 0; n < item->num_seqs; n++, seq++) {
+        struct attended t = all;
+        t.rows = rows;
+        t.q = skip(all.q, n * rows, 0);
+        t.max += n * rows;
+        t.sum += n * rows;
+        t.out += (size_t)(n * rows) * (size_t)s->Dv;
+        t.pos = seq->pos + item->first;
+        const int seen = t.pos + item->len;
+        for (int b = item->shared; b * KEYS < seen; b++)
+            attend_block(&t, seq, b, seen - b * KEYS < KEYS ? seen - b * KEYS : KEYS);
     }
-    finish_item(&t);
+    finish_item(&all);
 }
 
 static void attention_share(void *arg, int rank, int size)
@@ -221,33 +244,77 @@ static void attention_share(void *arg, int rank, int size)
         attend_item(a, &w, &job->items[i]);
 }
 
+// How many sequences from n on, `most` of them or fewer, are one item: those of one query each, row
+// by row, that see the same first blocks in full, as many as the first two of them.
+static int sharing_seqs(const struct attention_args *a, int n, int most, int *shared)
+{
+    const struct attention_seq *first = &a->seqs[n];
+    int count = 1;
+    *shared = 0;
+    for (; first->len == 1 && count < most && n + count < a->num_seqs; count++) {
+        const struct attention_seq *seq = first + count;
+        const int least = seq->pos < first->pos ? seq->pos : first->pos;
+        int same = 0;
+        while ((same + 1) * KEYS <= least + 1 &&
+               a->kv_blocks[first->block + same] == a->kv_blocks[seq->block + same])
+            same++;
+        if (seq->len != 1 || seq->query != first->query + count || same == 0 || same < *shared)
+            break;
+        *shared = count == 1 ? same : *shared;
+    }
+    return count;
+}
+
+struct attention_plan {
+    struct attention_item *items;
+    double *cost; // [count+1]
+    int count;
+};
+
+// An item for each part.
+static void add_items(struct attention_plan *p, const struct attention_args *a,
+                      struct attention_item item)
+{
+    const struct attention_shape *s = &a->shape;
+    const int rows = item.len * heads_per_part(s), shared = item.shared * KEYS;
+    double cost = (double)shared * (item.num_seqs * rows + GEMM_BF16_TILE);
+    for (int n = 0; n < item.num_seqs; n++) {
+        const int before = a->seqs[item.seq + n].pos + item.first - shared;
+        cost += (before + 0.5 * item.len + VEC_WIDTH) * (rows + GEMM_BF16_TILE);
+    }
+    for (item.part = 0; item.part < s->kv_heads; item.part++) {
+        p->items[p->count] = item;
+        p->cost[p->count + 1] = p->cost[p->count] + cost;
+        p->count++;
+    }
+}
+
 int FAST(attention)(struct device *dev, const struct attention_args *a)
 {
     const struct attention_shape *s = &a->shape;
-    const int queries = queries_per_item(ITEM_ROWS, s), G = heads_per_part(s);
+    const int queries = queries_per_item(ITEM_ROWS, s), threads = team_size(dev->team);
+    const int fair = (a->num_seqs + threads - 1) / threads; // so that each thread has items
     size_t count = 0;
     for (int n = 0; n < a->num_seqs; n++)
         count += ((size_t)a->seqs[n].len + (size_t)queries - 1) / (size_t)queries;
     count *= (size_t)s->kv_heads;
-    struct attention_item *items = mem_alloc(count * sizeof(*items));
-    double *cost = mem_alloc((count + 1) * sizeof(*cost));
-    int k = 0;
-    cost[0] = 0.0;
-    for (int n = 0; n < a->num_seqs; n++) {
+    struct attention_plan plan = {mem_alloc(count * sizeof *plan.items),
+                                  mem_alloc((count + 1) * sizeof *plan.cost), 0};
+    plan.cost[0] = 0.0;
+    for (int n = 0; n < a->num_seqs;) {
         const struct attention_seq *seq = &a->seqs[n];
         assert(seq->pos >= 0 && seq->len >= 0);
-        for (int i = 0; i < seq->len; i += queries) {
-            const int len = seq->len - i < queries ? seq->len - i : queries;
-            const double keys = seq->pos + i + 0.5 * len + VEC_WIDTH;
-            for (int part = 0; part < s->kv_heads; part++, k++) {
-                items[k] = (struct attention_item){n, i, len, part};
-                cost[k + 1] = cost[k] + keys * (len * G + GEMM_BF16_TILE);
-            }
+        struct attention_item item = {.seq = n};
+        item.num_seqs = sharing_seqs(a, n, fair < queries ? fair : queries, &item.shared);
+        for (; item.first < seq->len; item.first += queries) {
+            item.len = seq->len - item.first < queries ? seq->len - item.first : queries;
+            add_items(&plan, a, item);
         }
+        n += item.num_seqs;
     }
-    struct attention_job job = {dev, a, items, cost, k};
-    cpu_run(dev, 4.0 * cost[k] * s->Dk, attention_share, &job);
-    free(cost);
-    free(items);
+    struct attention_job job = {dev, a, plan.items, plan.cost, plan.count};
+    cpu_run(dev, 4.0 * plan.cost[plan.count] * s->Dk, attention_share, &job);
+    free(plan.cost);
+    free(plan.items);
     return 0;
 }
