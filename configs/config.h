@@ -106,6 +106,8 @@
 #define CONFIG_KEYS(X) \
     X(model, model, CONFIG_NONE, 0, 0, \
       "a Hugging Face directory, or an object with the fields of its config.json and init_seed: a new model") \
+    X(path, adapter, NULL, 0, 0, \
+      "directory of a LoRA adapter in PEFT's files, merged into the weights of the model directory at the start") \
     X(path, tokenizer, NULL, 0, 0, "a tokenizer.json; default: the model directory's") \
     X(path, prm, NULL, 0, 0, \
       "directory of a process reward model that is there already; default: the one that a prm stage trains") \
@@ -189,7 +191,12 @@
       "the weakest isolation of programs that will do: jail, or cage where namespaces are forbidden") \
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
-    X(int, micro_batch_tokens, 16384, 1, 100000000, "tokens that go through the model at once in an update") \
+    X(int, micro_batch_tokens, 16384, 1, 100000000, \
+      "tokens that go through the model at once in an update, at most; a longer sequence goes alone, and a prompt counts " \
+      "once for samples that follow it") \
+    X(flag, gradient_checkpointing, false, 0, 0, \
+      "updates keep the input of each layer alone and compute the layer again on the way back: less memory, a third " \
+      "more work, the same results") \
     X(int, logging_steps, 1, 1, 1000000, "steps between lines on the console") \
     X(int, gradient_shards, 0, 0, 65536, \
       "parts of a batch whose gradients are summed in a fixed order, a multiple of the ranks: runs with as many " \
@@ -197,6 +204,9 @@
     X(int, expert_parallel, 1, 1, 65536, \
       "ranks among which the experts of a layer are divided in training, where there are as many; results do not " \
       "depend on it") \
+    X(flag, allow_nonfinite, false, 0, 0, \
+      "model files with weights that are NaN or Inf are taken, and the weights counted on the console; false: they " \
+      "are refused") \
     X(int, check_every, 25, 0, 1000000000, \
       "several ranks: steps between checks that all have the same weights; 0: only at the start") \
     X(real, comm_timeout_seconds, 1800, 1, 86400, \
@@ -241,6 +251,10 @@
     X(int, num_iterations, 1, 1, 1000, "grpo: passes over the samples of a rollout") \
     X(real, balance_rate, 0.001, 0, 1, \
       "V3 models: step of the routing bias towards balanced experts (arXiv:2412.19437, 2.1.2)") \
+    X(real, aux_loss_alpha, 0.0, 0, 1e3, \
+      "models with experts: weight of the balance loss of each sequence (arXiv:2405.04434, 2.2.3; of V3 models " \
+      "arXiv:2412.19437, eq. 17-20), summed over layers; 0: none, whatever aux_loss_alpha the model's config.json has " \
+      "(DeepSeek's have 0.001); the metric loss is without it") \
     X(rewards, reward, CONFIG_NONE, 0, 0, "overrides the config's reward, source by source") \
     X(rollout, rollout, CONFIG_NONE, 0, 0, "overrides keys of the config's rollout") \
     X(optimizer, optimizer, CONFIG_NONE, 0, 0, "overrides keys of the config's optimizer") \

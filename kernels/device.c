@@ -56,10 +56,11 @@ static const struct kernels *table_of(enum device_isa isa)
 
 static int host_alloc(struct device *dev, void **out, size_t bytes)
 {
-    (void)dev;
     void *p = NULL;
-    if (posix_memalign(&p, 64, bytes ? bytes : 64))
+    if (posix_memalign(&p, 64, bytes ? bytes : 64)) {
+        dev->refused = bytes;
         return err_set(ERR_ENV, "there is no memory for %zu bytes", bytes);
+    }
     *out = p;
     return 0;
 }

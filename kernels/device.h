@@ -26,7 +26,8 @@ enum device_isa {
 };
 
 // Memory of a device. Operations are ordered with the device's kernels; upload and download are
-// over when they return. An alloc that the device has no room for is ERR_ENV.
+// over when they return. An alloc that the device has no room for is ERR_ENV, and device.refused
+// says how much it was.
 struct device_memory {
     int (*alloc)(struct device *, void **out, size_t bytes); // 64-byte aligned, not initialised
     void (*release)(struct device *, void *p);
@@ -60,8 +61,9 @@ struct device {
     const struct device_recorder *recorder; // NULL: the device cannot record
     struct team *team;                      // borrowed; NULL: the calling thread alone
     enum device_isa isa;                    // of a CPU; on a GPU, of the host's side
-    struct device_scratch *scratch;         // of a CPU: one growing buffer per rank, owned
-    struct cuda_state *cuda;                // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU
+    size_t refused; // bytes of the last alloc that there was no room for; 0: there was for all
+    struct device_scratch *scratch; // of a CPU: one growing buffer per rank, owned
+    struct cuda_state *cuda;        // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU
 };
 
 // ERR_ENV when the CPU lacks the instruction set. DEVICE_BEST: device_best_isa's.

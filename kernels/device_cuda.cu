@@ -35,13 +35,14 @@ static int checked(const struct device *dev, cudaError_t error, const char *what
 
 // ---- memory
 
-static int fail_alloc(const struct device *dev, cudaError_t error, size_t bytes)
+static int fail_alloc(struct device *dev, cudaError_t error, size_t bytes)
 {
     if (error != cudaErrorMemoryAllocation)
         return checked(dev, error, "memory");
     (void)cudaGetLastError();
     size_t available = 0, total = 0;
     (void)cudaMemGetInfo(&available, &total);
+    dev->refused = bytes;
     return err_set(ERR_ENV, "GPU %d: out of memory: %.1f MiB wanted, %.1f of %.1f MiB are free",
                    dev->cuda->index, static_cast<double>(bytes) / 1048576.0,
                    static_cast<double>(available) / 1048576.0,

@@ -79,12 +79,13 @@ struct matmul_grad_args {
 
 // ---- token-wise operations
 
+// Rows of a table, and sums of rows; ids repeat and come in any order.
 struct embed_args {
-    const float *table; // [V,C]
-    const int *ids;     // [T]
-    void *out;          // [T,C]
+    const void *table; // [V,C]
+    const int *ids;    // [T]
+    void *out;         // [T,C]
     int T, C;
-    enum dtype out_type;
+    enum dtype table_type, out_type;
 };
 struct embed_grad_args {
     const float *dout; // [T,C]
@@ -248,6 +249,38 @@ struct kv_store_args {
     enum dtype type; // of rows and pages
 };
 
+// ---- grouped-query attention (arXiv:2305.13245): between the product with the query, key and
+// value weights and the rows that attention reads
+
+// A row of x holds H query heads, then Hkv key heads, then Hkv value heads. Queries and keys become
+// RoPE(N(x)), N being the RMSNorm over a head's D where norms are given, pairs (i, i + D/2); values
+// are copied.
+struct heads_args {
+    const float *x;               // [T,(H+2Hkv) D]
+    const float *q_norm, *k_norm; // [D], or both NULL
+    const float *cos, *sin;       // [positions,D/2], as for RoPE
+    const int *position;          // [T]
+    void *q;                      // [T,H,D]
+    void *kv;                     // [T,Hkv,2D]: key, then value
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of q and kv
+};
+// dx from the gradients of q and kv.
+struct heads_grad_args {
+    const float *x;               // as above; NULL without norms
+    const float *q_norm, *k_norm; // as above
+    const float *cos, *sin;
+    const int *position;
+    const void *dq;           // [T,H,D]
+    const float *dkv;         // [T,Hkv,2D]
+    void *dx;                 // [T,(H+2Hkv) D]
+    float *dq_norm, *dk_norm; // [D] +=, or both NULL
+    int T, H, Hkv, D;
+    float eps;
+    enum dtype type; // of dq and dx
+};
+
 // ---- mixture of experts (arXiv:2405.04434, 2.2; arXiv:2412.19437, 2.1.2)
 
 enum moe_scoring { MOE_SOFTMAX, MOE_SIGMOID };
@@ -279,6 +312,22 @@ struct moe_route_grad_args {
     enum moe_scoring scoring;
     bool normalise;
     float scale;
+};
+// The balance loss of each sequence (arXiv:2405.04434, eq. 23-25; arXiv:2412.19437, eq. 17-20): of
+// its n tokens, f_i = E / (K n) #{t: i is chosen} and P_i = the mean of a_ti, which are the scores
+// or, of MOE_SIGMOID, the scores over their sum + 1e-20; loss = sum_i f_i P_i, which is 1 where all
+// experts are alike. The gradient goes through P alone. The tokens of a sequence that continues
+// another are those of both, and the one that is continued has no loss of its own.
+#define MOE_NO_SEQUENCE (-1.0f) // instead of a loss: without tokens, or continued by others
+struct moe_balance_args {
+    const float *scores;                   // [T,E]
+    const int *experts;                    // [T,K]
+    const struct attention_grad_seq *seqs; // of each, query, len and prefix are read
+    int num_seqs, T, E, K;
+    enum moe_scoring scoring;
+    float weight;   // of every sequence's loss
+    float *loss;    // [num_seqs], without the weight
+    float *dlogits; // [T,E] += weight d(loss)/d(logits)
 };
 // Sorts the T*K (token, choice) pairs by expert, stable. Pair p = t*K + j stands in slot[p];
 // pair[slot] is its inverse.
@@ -348,13 +397,16 @@ struct linear_logprob_grad_args {
 };
 
 // One token per row of logits, from softmax(logits / temperature) truncated by top_k, then top_p,
-// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index). logprob and
-// entropy are of the untruncated distribution at tau, with the bits of linear_logprob.
+// then min_p, with u in (0,1); temperature 0 takes the largest (ties: lowest index); a given token
+// is taken as it is. logprob and entropy are of the untruncated distribution at tau, with the bits
+// of linear_logprob.
 struct sample_row {
     float temperature;
     int top_k;   // 0: off
     float top_p; // 1: off
     float min_p; // 0: off
+    bool given;  // `token` is taken; the rest but the temperature is not looked at
+    int token;
     double u;
 };
 struct sample_args {
@@ -402,8 +454,11 @@ struct kernels {
     int (*attention)(struct device *, const struct attention_args *);
     int (*attention_grad)(struct device *, const struct attention_grad_args *);
     int (*kv_store)(struct device *, const struct kv_store_args *);
+    int (*heads)(struct device *, const struct heads_args *);
+    int (*heads_grad)(struct device *, const struct heads_grad_args *);
     int (*moe_route)(struct device *, const struct moe_route_args *);
     int (*moe_route_grad)(struct device *, const struct moe_route_grad_args *);
+    int (*moe_balance)(struct device *, const struct moe_balance_args *);
     int (*moe_sort)(struct device *, const struct moe_sort_args *);
     int (*moe_gather)(struct device *, const struct moe_gather_args *);
     int (*moe_gather_grad)(struct device *, const struct moe_gather_grad_args *);

@@ -2,7 +2,8 @@
 // The buffers of a pass: activations of each layer, what a pass needs besides, and the gradients
 // that flow back. All but pass_inputs' host side lies in the memory of the policy's device: a block
 // of activations and one of inputs, which grow on demand and are reused. A pass that is not for
-// training keeps one layer's worth. Arrays of void are of the policy's type: products read them.
+// training keeps one layer's worth; so does one that recomputes, but for the layers' inputs. Arrays
+// of void are of the policy's type: products read them.
 // Internal to policy/; tests read hidden states and routing from here.
 #ifndef POLICY_ACTIVATIONS_H
 #define POLICY_ACTIVATIONS_H
@@ -17,14 +18,16 @@ struct layer_acts {
     float *rstd1;      // [T]
     float *q_a;        // [T,Rq]
     float *rstd_q;     // [T]
-    void *q;           // [T,H,Dn+Dr]; the rope part is not rotated
-    void *q_lat;       // [T,H,R+Dr] absorbed and rotated
-    float *kv_a;       // [T,R+Dr] before norm and rotation
-    float *rstd_kv;    // [T]
-    void *kv;          // [T,R+Dr] the latent rows
-    void *o_lat;       // [T,H,R]
+    void *q;           // [T,H,Dn+Dr] of latent attention; the rope part is not rotated
+    void *q_lat;       // [T,H,Dk] what attention reads: rotated, and absorbed when latent
+    float *kv_a;       // [T,R+Dr] before norm and rotation, of latent attention
+    float *rstd_kv;    // [T] likewise
+    float *qkv;        // [T,H Dr + row] before norm and rotation, of grouped-query attention
+    void *kv;          // [T,row] rows of keys and values (arch_row_width) by token
+    void *keys;        // [N,row] those that attention reads: kv, or a gather of it
+    void *o_lat;       // [T,H,Dv] output of attention; of latent attention [T,H,R]
     float *lse;        // [T,H]
-    void *o;           // [T,H,Dv]
+    void *o;           // [T,H,Dv] of latent attention
     float *h;          // [T,C] residual stream between attention and FFN
     float *rstd2;      // [T]
     void *gate_up;     // [T,2 width] of the dense FFN or the shared experts
@@ -46,13 +49,16 @@ struct pass_inputs {
     int *target_row;                      // [num_targets]
     int *target_token;                    // [num_targets]; not of values and chunks
     float *target_tau;                    // [num_targets]; likewise
+    int *key_token;                       // [N] whose row a row of keys is; where N > T
     struct attention_seq *seqs;           // [num_seqs]
     struct attention_grad_seq *grad_seqs; // [num_seqs], for training only
     const void **kv_blocks;               // [L,num_blocks]
+    void *ones; // [T] of the policy's type: the input of biases, where there are
 };
 
 struct policy_activations {
-    struct layer_acts *layer; // [L]; all the same when not for training
+    struct layer_acts *layer; // [L]; all the same, but segments, and x of a training pass, where
+                              // one layer's worth is kept
     // Of the pass.
     void *n;                   // [T,C] output of a norm
     float *n_f32;              // [T,C] the same for gate and head; n itself in a float32 policy
@@ -61,18 +67,22 @@ struct policy_activations {
     void *ffn;                 // [T,width] SwiGLU
     float *logits;             // [T,E] of the gate
     void *xs, *hs;             // [T*K,C], [T*K,F] experts' input and SwiGLU, by slot
+    float *qkv;                // that of all layers, where the backward pass needs none of them
+    void *kv;                  // likewise, where keys are gathered from it; else NULL
     float *x_last, *rstd_last; // [T,C], [T]: after the last layer, before the final norm
     void *hidden;              // [num_targets,C] rows that the head reads; float32 for values
     float *logprob, *entropy;  // [num_targets] results; values stand in logprob
-    int *segments;             // [mixture layers, E+1] those of layer, for training only
+    int *segments;             // [mixture layers, E+1] those of layer
     // Gradients, for training only.
     float *dx, *dn;             // [T,C] of the residual stream; of a norm's output
     float *dq_n;                // [T,Rq]
-    void *do_, *do_lat;         // [T,H,Dv], [T,H,R]
-    void *dq_lat, *dq;          // [T,H,R+Dr], [T,H,Dn+Dr]
-    float *dkv;                 // [T,R+Dr]
+    void *do_, *do_lat;         // of o, o_lat
+    void *dq_lat, *dq;          // of q_lat, q
+    void *dqkv;                 // of qkv
+    float *dkv, *dkeys;         // [T,row], [N,row] of kv and keys: the same where N is T
     float *dffn;                // [T,width]
     float *dlogits, *dweights;  // [T,E], [T,K]
+    float *balance;             // [mixture layers, num_seqs] balance losses
     float *dxs, *dhs;           // [T*K,C], [T*K,F]
     void *rounded;              // [T, C, Rq or R+Dr] one of the above where a product reads it
     float *dhidden;             // [num_targets,C]
@@ -81,10 +91,12 @@ struct policy_activations {
     // Where things are.
     struct pass_inputs host, in; // the same, on the host and on the device
     int T, num_targets, num_seqs, num_blocks;
-    int max_keys; // of a sequence
-    bool train;   // a backward pass may follow
-    bool values;  // the value head reads the hidden rows
-    bool first;   // of the backward pass: gradients of matrices were zero before it
+    int N;         // rows of keys: T, and copies that sequences have of their prefix's last rows
+    int max_keys;  // of a sequence
+    bool prefixes; // some sequence has one
+    bool train;    // a backward pass may follow
+    bool values;   // the value head reads the hidden rows
+    bool first;    // of the backward pass: gradients of matrices were zero before it
     struct rope_table rope;
     struct device_block block, inputs;
     size_t inputs_bytes;
@@ -93,14 +105,15 @@ struct policy_activations {
     struct replay *steps; // of policy_decode; NULL before the first
 };
 
-struct pass_shape {
-    int T, num_targets, num_seqs, num_blocks;
-    bool train, values;
-};
+// Bytes of the two blocks that a pass of that shape takes; p need not have parameters.
+void activations_bytes(size_t *block, size_t *inputs, const struct policy *p,
+                       const struct policy_pass *shape);
+// Makes the blocks at least that large, so that smaller passes allocate nothing.
+int activations_reserve(struct policy *p, size_t block, size_t inputs);
 
 // Makes room for a pass; contents are lost. Pointers of parts that the model or the pass lacks are
 // NULL.
-int activations_begin(struct policy *p, const struct pass_shape *shape);
+int activations_begin(struct policy *p, const struct policy_pass *shape);
 // Copies the inputs, which the caller has filled on the host, to the device.
 int activations_upload(struct policy *p);
 void activations_free(struct policy_activations **a);

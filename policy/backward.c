@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward passes of policy.h: the layers of forward.c in reverse. The gradient of the residual
 // stream stays in one buffer, dx, to which each norm's backward adds. Outputs of norms and of
-// SwiGLU are made again rather than kept.
+// SwiGLU are made again rather than kept; of a policy that recomputes, whole layers are.
+#include "policy/attention.h"
 #include "policy/forward.h"
 #include "policy/parallel_state.h"
 
@@ -20,15 +21,13 @@ int weight_grad(const struct policy *p, const struct matrix *m, struct matmul_gr
     return p->dev->k->matmul_grad(p->dev, &args);
 }
 
-// The same of what this pass alone adds to, once: the first pass need not read the gradient.
-static int own_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
+int own_grad(const struct policy *p, const struct matrix *m, struct matmul_grad_args args)
 {
     args.overwrite = p->acts->first;
     return weight_grad(p, m, args);
 }
 
-// x [T,width] as products read it: itself, or rounded into acts->rounded.
-static int operand(const struct policy *p, const float *x, int width, const void **out)
+int operand(const struct policy *p, const float *x, int width, const void **out)
 {
     const struct policy_activations *s = p->acts;
     if (p->dtype == DTYPE_F32) {
@@ -162,164 +161,12 @@ static int mixture_grad(struct policy *p, const struct layer_weights *w, const s
                                                                 .scoring = a->scoring,
                                                                 .normalise = a->route_normalise,
                                                                 .scale = (float)a->route_scale}));
+    TRY(balance_grad(p, l, layer));
     TRY(own_grad(p, &w->m[W_GATE],
                  (struct matmul_grad_args){.dy = s->dlogits, .x = s->n_f32, .m = s->T}));
     return product(
         p, &w->m[W_GATE], TO_IN,
         (struct matmul_args){.a = s->dlogits, .c = s->dn, .m = s->T, .accumulate = true});
-}
-
-// ---- attention: from dx, the gradient of its output, to dn
-
-// From dx to dq_lat and dkv.
-static int attend_grad(const struct policy *p, const struct layer_weights *w,
-                       const struct layer_acts *l)
-{
-    const struct arch *a = &p->arch;
-    const struct policy_activations *s = p->acts;
-    const void *dy;
-    size_t H = (size_t)a->H, R = (size_t)a->R, Dv = (size_t)a->Dv;
-    TRY(operand(p, s->dx, a->C, &dy));
-    TRY(own_grad(p, &w->m[W_O], (struct matmul_grad_args){.dy = dy, .x = l->o, .m = s->T}));
-    TRY(product(p, &w->m[W_O], TO_IN,
-                (struct matmul_args){.a = dy, .c = s->do_, .c_type = p->dtype, .m = s->T}));
-    TRY(own_grad(p, &w->m[W_UV],
-                 (struct matmul_grad_args){.dy = s->do_,
-                                           .lddy = H * Dv,
-                                           .stride_dy = Dv,
-                                           .x = l->o_lat,
-                                           .ldx = H * R,
-                                           .stride_x = R,
-                                           .m = s->T}));
-    TRY(product(p, &w->m[W_UV], TO_IN,
-                (struct matmul_args){.a = s->do_,
-                                     .lda = H * Dv,
-                                     .stride_a = Dv,
-                                     .c = s->do_lat,
-                                     .c_type = p->dtype,
-                                     .ldc = H * R,
-                                     .stride_c = R,
-                                     .m = s->T}));
-    return p->dev->k->attention_grad(p->dev,
-                                     &(struct attention_grad_args){.q = l->q_lat,
-                                                                   .kv = l->kv,
-                                                                   .out = l->o_lat,
-                                                                   .lse = l->lse,
-                                                                   .dout = s->do_lat,
-                                                                   .dq = s->dq_lat,
-                                                                   .dkv = s->dkv,
-                                                                   .type = p->dtype,
-                                                                   .dq_type = p->dtype,
-                                                                   .seqs = s->in.grad_seqs,
-                                                                   .shape = latent_attention(a),
-                                                                   .num_seqs = s->num_seqs,
-                                                                   .T = s->T,
-                                                                   .N = s->T});
-}
-
-// The transpose of the rotation, from x to y.
-static int unrotate(const struct policy *p, struct rope_args args)
-{
-    const struct policy_activations *s = p->acts;
-    args.cos = s->rope.cos;
-    args.sin = s->rope.sin;
-    args.position = s->in.position;
-    args.T = s->T;
-    args.D = p->arch.Dr;
-    args.halves = p->arch.rope_halves;
-    args.inverse = true;
-    return p->dev->k->rope(p->dev, &args);
-}
-
-// From dq_lat to dn (overwritten), through rotation, W_UK and the query projections.
-static int queries_grad(const struct policy *p, const struct layer_weights *w,
-                        const struct layer_acts *l)
-{
-    const struct arch *a = &p->arch;
-    const struct policy_activations *s = p->acts;
-    size_t part = (size_t)(a->Dn + a->Dr), row = (size_t)(a->R + a->Dr), H = (size_t)a->H;
-    TRY(own_grad(p, &w->m[W_UK],
-                 (struct matmul_grad_args){.dy = l->q,
-                                           .lddy = H * part,
-                                           .stride_dy = part,
-                                           .x = s->dq_lat,
-                                           .ldx = H * row,
-                                           .stride_x = row,
-                                           .m = s->T}));
-    TRY(product(p, &w->m[W_UK], TO_OUT,
-                (struct matmul_args){.a = s->dq_lat,
-                                     .lda = H * row,
-                                     .stride_a = row,
-                                     .c = s->dq,
-                                     .c_type = p->dtype,
-                                     .ldc = H * part,
-                                     .stride_c = part,
-                                     .m = s->T}));
-    TRY(unrotate(p, (struct rope_args){.x = element(p, s->dq_lat, (size_t)a->R),
-                                       .y = element(p, s->dq, (size_t)a->Dn),
-                                       .x_type = p->dtype,
-                                       .y_type = p->dtype,
-                                       .ldx = H * row,
-                                       .stride_x = row,
-                                       .ldy = H * part,
-                                       .stride_y = part,
-                                       .heads = a->H}));
-    if (a->Rq == 0) {
-        TRY(own_grad(p, &w->m[W_Q], (struct matmul_grad_args){.dy = s->dq, .x = s->n, .m = s->T}));
-        return product(p, &w->m[W_Q], TO_IN,
-                       (struct matmul_args){.a = s->dq, .c = s->dn, .m = s->T});
-    }
-    TRY(query_norm(p, w, l));
-    TRY(own_grad(p, &w->m[W_Q], (struct matmul_grad_args){.dy = s->dq, .x = s->q_n, .m = s->T}));
-    TRY(product(p, &w->m[W_Q], TO_IN, (struct matmul_args){.a = s->dq, .c = s->dq_n, .m = s->T}));
-    TRY(p->dev->k->rmsnorm_grad(p->dev, &(struct rmsnorm_grad_args){.x = l->q_a,
-                                                                    .w = p->params.data + w->q_norm,
-                                                                    .rstd = l->rstd_q,
-                                                                    .dy = s->dq_n,
-                                                                    .dx = s->dq_n,
-                                                                    .dw = p->grad + w->q_norm,
-                                                                    .ldx = (size_t)a->Rq,
-                                                                    .lddy = (size_t)a->Rq,
-                                                                    .lddx = (size_t)a->Rq,
-                                                                    .T = s->T,
-                                                                    .C = a->Rq}));
-    const void *dy;
-    TRY(operand(p, s->dq_n, a->Rq, &dy));
-    TRY(own_grad(p, &w->m[W_Q_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
-    return product(p, &w->m[W_Q_A], TO_IN, (struct matmul_args){.a = dy, .c = s->dn, .m = s->T});
-}
-
-// From dkv, in place through its norm and rotation, to dn (added).
-static int latents_grad(const struct policy *p, const struct layer_weights *w,
-                        const struct layer_acts *l)
-{
-    const struct arch *a = &p->arch;
-    const struct policy_activations *s = p->acts;
-    size_t row = (size_t)(a->R + a->Dr);
-    TRY(p->dev->k->rmsnorm_grad(p->dev,
-                                &(struct rmsnorm_grad_args){.x = l->kv_a,
-                                                            .w = p->params.data + w->kv_norm,
-                                                            .rstd = l->rstd_kv,
-                                                            .dy = s->dkv,
-                                                            .dx = s->dkv,
-                                                            .dw = p->grad + w->kv_norm,
-                                                            .ldx = row,
-                                                            .lddy = row,
-                                                            .lddx = row,
-                                                            .T = s->T,
-                                                            .C = a->R}));
-    TRY(unrotate(p, (struct rope_args){.x = s->dkv + a->R,
-                                       .y = s->dkv + a->R,
-                                       .ldx = row,
-                                       .stride_x = (size_t)a->Dr,
-                                       .ldy = row,
-                                       .stride_y = (size_t)a->Dr,
-                                       .heads = 1}));
-    const void *dy;
-    TRY(operand(p, s->dkv, a->R + a->Dr, &dy));
-    TRY(own_grad(p, &w->m[W_KV_A], (struct matmul_grad_args){.dy = dy, .x = s->n, .m = s->T}));
-    return product(p, &w->m[W_KV_A], TO_IN,
-                   (struct matmul_args){.a = dy, .c = s->dn, .m = s->T, .accumulate = true});
 }
 
 // ---- the stack
@@ -340,15 +187,17 @@ static int backward_layers(struct policy *p)
         const struct layer_weights *w = &p->packed->layers[i];
         const struct layer_acts *l = &s->layer[i];
         const bool mixed = i >= a->dense_layers;
+        if (is_recomputed(p, i)) {
+            TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));
+            TRY(forward_layer(p, NULL, i));
+        }
         TRY(hidden_norm(p, w->norm2, l->h, l->rstd2, mixed));
         TRY(!mixed ? feed_forward_grad(p, w, l) : mixture_grad(p, w, l, i));
         TRY(hidden_norm_grad(p, w->norm2, l->h, l->rstd2, s->dn, true));
-        TRY(attend_grad(p, w, l));
-        TRY(hidden_norm(p, w->norm1, l->x, l->rstd1, false));
-        TRY(queries_grad(p, w, l));
-        TRY(latents_grad(p, w, l));
+        TRY(attention_backward(p, w, l));
         TRY(hidden_norm_grad(p, w->norm1, l->x, l->rstd1, s->dn, true));
     }
+    TRY(balance_count(p));
     s->train = false; // activations were written over
     s->first = false;
     return p->dev->k->embed_grad(p->dev,

@@ -10,6 +10,11 @@ enum { STEP_PAGES = 8 };
 
 static int round_up(int n, int to) { return to > 0 ? (n + to - 1) / to * to : n; }
 
+int policy_decode_blocks(int num_pages, int num_chunks)
+{
+    return round_up(num_pages, STEP_PAGES * num_chunks);
+}
+
 // Chunk i, whose blocks start at `block`: blocks are pages, and new rows go to their ends. Returns
 // the first block of the next chunk.
 static int fill_chunk(struct policy_activations *s, const struct kv_cache *cache,
@@ -82,7 +87,7 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
                   float *logits)
 {
-    assert(cache->L == p->arch.L && cache->width == p->arch.R + p->arch.Dr);
+    assert(cache->L == p->arch.L && cache->width == (int)arch_row_width(&p->arch));
     assert(cache->dtype == p->dtype);
     int num_blocks = 0, longest = 0, covered = 0;
     for (int i = 0; i < num_chunks; i++) {
@@ -92,13 +97,12 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
         covered += chunks[i].len;
     }
     assert(covered == T);
-    // Steps of like sizes are one sequence of kernels: an upper bound will do.
-    num_blocks = round_up(num_blocks, STEP_PAGES * num_chunks);
+    num_blocks = policy_decode_blocks(num_blocks, num_chunks);
     const int max_keys = round_up(longest, STEP_PAGES * KV_PAGE);
     TRY(check_tokens(p, tokens, T));
     TRY(check_positions(p, longest));
     TRY(activations_begin(
-        p, &(struct pass_shape){
+        p, &(struct policy_pass){
                .T = T, .num_targets = num_rows, .num_seqs = num_chunks, .num_blocks = num_blocks}));
     struct policy_activations *s = p->acts;
     s->max_keys = max_keys;

@@ -154,7 +154,7 @@ static int plan_open(struct plan *plan, struct policy *p, int layer, const struc
 {
     const struct policy_ranks *k = p->ranks;
     const int E = p->arch.E, group = k->group, own = E / group;
-    *plan = (struct plan){.x = &k->layer[layer],
+    *plan = (struct plan){.x = &k->layer[p->recompute ? 0 : layer], // which come again
                           .group = group,
                           .own = own,
                           .first_rank = k->comm->rank / group * group,
@@ -200,6 +200,14 @@ static int reorder(const struct policy *p, const struct plan *plan, void *to, co
 static int reserve_rows(const struct policy *p, struct device_block *b, int M, int width)
 {
     return device_block_reserve(b, p->dev, (size_t)M * (size_t)width * sizeof(float));
+}
+
+size_t experts_bytes(const struct policy *p, int T)
+{
+    const struct arch *a = &p->arch;
+    const int kept = p->recompute ? 1 : a->L - a->dense_layers;
+    const size_t row = (size_t)(2 * a->C + a->F + kept * (a->C + 2 * a->F)) * sizeof(float);
+    return experts_are_spread(p) ? (size_t)T * (size_t)a->K * row : 0;
 }
 
 // ---- passes
@@ -296,6 +304,7 @@ int experts_finish(struct policy *p)
             TRY(experts_forward(p, l, NULL));
         }
         for (int l = p->arch.L - 1; l >= p->arch.dense_layers; l--) {
+            TRY(is_recomputed(p, l) ? experts_forward(p, l, NULL) : 0);
             TRY(experts_backward(p, l, NULL));
         }
     }

@@ -2,6 +2,7 @@
 #include "policy/forward.h"
 
 #include "base/error.h"
+#include "policy/attention.h"
 #include "policy/parallel_state.h"
 
 #include <assert.h>
@@ -62,155 +63,6 @@ int round_norm(const struct policy *p)
     return p->dev->k->convert(
         p->dev, &(struct convert_args){
                     .x = s->n_f32, .y = s->n, .n = (size_t)s->T * p->arch.C, .y_type = p->dtype});
-}
-
-int query_norm(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l)
-{
-    const struct arch *a = &p->arch;
-    return p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->q_a,
-                                                             .w = p->params.data + w->q_norm,
-                                                             .y = p->acts->q_n,
-                                                             .y_type = p->dtype,
-                                                             .rstd = l->rstd_q,
-                                                             .ldx = (size_t)a->Rq,
-                                                             .ldy = (size_t)a->Rq,
-                                                             .eps = LATENT_NORM_EPS,
-                                                             .T = p->acts->T,
-                                                             .C = a->Rq});
-}
-
-// ---- attention
-
-// Queries of H heads in the latent space: q_nope through W_UK, q_rope rotated.
-static int project_queries(const struct policy *p, const struct layer_weights *w,
-                           const struct layer_acts *l)
-{
-    const struct arch *a = &p->arch;
-    const struct policy_activations *s = p->acts;
-    size_t part = (size_t)(a->Dn + a->Dr), row = (size_t)(a->R + a->Dr), H = (size_t)a->H;
-    const void *x = s->n;
-    if (a->Rq > 0) {
-        TRY(product(p, &w->m[W_Q_A], TO_OUT,
-                    (struct matmul_args){.a = s->n, .c = l->q_a, .m = s->T}));
-        TRY(query_norm(p, w, l));
-        x = s->q_n;
-    }
-    TRY(product(p, &w->m[W_Q], TO_OUT,
-                (struct matmul_args){.a = x, .c = l->q, .c_type = p->dtype, .m = s->T}));
-    TRY(product(p, &w->m[W_UK], TO_IN,
-                (struct matmul_args){.a = l->q,
-                                     .lda = H * part,
-                                     .stride_a = part,
-                                     .c = l->q_lat,
-                                     .c_type = p->dtype,
-                                     .ldc = H * row,
-                                     .stride_c = row,
-                                     .m = s->T}));
-    return p->dev->k->rope(p->dev, &(struct rope_args){.x = element(p, l->q, (size_t)a->Dn),
-                                                       .y = element(p, l->q_lat, (size_t)a->R),
-                                                       .x_type = p->dtype,
-                                                       .y_type = p->dtype,
-                                                       .ldx = H * part,
-                                                       .stride_x = part,
-                                                       .ldy = H * row,
-                                                       .stride_y = row,
-                                                       .cos = s->rope.cos,
-                                                       .sin = s->rope.sin,
-                                                       .position = s->in.position,
-                                                       .T = s->T,
-                                                       .heads = a->H,
-                                                       .D = a->Dr,
-                                                       .halves = a->rope_halves});
-}
-
-// The rows (c, k_rope) that are cached: the norm of the latent part, and the one rotated key of all
-// heads.
-static int project_latents(const struct policy *p, const struct layer_weights *w,
-                           const struct layer_acts *l)
-{
-    const struct arch *a = &p->arch;
-    const struct policy_activations *s = p->acts;
-    size_t row = (size_t)(a->R + a->Dr);
-    TRY(product(p, &w->m[W_KV_A], TO_OUT,
-                (struct matmul_args){.a = s->n, .c = l->kv_a, .m = s->T}));
-    TRY(p->dev->k->rmsnorm(p->dev, &(struct rmsnorm_args){.x = l->kv_a,
-                                                          .w = p->params.data + w->kv_norm,
-                                                          .y = l->kv,
-                                                          .y_type = p->dtype,
-                                                          .rstd = l->rstd_kv,
-                                                          .ldx = row,
-                                                          .ldy = row,
-                                                          .eps = LATENT_NORM_EPS,
-                                                          .T = s->T,
-                                                          .C = a->R}));
-    return p->dev->k->rope(p->dev, &(struct rope_args){.x = l->kv_a + a->R,
-                                                       .y = element(p, l->kv, (size_t)a->R),
-                                                       .y_type = p->dtype,
-                                                       .ldx = row,
-                                                       .stride_x = (size_t)a->Dr,
-                                                       .ldy = row,
-                                                       .stride_y = (size_t)a->Dr,
-                                                       .cos = s->rope.cos,
-                                                       .sin = s->rope.sin,
-                                                       .position = s->in.position,
-                                                       .T = s->T,
-                                                       .heads = 1,
-                                                       .D = a->Dr,
-                                                       .halves = a->rope_halves});
-}
-
-// New rows to their pages.
-static int store_latents(const struct policy *p, const struct layer_acts *l,
-                         const struct kv_cache *cache, int layer)
-{
-    const struct policy_activations *s = p->acts;
-    return p->dev->k->kv_store(p->dev,
-                               &(struct kv_store_args){.rows = l->kv,
-                                                       .place = s->in.place,
-                                                       .pages = kv_cache_block(cache, 0, layer),
-                                                       .T = s->T,
-                                                       .D = cache->width,
-                                                       .type = p->dtype});
-}
-
-struct attention_shape latent_attention(const struct arch *a)
-{
-    return (struct attention_shape){.H = a->H,
-                                    .kv_heads = 1,
-                                    .Dk = a->R + a->Dr,
-                                    .Dv = a->R,
-                                    .scale = (float)rope_softmax_scale(a)};
-}
-
-// y = concat_h(W_UV[h] o_lat[h]) W_O over the rows that the layer's kv_blocks point to.
-static int attend(const struct policy *p, const struct layer_weights *w, const struct layer_acts *l,
-                  int layer)
-{
-    const struct arch *a = &p->arch;
-    const struct policy_activations *s = p->acts;
-    size_t H = (size_t)a->H;
-    const size_t first = (size_t)layer * (size_t)s->num_blocks;
-    const void *const *blocks = s->num_blocks > 0 ? s->in.kv_blocks + first : NULL;
-    TRY(p->dev->k->attention(p->dev, &(struct attention_args){.q = l->q_lat,
-                                                              .kv_blocks = blocks,
-                                                              .seqs = s->in.seqs,
-                                                              .shape = latent_attention(a),
-                                                              .num_seqs = s->num_seqs,
-                                                              .T = s->T,
-                                                              .max_keys = s->max_keys,
-                                                              .type = p->dtype,
-                                                              .out = l->o_lat,
-                                                              .lse = l->lse}));
-    TRY(product(p, &w->m[W_UV], TO_OUT,
-                (struct matmul_args){.a = l->o_lat,
-                                     .lda = H * a->R,
-                                     .stride_a = (size_t)a->R,
-                                     .c = l->o,
-                                     .c_type = p->dtype,
-                                     .ldc = H * a->Dv,
-                                     .stride_c = (size_t)a->Dv,
-                                     .m = s->T}));
-    return product(p, &w->m[W_O], TO_OUT, (struct matmul_args){.a = l->o, .c = s->y, .m = s->T});
 }
 
 // ---- FFN and mixture
@@ -326,6 +178,22 @@ static int mixture(struct policy *p, const struct layer_weights *w, const struct
 
 // ---- the stack
 
+bool is_recomputed(const struct policy *p, int layer)
+{
+    return p->recompute && layer < p->arch.L - 1;
+}
+
+int forward_layer(struct policy *p, const struct kv_cache *cache, int layer)
+{
+    const struct policy_activations *s = p->acts;
+    const struct layer_weights *w = &p->packed->layers[layer];
+    const struct layer_acts *l = &s->layer[layer];
+    const bool mixed = layer >= p->arch.dense_layers;
+    TRY(attention_forward(p, w, l, cache, layer));
+    TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2, mixed));
+    return !mixed ? feed_forward(p, w, l) : mixture(p, w, l, layer);
+}
+
 int forward_layers(struct policy *p, const struct kv_cache *cache)
 {
     const struct arch *a = &p->arch;
@@ -343,15 +211,7 @@ int forward_layers(struct policy *p, const struct kv_cache *cache)
         } else {
             TRY(residual_norm(p, w->norm1, s->layer[i - 1].h, l->x, l->rstd1, false));
         }
-        TRY(project_queries(p, w, l));
-        TRY(project_latents(p, w, l));
-        if (cache) {
-            TRY(store_latents(p, l, cache, i));
-        }
-        TRY(attend(p, w, l, i));
-        const bool mixed = i >= a->dense_layers;
-        TRY(residual_norm(p, w->norm2, l->x, l->h, l->rstd2, mixed));
-        TRY(!mixed ? feed_forward(p, w, l) : mixture(p, w, l, i));
+        TRY(forward_layer(p, cache, i));
     }
     TRY(residual_norm(p, p->packed->norm, s->layer[a->L - 1].h, s->x_last, s->rstd_last, true));
     return p->dev->k->embed(p->dev,

@@ -92,8 +92,7 @@ static void find_ignored(struct generation_config *g, const struct reader *r)
     static const struct {
         const char *key;
         double off;
-    } settings[] = {{"repetition_penalty", 1},
-                    {"encoder_repetition_penalty", 1},
+    } settings[] = {{"encoder_repetition_penalty", 1},
                     {"no_repeat_ngram_size", 0},
                     {"num_beams", 1},
                     {"num_beam_groups", 1},
@@ -132,6 +131,7 @@ static int read_settings(struct generation_config *g, const struct reader *r, in
     rc = rc ? rc : read_real(&g->temperature, r, "temperature", 0, 100);
     rc = rc ? rc : read_real(&g->top_p, r, "top_p", 1e-9, 1);
     rc = rc ? rc : read_real(&g->min_p, r, "min_p", 0, 1);
+    rc = rc ? rc : read_real(&g->repetition_penalty, r, "repetition_penalty", 1e-3, 1e3);
     rc = rc ? rc : read_count(&g->top_k, r, "top_k", 0);
     rc = rc ? rc : read_count(&g->max_new_tokens, r, "max_new_tokens", 1);
     if (rc == 0)
@@ -144,6 +144,7 @@ struct generation_config generation_config_of(const struct arch *a)
     struct generation_config g = {.temperature = (double)NAN,
                                   .top_p = (double)NAN,
                                   .min_p = (double)NAN,
+                                  .repetition_penalty = (double)NAN,
                                   .top_k = -1,
                                   .max_new_tokens = -1};
     add_stop(&g, a->eos_id);

@@ -12,9 +12,9 @@ enum { GENERATION_STOPS_MAX = 64 };
 struct generation_config {
     int stop_ids[GENERATION_STOPS_MAX]; // tokens that end a completion, each once
     int num_stop_ids;
-    bool greedy;                      // "do_sample" is false
-    double temperature, top_p, min_p; // NaN: not said
-    int top_k, max_new_tokens;        // -1: not said
+    bool greedy;                                          // "do_sample" is false
+    double temperature, top_p, min_p, repetition_penalty; // NaN: not said
+    int top_k, max_new_tokens;                            // -1: not said
     char
         ignored[64]; // the first setting that would change completions and is not applied; "": none
     char *text;      // of the file; NULL: there is none

@@ -33,7 +33,7 @@ int kv_cache_open(struct kv_cache **out, struct device *dev, const struct arch *
     struct kv_cache *c = mem_alloc0(sizeof *c);
     c->dev = dev;
     c->L = arch->L;
-    c->width = arch->R + arch->Dr;
+    c->width = (int)arch_row_width(arch);
     c->dtype = dtype;
     c->num_pages = num_pages;
     c->data = data;

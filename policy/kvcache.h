@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The paged cache of latent rows: per token and layer R + Dr elements, in pages of KV_PAGE tokens.
+// The paged cache of rows: per token and layer arch_row_width elements, in pages of KV_PAGE tokens.
 // It is storage only; who owns which page, sharing and eviction are rollout's.
 #ifndef POLICY_KVCACHE_H
 #define POLICY_KVCACHE_H
@@ -11,7 +11,7 @@
 
 struct kv_cache {
     struct device *dev;      // borrowed
-    int L, width, num_pages; // width = R + Dr
+    int L, width, num_pages; // width = arch_row_width
     enum dtype dtype;        // of the rows: that of the policy which fills them
     void *data;              // [num_pages,L,KV_PAGE,width] in the memory of dev
 };

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "policy/adapter.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -170,111 +171,6 @@ void model_files_free(struct model_files **f)
 
 // ---- against the architecture
 
-// Faults, those of tensors that differ in numbers of layers and experts alone as one.
-struct fault {
-    char *pattern; // the name with * for its numbers
-    char *name;    // of the first
-    char *text;
-    int count;
-};
-
-struct report {
-    struct fault *faults;
-    int count;
-};
-
-static char *pattern_of(const char *name)
-{
-    struct strbuf b = {0};
-    for (const char *c = name; *c; c++) {
-        const bool number = c > name && c[-1] == '.' && *c >= '0' && *c <= '9';
-        const size_t digits = number ? strspn(c, "0123456789") : 0;
-        if (digits > 0 && c[digits] == '.') {
-            strbuf_putc(&b, '*');
-            c += digits - 1;
-        } else {
-            strbuf_putc(&b, *c);
-        }
-    }
-    return b.data ? strbuf_take(&b) : mem_strdup("");
-}
-
-static void report(struct report *r, const char *name, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static void report(struct report *r, const char *name, const char *fmt, ...)
-{
-    char text[256];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    char *pattern = pattern_of(name);
-    for (int i = 0; i < r->count; i++) {
-        if (!strcmp(r->faults[i].pattern, pattern) && !strcmp(r->faults[i].text, text)) {
-            r->faults[i].count++;
-            free(pattern);
-            return;
-        }
-    }
-    r->faults = mem_realloc(r->faults, (size_t)(r->count + 1) * sizeof *r->faults);
-    r->faults[r->count++] = (struct fault){pattern, mem_strdup(name), mem_strdup(text), 1};
-}
-
-enum { REPORT_BYTES = 3500 }; // an error's message has room for
-
-// Sets the message when there are faults, and frees the report.
-static int report_end(struct report *r, const struct model_files *f)
-{
-    struct strbuf text = {0};
-    int rc = 0, told = 0;
-    for (; told < r->count && text.len < REPORT_BYTES; told++) {
-        const struct fault *x = &r->faults[told];
-        strbuf_printf(&text, "\n  %.200s: %s", x->count > 1 ? x->pattern : x->name, x->text);
-        if (x->count > 1) {
-            strbuf_printf(&text, " (%d of them)", x->count);
-        }
-    }
-    if (told < r->count) {
-        strbuf_printf(&text, "\n  and %d more kinds", r->count - told);
-    }
-    if (r->count > 0) {
-        rc = err_set(ERR_MODEL, "%s: the tensors do not fit config.json:%s", f->dir, text.data);
-    }
-    for (int i = 0; i < r->count; i++) {
-        free(r->faults[i].pattern);
-        free(r->faults[i].name);
-        free(r->faults[i].text);
-    }
-    free(r->faults);
-    strbuf_free(&text);
-    return rc;
-}
-
-static const char *shape_text(char buf[64], int rank, const int64_t *shape)
-{
-    int at = snprintf(buf, 64, "[");
-    for (int i = 0; i < rank && at < 40; i++) {
-        at += snprintf(buf + at, (size_t)(64 - at), "%s%lld", i ? "," : "", (long long)shape[i]);
-    }
-    snprintf(buf + at, (size_t)(64 - at), "]");
-    return buf;
-}
-
-static bool same_shape(const struct tensor *t, int rank, const int64_t *shape)
-{
-    bool same = t->rank == rank;
-    for (int i = 0; i < rank && same; i++) {
-        same = t->shape[i] == shape[i];
-    }
-    return same;
-}
-
-static bool is_float(const struct tensor *t)
-{
-    return t->dtype == TENSOR_F32 || t->dtype == TENSOR_BF16 || t->dtype == TENSOR_F16;
-}
-
 // The scales of a weight's blocks: NAME_scale_inv; NULL: the file has none.
 static const struct tensor *find_scale(const struct model_files *f, const char *name)
 {
@@ -284,44 +180,49 @@ static const struct tensor *find_scale(const struct model_files *f, const char *
 }
 
 // A weight in float8, of the right shape, needs a scale for each block.
-static void check_scale(struct report *r, const struct model_files *f, const struct arch *a,
+static void check_scale(struct tensor_report *r, const struct model_files *f, const struct arch *a,
                         const struct tensor *weight)
 {
     const struct tensor *scale = find_scale(f, weight->name);
     char x[64], y[64];
     if (a->fp8_rows == 0 || weight->rank != 2) {
-        report(r, weight->name,
-               "dtype F8_E4M3 needs \"weight_block_size\" in config.json's "
-               "\"quantization_config\", and two dimensions");
+        tensor_report_add(r, weight->name,
+                          "dtype F8_E4M3 needs \"weight_block_size\" in config.json's "
+                          "\"quantization_config\", and two dimensions");
         return;
     }
     const int64_t want[2] = {(weight->shape[0] + a->fp8_rows - 1) / a->fp8_rows,
                              (weight->shape[1] + a->fp8_columns - 1) / a->fp8_columns};
     if (!scale) {
-        report(r, weight->name, "dtype F8_E4M3 without its scales, *_scale_inv %s",
-               shape_text(x, 2, want));
-    } else if (!same_shape(scale, 2, want) || !is_float(scale)) {
-        report(r, scale->name, "want %s in F32, BF16 or F16, have %s in %s", shape_text(x, 2, want),
-               shape_text(y, scale->rank, scale->shape), tensor_dtype_name(scale->dtype));
+        tensor_report_add(r, weight->name, "dtype F8_E4M3 without its scales, *_scale_inv %s",
+                          tensor_shape_text(x, 2, want));
+    } else if (!tensor_has_shape(scale, 2, want) || !tensor_is_float(scale)) {
+        tensor_report_add(r, scale->name, "want %s in F32, BF16 or F16, have %s in %s",
+                          tensor_shape_text(x, 2, want),
+                          tensor_shape_text(y, scale->rank, scale->shape),
+                          tensor_dtype_name(scale->dtype));
     }
 }
 
-static void check_expected(struct report *r, const struct model_files *f, const struct arch *a,
-                           const struct param_tensor *want)
+static void check_expected(struct tensor_report *r, const struct model_files *f,
+                           const struct arch *a, const struct param_tensor *want)
 {
     const struct tensor *have = find(f, want->name);
     int64_t shape[2] = {want->shape[0], want->shape[1]};
     char x[64], y[64];
     if (!have) {
-        report(r, want->name, "missing, want %s", shape_text(x, want->rank, shape));
-    } else if (!same_shape(have, want->rank, shape)) {
-        report(r, want->name, "want %s, have %s", shape_text(x, want->rank, shape),
-               shape_text(y, have->rank, have->shape));
+        tensor_report_add(r, want->name, "missing, want %s",
+                          tensor_shape_text(x, want->rank, shape));
+    } else if (!tensor_has_shape(have, want->rank, shape)) {
+        tensor_report_add(r, want->name, "want %s, have %s",
+                          tensor_shape_text(x, want->rank, shape),
+                          tensor_shape_text(y, have->rank, have->shape));
     } else if (have->dtype == TENSOR_F8_E4M3) {
         check_scale(r, f, a, have);
-    } else if (!is_float(have)) {
-        report(r, want->name, "dtype %s is not supported (F32, BF16, F16 and F8_E4M3 are)",
-               tensor_dtype_name(have->dtype));
+    } else if (!tensor_is_float(have)) {
+        tensor_report_add(r, want->name,
+                          "dtype %s is not supported (F32, BF16, F16 and F8_E4M3 are)",
+                          tensor_dtype_name(have->dtype));
     }
 }
 
@@ -368,7 +269,7 @@ static int compare_names(const void *a, const void *b)
 
 static int check(const struct params *p, const struct arch *a, const struct model_files *f)
 {
-    struct report r = {0};
+    struct tensor_report r = {0};
     bool headless = !find(f, "score.weight") && !find(f, "score.bias");
     const char **known = mem_array0((size_t)p->num_tensors, sizeof *known);
     for (int i = 0; i < p->num_tensors; i++) {
@@ -382,11 +283,11 @@ static int check(const struct params *p, const struct arch *a, const struct mode
         const char *name = f->tensors[i]->name;
         if (!bsearch(&name, known, (size_t)p->num_tensors, sizeof *known, compare_names) &&
             !passed_over(name, a) && !is_scale(f, name)) {
-            report(&r, name, "unexpected");
+            tensor_report_add(&r, name, "unexpected");
         }
     }
     free((void *)known);
-    return report_end(&r, f);
+    return tensor_report_end(&r, "%s: the tensors do not fit config.json:", f->dir);
 }
 
 int model_files_mtp_layers(const struct model_files *f, const struct arch *a)
@@ -419,7 +320,7 @@ static void dequantise(float *w, const struct tensor *t, const struct tensor *sc
 }
 
 static int check_finite_tensor(const struct model_files *f, const struct param_tensor *t,
-                               const float *x)
+                               const float *x, struct model_load *load)
 {
     size_t bad = 0, first = 0;
     for (size_t i = t->size; i-- > 0;) {
@@ -427,6 +328,10 @@ static int check_finite_tensor(const struct model_files *f, const struct param_t
             bad++;
             first = i;
         }
+    }
+    if (load->allow_nonfinite) {
+        load->nonfinite += (int64_t)bad;
+        return 0;
     }
     return bad == 0 ? 0
                     : err_set(ERR_MODEL,
@@ -437,7 +342,7 @@ static int check_finite_tensor(const struct model_files *f, const struct param_t
 
 // One tensor by way of x, host memory that it fits.
 static int load_tensor(struct params *p, const struct param_tensor *t, const struct arch *a,
-                       const struct model_files *f, float *x)
+                       const struct model_files *f, struct model_load *load, float *x)
 {
     const struct tensor *have = find(f, t->name);
     if (!have) {
@@ -447,12 +352,15 @@ static int load_tensor(struct params *p, const struct param_tensor *t, const str
     if (have->dtype == TENSOR_F8_E4M3) {
         dequantise(x, have, find_scale(f, have->name), a);
     }
-    int rc = check_finite_tensor(f, t, x);
+    if (load->adapter) {
+        adapter_merge(load->adapter, t, x, p->dev->team);
+    }
+    int rc = check_finite_tensor(f, t, x, load);
     return rc ? rc : p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
 }
 
 int model_files_load(struct params *p, struct device *dev, const struct arch *a,
-                     const struct model_files *f)
+                     const struct model_files *f, struct model_load *load)
 {
     int rc = check(p, a, f);
     rc = rc ? rc : params_alloc(p, dev);
@@ -461,7 +369,7 @@ int model_files_load(struct params *p, struct device *dev, const struct arch *a,
     }
     float *x = params_tensor_buffer(p);
     for (int i = 0; i < p->num_tensors && rc == 0; i++) {
-        rc = load_tensor(p, &p->tensors[i], a, f, x);
+        rc = load_tensor(p, &p->tensors[i], a, f, load, x);
     }
     free(x);
     return rc;

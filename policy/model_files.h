@@ -20,7 +20,12 @@ int model_files_mtp_layers(const struct model_files *f, const struct arch *a);
 // and unexpected tensors are listed together; those of multi-token-prediction layers, a tied head
 // and rotary tables are passed over. F8_E4M3 is multiplied by its blocks' scales, NAME_scale_inv. A
 // value head that is absent is zero.
+struct model_load {
+    const struct adapter *adapter; // merged into the weights; NULL: none
+    bool allow_nonfinite;
+    int64_t nonfinite; // out: values that are NaN or Inf, where that is allowed
+};
 int model_files_load(struct params *p, struct device *dev, const struct arch *a,
-                     const struct model_files *f);
+                     const struct model_files *f, struct model_load *load);
 
 #endif

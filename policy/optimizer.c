@@ -29,6 +29,13 @@ static int open_range(struct optimizer **out, struct device *dev, size_t begin, 
     return 0;
 }
 
+size_t optimizer_bytes(const struct policy *p)
+{
+    size_t begin, end;
+    parallel_range(p, parallel_rank(p), &begin, &end);
+    return 2 * (end - begin) * sizeof(float);
+}
+
 int optimizer_open(struct optimizer **out, const struct policy *p,
                    const struct optimizer_settings *s)
 {

@@ -24,6 +24,8 @@ struct optimizer {
     int step;           // updates done
 };
 
+// Bytes of the moments that an optimiser of p has.
+size_t optimizer_bytes(const struct policy *p);
 int optimizer_open(struct optimizer **out, const struct policy *p,
                    const struct optimizer_settings *s);
 void optimizer_free(struct optimizer **o);

@@ -13,28 +13,84 @@
 
 enum asked { LOGPROBS, VALUES, LOGITS };
 
-// What the batch tells the kernels. Blocks are stretches of the rows of kv beside the queries.
+// A sequence of a batch. Its own keys begin with the block in which its first position is: of that
+// block, the rows before are copies of its prefix's last rows. The blocks before are its prefix's.
+struct sequence {
+    int prefix;     // -1: none
+    int start, len; // its tokens
+    int pos;        // of the first
+    int copies;
+    int own_blocks;
+};
+
+static int blocks_of(int rows) { return (rows + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK; }
+
+static struct sequence sequence_of(const struct policy_batch *b, int i)
+{
+    struct sequence s = {.prefix = b->seq_prefix ? b->seq_prefix[i] : -1};
+    s.start = b->seq_offsets[i];
+    s.len = b->seq_offsets[i + 1] - s.start;
+    if (s.prefix >= 0) {
+        assert(s.prefix == i - 1 || (s.prefix < i - 1 && b->seq_prefix[i - 1] == s.prefix));
+        assert(b->seq_prefix[s.prefix] < 0);
+        s.pos = b->seq_offsets[s.prefix + 1] - b->seq_offsets[s.prefix];
+    }
+    assert(s.len >= 0);
+    s.copies = s.pos % ATTENTION_BLOCK;
+    s.own_blocks = blocks_of(s.copies + s.len);
+    return s;
+}
+
+// Sequence i, whose own keys begin at row `key`, and whose blocks begin at `block`.
+static void fill_sequence(const struct policy *p, const struct sequence *q, int i, int key,
+                          int block)
+{
+    const size_t row = arch_row_width(&p->arch);
+    const struct policy_activations *s = p->acts;
+    const int shared = q->pos / ATTENTION_BLOCK;
+    const struct pass_inputs *in = &s->host;
+    in->seqs[i] = (struct attention_seq){q->start, q->len, q->pos, block};
+    if (s->train) {
+        in->grad_seqs[i] = (struct attention_grad_seq){q->start, q->len, q->pos, key, q->prefix};
+    }
+    for (int t = 0; t < q->len; t++) {
+        in->position[q->start + t] = q->pos + t;
+    }
+    for (int l = 0; l < p->arch.L; l++) {
+        const void **blocks = in->kv_blocks + (size_t)l * s->num_blocks, **own = blocks + block;
+        for (int j = 0; j < shared; j++) {
+            *own++ = blocks[in->seqs[q->prefix].block + j];
+        }
+        for (int j = 0; j < q->own_blocks; j++) {
+            *own++ = element(p, s->layer[l].keys, (size_t)(key + j * ATTENTION_BLOCK) * row);
+        }
+    }
+}
+
+// Whose rows the own keys of a sequence are.
+static void fill_key_tokens(int *token, const struct policy_batch *b, const struct sequence *q)
+{
+    for (int j = 0; j < q->copies; j++) {
+        token[j] = b->seq_offsets[q->prefix + 1] - q->copies + j;
+    }
+    for (int t = 0; t < q->len; t++) {
+        token[q->copies + t] = q->start + t;
+    }
+}
+
+// What the batch tells the kernels. Blocks are stretches of the rows of keys.
 static void fill_inputs(const struct policy *p, const struct policy_batch *b, enum asked asked)
 {
-    const struct arch *a = &p->arch;
     struct policy_activations *s = p->acts;
     const size_t n = (size_t)b->num_targets;
-    for (int i = 0, block = 0; i < b->num_seqs; i++) {
-        int start = b->seq_offsets[i], len = b->seq_offsets[i + 1] - start;
-        s->host.seqs[i] = (struct attention_seq){.query = start, .len = len, .block = block};
-        if (s->train) {
-            s->host.grad_seqs[i] =
-                (struct attention_grad_seq){.query = start, .len = len, .key = start, .prefix = -1};
+    for (int i = 0, key = 0, block = 0; i < b->num_seqs; i++) {
+        const struct sequence q = sequence_of(b, i);
+        fill_sequence(p, &q, i, key, block);
+        if (s->N > s->T) {
+            fill_key_tokens(s->host.key_token + key, b, &q);
         }
-        for (int t = 0; t < len; t++) {
-            s->host.position[start + t] = t;
-        }
-        for (int t = 0; t < len; t += ATTENTION_BLOCK, block++) {
-            for (int l = 0; l < a->L; l++) {
-                s->host.kv_blocks[(size_t)l * s->num_blocks + block] =
-                    element(p, s->layer[l].kv, (size_t)(start + t) * (size_t)(a->R + a->Dr));
-            }
-        }
+        key += q.copies + q.len;
+        block += q.pos / ATTENTION_BLOCK + q.own_blocks;
     }
     if (b->T > 0) {
         memcpy(s->host.tokens, b->tokens, (size_t)b->T * sizeof *b->tokens);
@@ -54,21 +110,25 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
 {
     assert(b->num_seqs == 0 || (b->seq_offsets[0] == 0 && b->seq_offsets[b->num_seqs] == b->T));
     assert(!train || p->grad);
-    int num_blocks = 0, longest = 0;
+    int num_keys = 0, num_blocks = 0, longest = 0;
+    bool prefixes = false;
     for (int i = 0; i < b->num_seqs; i++) {
-        int len = b->seq_offsets[i + 1] - b->seq_offsets[i];
-        assert(len >= 0);
-        num_blocks += (len + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
-        longest = len > longest ? len : longest;
+        const struct sequence q = sequence_of(b, i);
+        num_keys += q.copies + q.len;
+        num_blocks += q.pos / ATTENTION_BLOCK + q.own_blocks;
+        longest = q.pos + q.len > longest ? q.pos + q.len : longest;
+        prefixes |= q.prefix >= 0;
     }
     TRY(check_tokens(p, b->tokens, b->T));
     TRY(check_positions(p, longest));
-    TRY(activations_begin(p, &(struct pass_shape){.T = b->T,
-                                                  .num_targets = b->num_targets,
-                                                  .num_seqs = b->num_seqs,
-                                                  .num_blocks = num_blocks,
-                                                  .train = train,
-                                                  .values = asked == VALUES}));
+    TRY(activations_begin(p, &(struct policy_pass){.T = b->T,
+                                                   .N = num_keys,
+                                                   .num_targets = b->num_targets,
+                                                   .num_seqs = b->num_seqs,
+                                                   .num_blocks = num_blocks,
+                                                   .prefixes = prefixes,
+                                                   .train = train,
+                                                   .values = asked == VALUES}));
     p->acts->max_keys = longest;
     TRY(rope_table_grow(&p->acts->rope, p->dev, &p->arch, longest));
     fill_inputs(p, b, asked);
@@ -77,8 +137,7 @@ static int forward_packed(struct policy *p, const struct policy_batch *b, bool t
     return forward_layers(p, NULL);
 }
 
-// Adds the load of a training pass to p->expert_load.
-static int count_load(struct policy *p)
+int policy_add_load(int64_t *load, const struct policy *p)
 {
     const struct arch *a = &p->arch;
     const size_t row = (size_t)a->E + 1, n = (size_t)(a->L - a->dense_layers) * row;
@@ -89,9 +148,8 @@ static int count_load(struct policy *p)
     int rc = p->dev->memory->download(p->dev, segments, p->acts->segments, n * sizeof *segments);
     for (int l = a->dense_layers; l < a->L && rc == 0; l++) {
         const int *of = segments + (size_t)(l - a->dense_layers) * row;
-        int64_t *load = p->expert_load + (size_t)l * a->E;
         for (int e = 0; e < a->E; e++) {
-            load[e] += of[e + 1] - of[e];
+            load[(size_t)l * a->E + e] += of[e + 1] - of[e];
         }
     }
     free(segments);
@@ -124,7 +182,7 @@ int policy_forward(struct policy *p, const struct policy_batch *b, bool train, f
                                               .V = p->arch.V,
                                               .type = p->dtype}));
     if (train) {
-        TRY(count_load(p));
+        TRY(policy_add_load(p->expert_load, p));
     }
     TRY(take_results(p, logprob, s->logprob, "log-probability"));
     return entropy ? take_results(p, entropy, s->entropy, "entropy") : 0;
@@ -138,7 +196,7 @@ int policy_forward_values(struct policy *p, const struct policy_batch *b, bool t
     TRY(product(p, &p->packed->score, TO_OUT,
                 (struct matmul_args){.a = s->hidden, .c = s->logprob, .m = b->num_targets}));
     if (train) {
-        TRY(count_load(p));
+        TRY(policy_add_load(p->expert_load, p));
     }
     float bias;
     TRY(p->dev->memory->download(p->dev, &bias, p->params.data + p->packed->score_bias,

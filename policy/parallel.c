@@ -113,15 +113,14 @@ static int add(const struct policy *p, float *y, const float *x, size_t n)
     return p->dev->k->add(p->dev, &(struct add_args){.x = x, .y = y, .n = n});
 }
 
-// Room for as many gradients as are put aside at once: one of each power of two below the shards.
-static int reserve_stack(struct policy *p, int shards)
+// As many gradients as are put aside at once: one of each power of two below the rank's shards.
+static size_t stack_bytes(const struct policy *p)
 {
-    int depth = 0;
-    while (shards > 1 << depth) {
+    int depth = 0, first;
+    while (parallel_own_shards(p, &first) > 1 << depth) {
         depth++;
     }
-    return device_block_reserve(&p->ranks->stack, p->dev,
-                                (size_t)depth * p->params.size * sizeof *p->grad);
+    return (size_t)depth * p->params.size * sizeof *p->grad;
 }
 
 static float *top_of_stack(const struct policy *p)
@@ -150,7 +149,7 @@ int parallel_shard_done(struct policy *p, int index)
         return 0;
     }
     if (index == 0) {
-        TRY(reserve_stack(p, count));
+        TRY(device_block_reserve(&p->ranks->stack, p->dev, stack_bytes(p)));
         p->ranks->stacked = 0;
     }
     for (int digit = index; digit & 1; digit >>= 1) {
@@ -235,11 +234,22 @@ static int reduce_round(struct policy *p, const struct segment *s, size_t round,
     return p->dev->memory->copy(p->dev, p->grad + own_begin, b->data, own_count * sizeof *p->grad);
 }
 
+static size_t piece_floats(size_t ranks)
+{
+    const size_t share = BUCKET_FLOATS / ranks / 16 * 16;
+    return share > PIECE_FLOATS ? share : PIECE_FLOATS;
+}
+
+static size_t bucket_bytes(const struct policy *p)
+{
+    const size_t size = (size_t)ranks_of(p);
+    return size > 1 ? size * piece_floats(size) * sizeof *p->grad : 0;
+}
+
 static int reduce_segment(struct policy *p, const struct segment *s)
 {
-    const size_t size = (size_t)p->ranks->comm->size, share = BUCKET_FLOATS / size / 16 * 16;
-    const size_t piece = share > PIECE_FLOATS ? share : PIECE_FLOATS;
-    TRY(device_block_reserve(&p->ranks->bucket, p->dev, size * piece * sizeof *p->grad));
+    const size_t piece = piece_floats((size_t)p->ranks->comm->size);
+    TRY(device_block_reserve(&p->ranks->bucket, p->dev, bucket_bytes(p)));
     struct bucket b = {.p = p, .data = p->ranks->bucket.data, .piece = piece};
     struct comm_part *parts = mem_array0((size_t)p->ranks->comm->size, sizeof *parts);
     int rc = 0;
@@ -288,6 +298,11 @@ int parallel_reduce(struct policy *p)
     return reduce_segment(p, &(struct segment){at, p->params.size, 0, 1});
 }
 
+size_t parallel_bytes(const struct policy *p, int T)
+{
+    return stack_bytes(p) + bucket_bytes(p) + experts_bytes(p, T);
+}
+
 // ---- sums, and what is spread
 
 int parallel_sum(const struct policy *p, double *x, int n)
@@ -298,7 +313,15 @@ int parallel_sum(const struct policy *p, double *x, int n)
 int parallel_sum_load(struct policy *p)
 {
     const size_t n = (size_t)p->arch.L * (size_t)p->arch.E;
-    return p->ranks ? comm_sum_int64(p->ranks->comm, p->expert_load, n) : 0;
+    int64_t balance[] = {p->balance_sum, p->balance_terms};
+    if (!p->ranks) {
+        return 0;
+    }
+    TRY(comm_sum_int64(p->ranks->comm, p->expert_load, n));
+    TRY(comm_sum_int64(p->ranks->comm, balance, 2));
+    p->balance_sum = balance[0];
+    p->balance_terms = balance[1];
+    return 0;
 }
 
 int parallel_common(const struct policy *p, int rc)

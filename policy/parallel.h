@@ -57,7 +57,12 @@ size_t parallel_block(const struct policy *p, int b);
 int parallel_own_blocks(const struct policy *p, int *first);
 // Collective. x[n] becomes the sum over ranks.
 int parallel_sum(const struct policy *p, double *x, int n);
-int parallel_sum_load(struct policy *p); // of expert_load
+int parallel_sum_load(struct policy *p); // of expert_load and the balance losses
+
+// Bytes of what p->ranks, which are set, share: gradients put aside, what gradients are summed in,
+// and, of passes of T tokens whose experts are spread, the rows of the own experts when every
+// expert has equally many.
+size_t parallel_bytes(const struct policy *p, int T);
 
 // An error that all ranks have alike (comm_common).
 int parallel_common(const struct policy *p, int rc);

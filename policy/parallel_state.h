@@ -8,7 +8,8 @@
 #include "policy/parallel.h"
 #include "policy/weights.h"
 
-// Rows that this rank's experts were given in the last training pass, of one mixture layer. They
+// Rows that this rank's experts were given in the last training pass, of one mixture layer (of all,
+// one after the other, in a policy that recomputes). They
 // come by rank and then expert, and are computed by expert and then rank.
 struct expert_rows {
     int *count; // [group, experts] from each rank of the group, for each own expert
@@ -30,6 +31,8 @@ struct policy_ranks {
 
 // Whether the training passes of p send rows to other ranks' experts.
 bool experts_are_spread(const struct policy *p);
+// Bytes of what the experts of a rank keep and use, in passes of T tokens that choose evenly.
+size_t experts_bytes(const struct policy *p, int T);
 // Collective. This rank begins a training pass.
 int experts_begin(struct policy *p);
 // Collective. From xs, the rows of the layer's slots, to their results in ys.

@@ -100,10 +100,9 @@ static void add_ffn(struct builder *b, const char *stem, int count, int C, int w
     }
 }
 
-static void add_layer(struct builder *b, const struct arch *a)
+static void add_latent_attention(struct builder *b, const struct arch *a)
 {
     int per_head = a->Dn + a->Dr;
-    add_whole(b, "input_layernorm.weight", a->C, 0);
     if (a->Rq > 0) {
         add_whole(b, "self_attn.q_a_proj.weight", a->Rq, a->C);
         add_whole(b, "self_attn.q_a_layernorm.weight", a->Rq, 0);
@@ -115,6 +114,46 @@ static void add_layer(struct builder *b, const struct arch *a)
     add_whole(b, "self_attn.kv_a_layernorm.weight", a->R, 0);
     add_whole(b, "self_attn.kv_b_proj.weight", a->H * (a->Dn + a->Dv), a->R);
     add_whole(b, "self_attn.o_proj.weight", a->C, a->H * a->Dv);
+}
+
+// The projections of queries, keys and values, one above the other: rows of n1, or (n1 0) a bias.
+static void add_qkv(struct builder *b, const struct arch *a, const char *kind, int n1)
+{
+    static const char *const names[3] = {"q_proj", "k_proj", "v_proj"};
+    const int rows[3] = {a->H * a->Dr, a->Hkv * a->Dr, a->Hkv * a->Dv};
+    char name[96];
+    snprintf(name, sizeof name, "self_attn.qkv_proj.%s", kind);
+    const struct param qkv = *add(b, name, rows[0] + rows[1] + rows[2], n1, 0);
+    for (int i = 0, row = 0; i < 3; row += rows[i++]) {
+        snprintf(name, sizeof name, "model.layers.%d.self_attn.%s.%s", b->layer, names[i], kind);
+        part(b, &qkv, name, row, rows[i], n1);
+    }
+}
+
+static void add_grouped_attention(struct builder *b, const struct arch *a)
+{
+    add_qkv(b, a, "weight", a->C);
+    if (a->qkv_bias) {
+        add_qkv(b, a, "bias", 0);
+    }
+    if (a->qk_norm) {
+        add_whole(b, "self_attn.q_norm.weight", a->Dr, 0);
+        add_whole(b, "self_attn.k_norm.weight", a->Dr, 0);
+    }
+    add_whole(b, "self_attn.o_proj.weight", a->C, a->H * a->Dv);
+    if (a->o_bias) {
+        add_whole(b, "self_attn.o_proj.bias", a->C, 0);
+    }
+}
+
+static void add_layer(struct builder *b, const struct arch *a)
+{
+    add_whole(b, "input_layernorm.weight", a->C, 0);
+    if (arch_is_latent(a)) {
+        add_latent_attention(b, a);
+    } else {
+        add_grouped_attention(b, a);
+    }
     add_whole(b, "post_attention_layernorm.weight", a->C, 0);
     if (b->layer < a->dense_layers) {
         add_ffn(b, "mlp", 0, a->C, a->dense_width);

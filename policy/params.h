@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parameters of a model: one block of floats, carved; gradients and moments mirror it. Names
 // and shapes are those of Hugging Face files, except that what the code wants together stands
-// together (an expert stack, gate and up). Every tensor on disk is a contiguous range of the block,
-// so its bytes survive the round trip.
+// together (an expert stack, gate and up, the projections of queries, keys and values). Every
+// tensor on disk is a contiguous range of the block, so its bytes survive the round trip.
 #ifndef POLICY_PARAMS_H
 #define POLICY_PARAMS_H
 

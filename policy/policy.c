@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "kernels/block.h"
 #include "policy/activations.h"
+#include "policy/adapter.h"
 #include "policy/model_files.h"
 #include "policy/parallel.h"
 #include "policy/weights.h"
@@ -38,7 +39,7 @@ static int finish(struct policy **out, struct policy *p)
     return 0;
 }
 
-static int read_arch(struct arch *out, const char *dir)
+int policy_read_arch(struct arch *out, const char *dir)
 {
     char *path = path_join(dir, "config.json");
     struct json_doc *doc = NULL;
@@ -52,22 +53,48 @@ static int read_arch(struct arch *out, const char *dir)
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head)
 {
+    return policy_open_source(out, dev,
+                              &(struct policy_source){.dir = dir, .value_head = value_head}, dtype);
+}
+
+// Reads the weights of p from the files and the source's adapter.
+static int load_weights(struct policy *p, const struct model_files *files,
+                        const struct policy_source *source)
+{
+    struct adapter *adapter = NULL;
+    int rc = 0;
+    if (source->adapter) {
+        rc = adapter_open(&adapter, source->adapter, &p->params, source->allow_nonfinite);
+    }
+    if (rc == 0) {
+        struct model_load load = {.adapter = adapter, .allow_nonfinite = source->allow_nonfinite};
+        rc = model_files_load(&p->params, p->dev, &p->arch, files, &load);
+        p->nonfinite = load.nonfinite;
+        p->adapted = adapter ? adapter_matrices(adapter) : 0;
+    }
+    adapter_free(&adapter);
+    return rc;
+}
+
+int policy_open_source(struct policy **out, struct device *dev, const struct policy_source *source,
+                       enum dtype dtype)
+{
     struct arch arch;
     struct generation_config generation = {0};
     struct model_files *files = NULL;
-    int rc = read_arch(&arch, dir);
-    rc = rc ? rc : generation_config_open(&generation, dir, &arch);
-    rc = rc ? rc : model_files_open(&files, dir);
+    int rc = policy_read_arch(&arch, source->dir);
+    rc = rc ? rc : generation_config_open(&generation, source->dir, &arch);
+    rc = rc ? rc : model_files_open(&files, source->dir);
     if (rc) {
         generation_config_free(&generation);
         return rc;
     }
-    arch.value_head = value_head || model_files_have(files, "score.weight") ||
+    arch.value_head = source->value_head || model_files_have(files, "score.weight") ||
                       model_files_have(files, "score.bias");
     const int mtp_layers = model_files_mtp_layers(files, &arch);
     struct policy *p = policy_new(dev, &arch, dtype);
     p->generation = generation;
-    rc = model_files_load(&p->params, dev, &arch, files);
+    rc = load_weights(p, files, source);
     model_files_free(&files);
     if (rc) {
         policy_free(&p);
@@ -223,6 +250,17 @@ int policy_train_begin(struct policy *p)
     rc = rc ? rc : device_alloc_floats(p->dev, &p->grad, p->params.size);
     p->grad_is_zero = rc == 0;
     return rc ? rc : weights_pack(p->packed, p);
+}
+
+int policy_train_end(struct policy *p)
+{
+    activations_free(&p->acts);
+    parallel_free(&p->ranks);
+    device_release(p->dev, p->grad);
+    device_release(p->dev, p->grad_squares);
+    p->grad = NULL;
+    p->grad_squares = NULL;
+    return weights_pack(p->packed, p);
 }
 
 int policy_grad_zero(struct policy *p)

@@ -32,15 +32,25 @@ struct policy {
     struct params params; // names, shapes and the one block of weights, float32
     float *grad;          // mirrors params.data; NULL until policy_train_begin
     bool grad_is_zero;    // since nothing was added to it: a backward pass need not read it
+    bool recompute;       // training passes keep each layer's input alone, and the backward pass
+                          // computes the layer again: the same bits (arXiv:1604.06174). The
+                          // caller's to set, between passes
     double *grad_squares; // on the device: sums of squares of blocks of grad, for its norm
     struct policy_activations *acts;
     struct policy_packed
         *packed;                // weights in the device's layout; remade by policy_weights_changed
     struct policy_ranks *ranks; // NULL: one rank, one shard
-    int64_t *expert_load; // [L,E] tokens routed since the last policy_load_reset, training forward
-                          // passes only
+    int64_t *expert_load;  // [L,E] tokens routed since the last policy_load_reset, training forward
+                           // passes only
+    double balance_weight; // of each sequence's balance loss in backward passes; 0: there is none
+    // Since the last policy_load_reset, of these passes: the losses of all mixture layers and
+    // sequences, without the weight, as a sum of multiples of 2^-24 that no order changes, and
+    // their number.
+    int64_t balance_sum, balance_terms;
 
     struct generation_config generation; // of the files it was opened from, or of its original's
+    int adapted;       // matrices that an adapter was merged into when it was opened
+    int64_t nonfinite; // weights of its files that are NaN or Inf, where that was allowed
 };
 
 // Opens a Hugging Face directory: config.json and model.safetensors (or shards with an index).
@@ -54,6 +64,18 @@ struct policy {
 // arch.fp8_rows says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head);
+// The architecture of a directory's config.json.
+int policy_read_arch(struct arch *out, const char *dir);
+// The same with what is rarer. adapter: directory of a LoRA adapter in PEFT's files, which is
+// merged into the weights (policy/adapter.h says of which kinds); all that does not fit comes in
+// one list.
+struct policy_source {
+    const char *dir, *adapter; // adapter NULL: none
+    bool value_head;
+    bool allow_nonfinite; // weights that are NaN or Inf are counted, not refused
+};
+int policy_open_source(struct policy **out, struct device *dev, const struct policy_source *source,
+                       enum dtype dtype);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
@@ -70,14 +92,29 @@ int policy_save(const struct policy *p, const char *dir);
 // To be called after params.data, which is the device's memory, was written from outside.
 int policy_weights_changed(struct policy *p);
 
+struct policy_pass { // the shape of a pass
+    int T;           // tokens
+    int N;           // rows of keys, more than T where sequences share a prefix; 0: T
+    int num_targets;
+    int num_seqs;   // or chunks
+    int num_blocks; // of ATTENTION_BLOCK keys, all sequences' together
+    bool prefixes;  // some sequence continues another
+    bool train;     // a backward pass may follow
+    bool values;    // by policy_forward_values
+};
+
 // ---- packed sequences
 
 struct policy_batch {
     int T, num_seqs;
     const int *tokens;      // [T], sequences one after the other
     const int *seq_offsets; // [num_seqs+1]
+    // [num_seqs] the sequence that this one continues, or -1; NULL: none does. Its tokens stand
+    // before this one's and are computed once, with the bits that they have in a sequence of their
+    // own. The sequences that continue one follow it; it continues none.
+    const int *seq_prefix;
     // What is asked of it: rows whose next token is scored, or (value head) rows where a value is
-    // read. Ascending.
+    // read. In any order; a row may be asked for several next tokens.
     int num_targets;
     const int *target_row;   // [num_targets] in [0,T)
     const int *target_token; // [num_targets]; unused for values
@@ -87,15 +124,20 @@ struct policy_batch {
 // Allocates gradients (zeroed), so that forward keeps what backward needs. Whoever writes to grad
 // from outside clears grad_is_zero.
 int policy_train_begin(struct policy *p);
+// Gives back what training alone needs: gradients, activations, the packed weights of backward
+// passes, what several ranks share (policy/parallel.h).
+int policy_train_end(struct policy *p);
 int policy_grad_zero(struct policy *p);
 
 // Log-probability and entropy (nats; entropy may be NULL) of the targets, [num_targets].
 // ERR_NUMERIC when a result is not finite. When train is set, activations are kept for one
-// policy_backward of the same batch and expert_load counts.
+// policy_backward of the same batch and expert_load counts the tokens that are computed: those of a
+// prefix once.
 int policy_forward(struct policy *p, const struct policy_batch *b, bool train, float *logprob,
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
-// [num_targets].
+// [num_targets], and that of balance_weight times the sum of the sequences' balance losses (a
+// prefix, and what continues it, each being a sequence).
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy);
 
@@ -116,6 +158,10 @@ struct policy_chunk {
                       // here belong to this sequence alone
 };
 
+// Blocks of a pass over num_chunks sequences that hold num_pages pages together, at most: passes of
+// like sizes are one sequence of kernels (kernels/replay.h).
+int policy_decode_blocks(int num_pages, int num_chunks);
+
 // Runs T new tokens of num_chunks sequences, writes their cache rows, and computes logits
 // [num_rows,V], in the memory of the device, after the tokens `rows` (ascending). They are not
 // looked at: what is not finite shows in the log-probability and entropy of a token drawn from it.
@@ -123,12 +169,22 @@ int policy_decode(struct policy *p, struct kv_cache *cache, int T, const int *to
                   int num_chunks, const struct policy_chunk *chunks, int num_rows, const int *rows,
                   float *logits);
 
-// ---- expert balance (arXiv:2412.19437, 2.1.2)
+// ---- expert balance
 
-// b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load.
+// Adds the tokens that the last pass routed to each expert to load [L,E].
+int policy_add_load(int64_t *load, const struct policy *p);
+
+// b_i += u sign(mean load - load_i) in every layer with a routing bias, over expert_load
+// (arXiv:2412.19437, 2.1.2).
 int policy_balance_bias(struct policy *p, double u);
 // MaxVio = max_i load_i / mean load - 1, the mean over mixture layers; 0 when nothing was routed.
+// Of expert_load, and of any load [L,E].
 double policy_max_violation(const struct policy *p);
-void policy_load_reset(struct policy *p);
+double policy_load_violation(const struct arch *a, const int64_t *load);
+// The sequence-wise balance loss (arXiv:2405.04434, 2.2.3; arXiv:2412.19437, eq. 17-20) of the
+// backward passes with a balance_weight, the mean over mixture layers and sequences: 1 when all
+// experts are alike; 0 without such a pass.
+double policy_balance_loss(const struct policy *p);
+void policy_load_reset(struct policy *p); // and the balance losses
 
 #endif

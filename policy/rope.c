@@ -18,13 +18,9 @@ static double magnitude(double factor, double k)
     return factor <= 1 ? 1 : 0.1 * k * log(factor) + 1;
 }
 
-double rope_frequency(const struct arch *a, int i)
+static double yarn_frequency(const struct arch *a, double theta, int i)
 {
     const struct arch_yarn *y = &a->yarn;
-    double theta = pow(a->rope_theta, -2.0 * i / a->Dr);
-    if (y->factor == 0) {
-        return theta;
-    }
     double lo = correction_dim(a, y->beta_fast), hi = correction_dim(a, y->beta_slow);
     if (y->truncate) {
         lo = floor(lo);
@@ -37,6 +33,25 @@ double rope_frequency(const struct arch *a, int i)
     }
     double w = fmin(fmax((i - lo) / (hi - lo), 0), 1);
     return theta * (1 - w) + theta / y->factor * w;
+}
+
+// Waves that are short beside the original context stay, long ones are stretched by the factor, and
+// those between the two bounds are mixed.
+static double llama3_frequency(const struct arch_llama3 *s, double theta)
+{
+    double turns = s->original_positions * theta / (2 * M_PI); // in the original context
+    double z = (turns - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
+    z = fmin(fmax(z, 0), 1);
+    return (1 - z) * theta / s->factor + z * theta;
+}
+
+double rope_frequency(const struct arch *a, int i)
+{
+    double theta = pow(a->rope_theta, -2.0 * i / a->Dr);
+    if (a->yarn.factor != 0) {
+        return yarn_frequency(a, theta, i);
+    }
+    return a->llama3.factor != 0 ? llama3_frequency(&a->llama3, theta) : theta;
 }
 
 double rope_attention_factor(const struct arch *a)
@@ -57,8 +72,8 @@ double rope_attention_factor(const struct arch *a)
 double rope_softmax_scale(const struct arch *a)
 {
     const struct arch_yarn *y = &a->yarn;
-    double m =
-        y->factor != 0 && y->mscale_all_dim != 0 ? magnitude(y->factor, y->mscale_all_dim) : 1;
+    bool scaled = arch_is_latent(a) && y->factor != 0 && y->mscale_all_dim != 0;
+    double m = scaled ? magnitude(y->factor, y->mscale_all_dim) : 1;
     return m * m / sqrt(a->Dn + a->Dr);
 }
 
@@ -77,16 +92,29 @@ static void fill_table(float *cosines, const struct arch *a, int rows)
     }
 }
 
+// Rows of a table that holds at least `positions`: the same whatever it held before.
+static int rows_for(int positions)
+{
+    int rows = 256;
+    while (rows < positions) {
+        rows += rows / 2;
+    }
+    return rows;
+}
+
+size_t rope_table_bytes(const struct arch *a, int positions)
+{
+    return positions > 0 ? (size_t)rows_for(positions) * (size_t)(a->Dr / 2) * 2 * sizeof(float)
+                         : 0;
+}
+
 int rope_table_grow(struct rope_table *t, struct device *dev, const struct arch *a, int positions)
 {
     if (positions <= t->positions) {
         return 0;
     }
-    int rows = t->positions ? t->positions : 256;
-    while (rows < positions) {
-        rows += rows / 2;
-    }
-    size_t n = (size_t)rows * (a->Dr / 2), bytes = 2 * n * sizeof(float);
+    const int rows = rows_for(positions);
+    const size_t n = (size_t)rows * (size_t)(a->Dr / 2), bytes = rope_table_bytes(a, positions);
     rope_table_free(t);
     int rc = device_block_reserve(&t->block, dev, bytes);
     if (rc) {

@@ -30,6 +30,41 @@ static const struct param *find(const struct policy *p, int l, const char *name)
     return params_find(&p->params, "model.layers.%d.%s.weight", l, name);
 }
 
+static void find_latent_attention(struct layer_weights *w, const struct policy *p, int l)
+{
+    const struct arch *a = &p->arch;
+    const enum dtype type = p->dtype;
+    w->q_norm = offset_of(find(p, l, "self_attn.q_a_layernorm"));
+    w->kv_norm = offset_of(find(p, l, "self_attn.kv_a_layernorm"));
+    w->m[W_Q_A] = whole(find(p, l, "self_attn.q_a_proj"), type);
+    w->m[W_Q] = whole(find(p, l, a->Rq > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj"), type);
+    w->m[W_KV_A] = whole(find(p, l, "self_attn.kv_a_proj_with_mqa"), type);
+    // kv_b_proj is, a head, Dn rows of W_UK and then Dv of W_UV.
+    size_t at = offset_of(find(p, l, "self_attn.kv_b_proj"));
+    size_t stride = (size_t)(a->Dn + a->Dv) * a->R;
+    w->m[W_UK] = (struct matrix){at, stride, a->H, a->Dn, a->R, type, NULL, NULL};
+    at += (size_t)a->Dn * a->R;
+    w->m[W_UV] = (struct matrix){at, stride, a->H, a->Dv, a->R, type, NULL, NULL};
+}
+
+// A vector as the one column of a matrix.
+static struct matrix column(const struct param *q, enum dtype type)
+{
+    return q ? (struct matrix){q->offset, q->size, 1, q->shape[0], 1, type, NULL, NULL}
+             : (struct matrix){0};
+}
+
+static void find_grouped_attention(struct layer_weights *w, const struct policy *p, int l)
+{
+    w->q_norm = offset_of(find(p, l, "self_attn.q_norm"));
+    w->kv_norm = offset_of(find(p, l, "self_attn.k_norm"));
+    w->m[W_QKV] = whole(find(p, l, "self_attn.qkv_proj"), p->dtype);
+    w->m[W_QKV_BIAS] =
+        column(params_find(&p->params, "model.layers.%d.self_attn.qkv_proj.bias", l), p->dtype);
+    w->m[W_O_BIAS] =
+        column(params_find(&p->params, "model.layers.%d.self_attn.o_proj.bias", l), p->dtype);
+}
+
 static void find_layer(struct layer_weights *w, const struct policy *p, int l)
 {
     const struct arch *a = &p->arch;
@@ -37,13 +72,8 @@ static void find_layer(struct layer_weights *w, const struct policy *p, int l)
     const char *ffn = l < a->dense_layers ? "mlp" : "mlp.shared_experts";
     w->norm1 = offset_of(find(p, l, "input_layernorm"));
     w->norm2 = offset_of(find(p, l, "post_attention_layernorm"));
-    w->q_norm = offset_of(find(p, l, "self_attn.q_a_layernorm"));
-    w->kv_norm = offset_of(find(p, l, "self_attn.kv_a_layernorm"));
     w->route_bias =
         offset_of(params_find(&p->params, "model.layers.%d.mlp.gate.e_score_correction_bias", l));
-    w->m[W_Q_A] = whole(find(p, l, "self_attn.q_a_proj"), type);
-    w->m[W_Q] = whole(find(p, l, a->Rq > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj"), type);
-    w->m[W_KV_A] = whole(find(p, l, "self_attn.kv_a_proj_with_mqa"), type);
     w->m[W_O] = whole(find(p, l, "self_attn.o_proj"), type);
     w->m[W_GATE] = whole(find(p, l, "mlp.gate"), DTYPE_F32);
     w->m[W_GATE_UP] =
@@ -54,12 +84,11 @@ static void find_layer(struct layer_weights *w, const struct policy *p, int l)
         w->m[W_EXP_GATE_UP] = whole(find(p, l, "mlp.experts.gate_up_proj"), type);
         w->m[W_EXP_DOWN] = whole(find(p, l, "mlp.experts.down_proj"), type);
     }
-    // kv_b_proj is, a head, Dn rows of W_UK and then Dv of W_UV.
-    size_t at = offset_of(find(p, l, "self_attn.kv_b_proj"));
-    size_t stride = (size_t)(a->Dn + a->Dv) * a->R;
-    w->m[W_UK] = (struct matrix){at, stride, a->H, a->Dn, a->R, type, NULL, NULL};
-    at += (size_t)a->Dn * a->R;
-    w->m[W_UV] = (struct matrix){at, stride, a->H, a->Dv, a->R, type, NULL, NULL};
+    if (arch_is_latent(a)) {
+        find_latent_attention(w, p, l);
+    } else {
+        find_grouped_attention(w, p, l);
+    }
 }
 
 // Bytes of `count` packed matrices [k,n], in whole lines of 64.
@@ -147,7 +176,7 @@ int weights_pack(struct policy_packed *w, const struct policy *p)
     return rc ? rc : pack(&w->score, p);
 }
 
-int weights_open(struct policy_packed **out, const struct policy *p)
+static struct policy_packed *find_all(const struct policy *p)
 {
     struct policy_packed *w = mem_alloc0(sizeof *w);
     w->dev = p->dev;
@@ -161,6 +190,21 @@ int weights_open(struct policy_packed **out, const struct policy *p)
     w->head = whole(p->arch.tied ? embed : params_find(&p->params, "lm_head.weight"), p->dtype);
     w->score = whole(params_find(&p->params, "score.weight"), DTYPE_F32);
     w->score_bias = offset_of(params_find(&p->params, "score.bias"));
+    return w;
+}
+
+size_t weights_bytes(const struct policy *p, bool both)
+{
+    struct policy_packed *w = find_all(p);
+    w->both = both;
+    const size_t bytes = place_all(w, p, NULL);
+    weights_free(&w);
+    return bytes;
+}
+
+int weights_open(struct policy_packed **out, const struct policy *p)
+{
+    struct policy_packed *w = find_all(p);
     int rc = weights_pack(w, p);
     if (rc) {
         weights_free(&w);

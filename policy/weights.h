@@ -21,6 +21,9 @@ enum layer_matrix {
     W_KV_A,        // [R+Dr,C]
     W_UK,          // H of [Dn,R], inside kv_b_proj
     W_UV,          // H of [Dv,R], inside kv_b_proj
+    W_QKV,         // [H Dr + Hkv (Dr+Dv), C] of grouped-query attention, instead of the above
+    W_QKV_BIAS,    // a bias is the weight [.,1] of an input that is 1
+    W_O_BIAS,      // likewise
     W_O,           // [C,H Dv]
     W_GATE,        // [E,C], float32 whatever the policy's type
     W_GATE_UP,     // [2 width,C]: the dense FFN, or the shared experts
@@ -32,8 +35,9 @@ enum layer_matrix {
 
 struct layer_weights {
     struct matrix m[W_LAYER_COUNT];
-    size_t norm1, norm2, q_norm, kv_norm,
-        route_bias; // offsets; q_norm and route_bias where there is one
+    // Offsets, of what there is. q_norm and kv_norm are over latents, or over a head's query and
+    // key.
+    size_t norm1, norm2, q_norm, kv_norm, route_bias;
 };
 
 struct policy_packed {
@@ -48,6 +52,8 @@ struct policy_packed {
 
 // Finds the weights of p and packs them.
 int weights_open(struct policy_packed **out, const struct policy *p);
+// Bytes of the packed forms, both: those of training as well; p need not have parameters.
+size_t weights_bytes(const struct policy *p, bool both);
 // Packs again, and both ways once p has gradients.
 int weights_pack(struct policy_packed *w, const struct policy *p);
 void weights_free(struct policy_packed **w);

@@ -90,6 +90,7 @@ static void set_verdict(struct reward_result *out, const struct sandbox_result *
         value = (double)(r->tests_passed < most ? r->tests_passed : most) / r->tests_total;
     }
     reward_set_value(out, value);
+    out->weak = r->weak;
     if (r->verdict != SANDBOX_OK || r->weak)
         snprintf(out->reason, sizeof out->reason, "%s%s: %.120s", name, r->weak ? " (weak)" : "",
                  r->verdict == SANDBOX_OK ? "the tests ran in the program's own process"

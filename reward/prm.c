@@ -99,15 +99,16 @@ static int score_items(void *state, struct arena *a, struct reward_result *out,
     pack_clear(&s->pack);
     int first = 0;
     for (int i = 0; i < n; i++) {
-        ask_item(s, a, &out[i], &items[i]);
-        if (s->pack.T >= s->options.micro_batch_tokens || i == n - 1) {
-            const int rc = run_pack(s, out, first, i + 1);
+        const int len = items[i].num_prompt_tokens + items[i].num_tokens;
+        if (!pack_has_room(&s->pack, len, s->options.micro_batch_tokens)) {
+            const int rc = run_pack(s, out, first, i);
             if (rc != 0)
                 return rc;
-            first = i + 1;
+            first = i;
         }
+        ask_item(s, a, &out[i], &items[i]);
     }
-    return 0;
+    return run_pack(s, out, first, n);
 }
 
 static void scorer_close(void *state)
@@ -159,7 +160,7 @@ static int train_pack(struct prm_loss *out, struct policy *p, const struct pack 
                       const struct prm_example *examples, int first, int end, double batch_labels)
 {
     const struct policy_batch batch = pack_batch(pack);
-    if (batch.num_targets == 0)
+    if (batch.num_targets == 0 && p->balance_weight == 0.0)
         return 0;
     float *score = mem_alloc((size_t)batch.num_targets * 2 * sizeof *score);
     float *dscore = score + batch.num_targets;
@@ -205,16 +206,18 @@ int prm_train_batch(struct prm_loss *out, struct policy *p, const struct prm_exa
     int rc = 0, first = 0;
     for (int i = 0; i < n && rc == 0; i++) {
         const struct prm_example *e = &examples[i];
+        if (!pack_has_room(&pack, e->prompt_len + e->len, micro_batch_tokens)) {
+            rc = train_pack(&loss, p, &pack, examples, first, i, (double)batch_labels);
+            pack_clear(&pack);
+            first = i;
+        }
         const int row = pack_sequence(&pack, e->prompt, e->prompt_len, e->completion, e->len);
         for (int j = 0; j < e->num_labels; j++)
             if (labelled(e, j))
                 pack_target(&pack, row + e->prompt_len + e->token[j], 0, 1.0f);
-        if (pack.T >= micro_batch_tokens || i == n - 1) {
-            rc = train_pack(&loss, p, &pack, examples, first, i + 1, (double)batch_labels);
-            pack_clear(&pack);
-            first = i + 1;
-        }
     }
+    if (rc == 0)
+        rc = train_pack(&loss, p, &pack, examples, first, n, (double)batch_labels);
     pack_free(&pack);
     if (rc == 0)
         *out = loss;

@@ -16,7 +16,7 @@ enum prm_aggregate { PRM_MIN, PRM_PRODUCT, PRM_LAST, PRM_MEAN };
 struct prm_scorer_options {
     enum prm_aggregate aggregate;
     const char *separator;  // NULL: "\n"
-    int micro_batch_tokens; // tokens of one forward pass
+    int micro_batch_tokens; // tokens of one forward pass, at most; a longer item goes alone
 };
 
 // A scorer named "prm" on a policy that has a value head; the policy is borrowed. Items need

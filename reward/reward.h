@@ -80,6 +80,7 @@ struct reward_result {
     int num_steps;    // 0 from scorers that give no steps
     struct reward_step *steps; // [num_steps], in the arena of the call
     int first_wrong;           // index of the first step that is not right, -1: none, or not known
+    bool weak; // judged within the reach of what was judged, which could have tampered with it
 };
 
 // A scorer judges n items in one call and fills every result. A completion that it cannot judge is

@@ -95,8 +95,8 @@ static double layer_weights(const struct arch *a, bool dense)
     const double C = a->C, H = a->H;
     const double in = a->Rq > 0 ? a->Rq : a->C, width = dense ? a->dense_width : a->S * a->F;
     const double queries = (a->Rq > 0 ? C * a->Rq : 0) + in * H * (a->Dn + a->Dr);
-    const double latents = C * (a->R + a->Dr) + H * (a->Dn + a->Dv) * a->R;
-    return queries + latents + H * a->Dv * C + 3 * C * width + (dense ? 0 : C * a->E);
+    const double rows = C * (double)arch_row_width(a) + H * (a->Dn + a->Dv) * a->R;
+    return queries + rows + H * a->Dv * C + 3 * C * width + (dense ? 0 : C * a->E);
 }
 
 static double expert_weights(const struct arch *a) { return 3.0 * a->C * a->F; }

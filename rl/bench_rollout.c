@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rl/bench_passes.h"
 
-#include "base/mem.h"
+#include "base/error.h"
 #include "rl/bench_model.h"
 #include "rl/bench_prompts.h"
 #include "rollout/rollout.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 enum { PROMPT = 128, NEW = 64, RUNS = 3 };
 
@@ -37,30 +36,33 @@ static double least(const double *x)
     return least;
 }
 
-static void print_times(const struct bench *b, const struct arch *a, int B,
-                        const struct times *best)
+static void print_times(const struct bench *b, const struct arch *a,
+                        const struct bench_generation *g, const struct times *best)
 {
-    const double prompt = (double)B * PROMPT, steps = NEW - 1; // the prompt gives the first token
-    const double drawn = B * steps, keys = PROMPT + NEW / 2.0;
+    const int B = g->batch, P = g->prompt, prompts = B / g->group;
+    const double prompt = (double)prompts * P, steps = NEW - 1; // the prompt gives the first token
+    const double drawn = B * steps, keys = P + NEW / 2.0;
     const int size = b->type == DTYPE_BF16 ? 2 : 4;
-    const double prefill = bench_model_flops(a, prompt, B * PROMPT * (PROMPT + 1) / 2.0, B);
+    const double prefill = bench_model_flops(a, prompt, prompt * (P + 1) / 2.0, prompts);
     const double decode = bench_model_flops(a, drawn, drawn * keys, drawn);
     const double moved = steps * bench_model_step_bytes(a, B, (int)keys, size);
-    char name[64];
-    snprintf(name, sizeof name, "prefill, %d prompts of %d", B, PROMPT);
+    char name[96];
+    snprintf(name, sizeof name, "prefill, %d prompts of %d", prompts, P);
     bench_print_rate(b, "rollout", name, prompt, prefill, 0, best->prefill);
-    snprintf(name, sizeof name, "decode, %d sequences, %d new tokens", B, NEW);
+    snprintf(name, sizeof name, "decode, %d sequences%s, %d new tokens", B,
+             g->group > 1 ? " in groups" : "", NEW);
     bench_print_rate(b, "rollout", name, drawn, decode, moved, best->decode);
 }
 
-static int bench_batch(const struct bench *b, struct policy *policy, int B)
+static int bench_batch(const struct bench *b, struct policy *policy,
+                       const struct bench_generation *g)
 {
     struct bench_prompts prompts;
     struct rollout_engine *engine = NULL;
-    const struct rollout_options options = {.seed = 1, .max_batch = B};
+    const struct rollout_options options = {.seed = 1, .max_batch = g->batch};
     double prefill[RUNS], decode[RUNS];
     struct times t;
-    bench_prompts_open(&prompts, policy->arch.V, B, 1, PROMPT, NEW);
+    bench_prompts_open(&prompts, policy->arch.V, g->batch / g->group, g->group, g->prompt, NEW);
     int rc = rollout_open(&engine, policy, &options);
     if (rc == 0)
         rc = run_once(&t, engine, &prompts); // warms up
@@ -70,20 +72,30 @@ static int bench_batch(const struct bench *b, struct policy *policy, int B)
         decode[i] = t.decode;
     }
     if (rc == 0)
-        print_times(b, &policy->arch, B, &(struct times){least(prefill), least(decode)});
+        print_times(b, &policy->arch, g, &(struct times){least(prefill), least(decode)});
     rollout_free(&engine);
     bench_prompts_close(&prompts);
     return rc;
 }
 
-int bench_rollout(const struct bench *b, const struct arch *arch)
+int bench_rollout(const struct bench *b, const struct arch *arch,
+                  const struct bench_generation *generation)
 {
     static const int batches[] = {1, 8, 32, 64, 256};
-    const int count = (int)(sizeof batches / sizeof *batches) - !b->gpu; // the last on a GPU alone
+    const int all = (int)(sizeof batches / sizeof *batches) - !b->gpu; // the last on a GPU alone
+    struct bench_generation g = *generation;
     struct policy *policy = NULL;
+    g.prompt = g.prompt > 0 ? g.prompt : PROMPT;
+    g.group = g.group > 0 ? g.group : 1;
+    if (g.batch % g.group != 0 || (g.batch == 0 && g.group > 1))
+        return err_set(ERR_CONFIG, "bench: --batch %d is not a number of groups of %d", g.batch,
+                       g.group);
     int rc = policy_create(&policy, b->dev, arch, b->type, 1);
-    for (int i = 0; i < count && rc == 0; i++)
-        rc = bench_batch(b, policy, batches[i]);
+    const int count = g.batch > 0 ? 1 : all;
+    for (int i = 0; i < count && rc == 0; i++) {
+        g.batch = generation->batch > 0 ? generation->batch : batches[i];
+        rc = bench_batch(b, policy, &g);
+    }
     policy_free(&policy);
     return rc;
 }

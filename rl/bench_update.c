@@ -14,7 +14,7 @@
 #include <sys/resource.h>
 
 enum { SEQUENCE = 512, PROMPT = 128, RUNS = 3 };     // of the packed batch
-enum { PROMPTS = 8, SAMPLES = 8, COMPLETION = 128 }; // of the step of GRPO
+enum { PROMPTS = 8, SAMPLES = 8, COMPLETION = 128 }; // of the step of GRPO and of groups
 
 struct update {
     const struct bench *b;
@@ -96,6 +96,20 @@ static int step(struct update *u, struct times *t)
     return rc;
 }
 
+// An update from what is packed.
+static int update(struct update *u, struct times *t)
+{
+    const int rc = pass(u, t, u->pack.num_targets);
+    return rc == 0 ? step(u, t) : rc;
+}
+
+// Of the runs from 0 on; the first warms up.
+static void keep_fastest(struct times *best, const struct times *t, int run)
+{
+    if (run == 1 || (run > 1 && total(t) < total(best)))
+        *best = *t;
+}
+
 // ---- a packed batch
 
 static void pack_random(struct pack *p, int V, int tokens)
@@ -140,14 +154,80 @@ static int bench_batch(struct update *u, int tokens)
     pack_random(&u->pack, u->policy->arch.V, tokens);
     for (int i = 0; i <= RUNS && rc == 0; i++) {
         struct times t = {0};
-        rc = pass(u, &t, u->pack.num_targets);
-        if (rc == 0)
-            rc = step(u, &t);
-        if (i == 1 || (i > 1 && total(&t) < total(&best)))
-            best = t;
+        rc = update(u, &t);
+        keep_fastest(&best, &t, i);
     }
     if (rc == 0)
         print_batch(u, &best);
+    return rc;
+}
+
+// ---- groups of samples that share a prompt
+
+struct groups {
+    int count, size; // groups, samples of each
+    int prompt;      // tokens
+};
+
+// shared: a prompt is packed once, else with each of its samples.
+static void pack_groups(struct pack *p, int V, const struct groups *g, bool shared)
+{
+    struct bench_prompts prompts;
+    bench_prompts_open(&prompts, V, g->count, 1, g->prompt + g->size * COMPLETION, 1);
+    pack_clear(p);
+    for (int i = 0; i < g->count; i++) {
+        const int *prompt = prompts.requests[i].prompt, *completion = prompt + g->prompt;
+        if (shared)
+            pack_sequence(p, prompt, g->prompt, NULL, 0);
+        for (int j = 0; j < g->size; j++, completion += COMPLETION) {
+            if (shared)
+                pack_shared(p, completion, COMPLETION, 1);
+            else
+                pack_completion(p, prompt, g->prompt, completion, COMPLETION, 1);
+        }
+    }
+    bench_prompts_close(&prompts);
+}
+
+// Operations of training on groups whose prompts are computed once.
+static double groups_flops(const struct arch *a, const struct groups *g)
+{
+    const double prompt = g->prompt, drawn = (double)g->size * COMPLETION;
+    const double pairs = prompt * (prompt + 1) / 2 + drawn * (prompt + (COMPLETION + 1) / 2.0);
+    return 3 *
+           bench_model_flops(a, g->count * (prompt + drawn), g->count * pairs, g->count * drawn);
+}
+
+// Tokens a second count a prompt with each of its samples both times.
+static void print_groups(const struct update *u, const struct groups *g, const struct times *shared,
+                         const struct times *repeated)
+{
+    const double tokens = (double)g->count * g->size * (g->prompt + COMPLETION);
+    const double flops = groups_flops(&u->policy->arch, g);
+    char name[96];
+    snprintf(name, sizeof name, "update, %d x %d samples of %d + %d", g->count, g->size, g->prompt,
+             COMPLETION);
+    bench_print_rate(u->b, "update", name, tokens, flops, 0, total(shared));
+    bench_print_value(u->b, "update", name, "repeated", tokens / total(repeated), "tokens/s", 0);
+    bench_print_value(u->b, "update", name, "speed-up", 100 * total(repeated) / total(shared), "%",
+                      0);
+}
+
+// Updates with prompts packed once and with each sample, in turn; the fastest of either.
+static int bench_groups(struct update *u, int tokens, int size, int prompt)
+{
+    const int group = size * (prompt + COMPLETION);
+    const struct groups g = {tokens / group > 0 ? tokens / group : 1, size, prompt};
+    struct times best[2] = {0};
+    int rc = 0;
+    for (int i = 0; i < 2 * (RUNS + 1) && rc == 0; i++) {
+        struct times t = {0};
+        pack_groups(&u->pack, u->policy->arch.V, &g, /* shared= */ i % 2 == 0);
+        rc = update(u, &t);
+        keep_fastest(&best[i % 2], &t, i / 2);
+    }
+    if (rc == 0)
+        print_groups(u, &g, &best[0], &best[1]);
     return rc;
 }
 
@@ -172,7 +252,9 @@ static int learn(struct update *u, struct times *t, const struct bench_prompts *
     pack_clear(&u->pack);
     for (int i = 0; i < count && rc == 0; i++) {
         const struct rollout_request *q = &prompts->requests[samples[i].request];
-        pack_completion(&u->pack, q->prompt, q->prompt_len, samples[i].tokens, samples[i].len, 1);
+        if (u->pack.T == 0 || samples[i].index == 0)
+            pack_sequence(&u->pack, q->prompt, q->prompt_len, NULL, 0);
+        pack_shared(&u->pack, samples[i].tokens, samples[i].len, 1);
         if (i + 1 < count && u->pack.T + PROMPT + COMPLETION <= tokens)
             continue;
         rc = pass(u, t, all);
@@ -184,12 +266,12 @@ static int learn(struct update *u, struct times *t, const struct bench_prompts *
 static void print_step(const struct update *u, const struct times *t)
 {
     const struct arch *a = &u->policy->arch;
-    const double samples = PROMPTS * SAMPLES, drawn = samples * COMPLETION;
-    const double tokens = samples * (PROMPT + COMPLETION);
+    const double drawn = (double)PROMPTS * SAMPLES * COMPLETION;
+    const struct groups groups = {PROMPTS, SAMPLES, PROMPT};
     const double prompts =
         bench_model_flops(a, PROMPTS * PROMPT, PROMPTS * PROMPT * (PROMPT + 1) / 2.0, PROMPTS);
     const double decoding = bench_model_flops(a, drawn, drawn * (PROMPT + COMPLETION / 2.0), drawn);
-    const double flops = prompts + decoding + training_flops(a, tokens, PROMPT + COMPLETION, drawn);
+    const double flops = prompts + decoding + groups_flops(a, &groups);
     char name[96];
     snprintf(name, sizeof name, "GRPO step, %d x %d samples of %d + %d", PROMPTS, SAMPLES, PROMPT,
              COMPLETION);
@@ -214,8 +296,7 @@ static int bench_step(struct update *u, int tokens)
         rc = generate(u, &t, engine, &prompts, &samples, &count);
         if (rc == 0)
             rc = learn(u, &t, &prompts, samples, count, tokens);
-        if (i == 1 || (i > 1 && total(&t) < total(&best)))
-            best = t;
+        keep_fastest(&best, &t, i);
     }
     if (rc == 0)
         print_step(u, &best);
@@ -241,7 +322,7 @@ static int memory_used(double *out, const struct bench *b, size_t available_befo
     return rc;
 }
 
-int bench_update(const struct bench *b, const struct arch *arch, int tokens)
+int bench_update(const struct bench *b, const struct arch *arch, int tokens, int group)
 {
     const int usual = 4096;
     const double gib = 1 << 30;
@@ -249,11 +330,16 @@ int bench_update(const struct bench *b, const struct arch *arch, int tokens)
     size_t available = 0;
     double used = 0;
     tokens = tokens > 0 ? tokens : usual;
+    group = group > 0 ? group : SAMPLES;
     int rc = b->dev->memory->available(b->dev, &available);
     if (rc == 0)
         rc = open_update(&u, arch);
     if (rc == 0)
         rc = bench_batch(&u, tokens);
+    if (rc == 0)
+        rc = bench_groups(&u, tokens, group, PROMPT);
+    if (rc == 0)
+        rc = bench_groups(&u, tokens, group, 2 * PROMPT);
     if (rc == 0)
         rc = bench_step(&u, tokens);
     if (rc == 0)

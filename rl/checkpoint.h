@@ -18,7 +18,7 @@ struct checkpoint_state {
     int step;              // steps of that stage that are done
     int global_step;       // steps of all stages
     int64_t metrics_bytes; // length of metrics.jsonl: lines past it belong to lost steps
-    int64_t num_tokens;    // tokens trained on so far, prompts included
+    int64_t num_tokens;    // tokens trained on so far; a prompt counts with each of its samples
     double seconds;        // of all attempts
     double stage_seconds;  // of this stage
     const char *config;    // resolved config as text, compared on resume; borrowed

@@ -359,6 +359,13 @@ static void resolve_model(const struct check *at, struct config_model *m)
         check_model_keys(at, m);
 }
 
+static void check_adapter(const struct check *at, const struct config *c)
+{
+    if (c->adapter && !c->model.dir)
+        config_fault(at->tree, at->node,
+                     "\"adapter\" is for a model directory; \"model\" is a new one");
+}
+
 static void resolve(struct config_tree *t, struct config *c)
 {
     const struct config_node *root = t->root;
@@ -371,6 +378,7 @@ static void resolve(struct config_tree *t, struct config *c)
     resolve_eval(&(struct check){t, c, place(root, "eval")}, &c->eval);
     if (config_node_get(root, "model"))
         resolve_model(&(struct check){t, c, config_node_get(root, "model")}, &c->model);
+    check_adapter(&(struct check){t, c, place(root, "adapter")}, c);
     const struct config_node *stages = config_node_get(root, "stages");
     for (int i = 0; i < c->stages.count; i++)
         resolve_stage(&(struct check){t, c, element(stages, i)}, &c->stages.items[i], i);

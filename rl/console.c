@@ -74,6 +74,8 @@ void console_evaluation(const struct evaluation *e, const char *stage, int step)
             strbuf_printf(&text, "  best of n by prm %.3f", g->best_of_n);
         if (g->unscorable > 0)
             strbuf_printf(&text, "  %d samples unscorable", g->unscorable);
+        if (g->weak > 0)
+            strbuf_printf(&text, "  %d programs judged weakly", g->weak);
         log_line(LOG_INFO, "eval %s %d: %s: %s  (%d items)", stage, step, g->name, text.data,
                  g->tasks);
         strbuf_free(&text);

@@ -14,7 +14,7 @@
 static bool is_right(const struct reward_result *r) { return r->value >= 1.0 - 1e-9; }
 
 struct task_outcome {
-    int right, scored;
+    int right, scored, programs, weak;
     double best; // whether the sample that the process reward model prefers is right; NaN: no model
     double majority; // whether the commonest answer is right; NaN: the samples have no answers
 };
@@ -46,11 +46,14 @@ static struct task_outcome judge_task(const struct generated *samples, int n,
     struct task_outcome out = {.best = (double)NAN, .majority = (double)NAN};
     const int verdict = scoring_verdict(scoring, samples[0].task->source);
     const int prm = scoring_component(scoring, samples[0].task->source, "prm");
+    const int code = scoring_component(scoring, samples[0].task->source, "code");
     if (verdict < 0)
         return out;
     double highest = -1.0;
     for (int i = 0; i < n; i++) {
         const struct reward_result *part = samples[i].score.parts;
+        out.programs += code >= 0 && part[code].valid;
+        out.weak += code >= 0 && part[code].weak;
         if (!part[verdict].valid)
             continue;
         out.scored++;
@@ -95,6 +98,8 @@ static void summarise(struct evaluate_group *group, int g, const int *group_of,
         }
         const struct task_outcome *t = &outcome[i];
         group->unscorable += o->samples - t->scored;
+        group->programs += t->programs;
+        group->weak += t->weak;
         if (t->scored == 0)
             continue;
         scratch[scored++] = (double)t->right / t->scored;
@@ -182,5 +187,9 @@ void evaluate_metrics(struct metrics_line *line, const struct evaluation *e)
         metrics_put(line, g->tasks, "eval/%s/n", g->name);
         metrics_put(line, g->unscorable, "eval/%s/unscorable", g->name);
         metrics_put(line, g->mean_length, "eval/%s/mean_length", g->name);
+        if (g->programs > 0) {
+            metrics_put(line, g->programs, "eval/%s/sandbox/programs", g->name);
+            metrics_put(line, g->weak, "eval/%s/sandbox/weak", g->name);
+        }
     }
 }

@@ -12,6 +12,7 @@ struct evaluate_group { // SOURCE of eval/SOURCE/...
     const char *name;
     int tasks, samples; // tasks that could be scored, and their samples
     int unscorable;     // samples
+    int programs, weak; // samples judged by running them; of these, judged weakly (reward.h)
     struct stats_interval pass_at_1;
     int num_k;
     int k[8];

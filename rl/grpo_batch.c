@@ -130,6 +130,25 @@ static void put_components(struct metrics_line *line, const struct generated *sa
     }
 }
 
+// sandbox/programs: completions that were run as programs and judged; sandbox/weak: of these, the
+// ones that could have tampered with their tests. Both only where a reward runs programs.
+static void put_programs(struct metrics_line *line, const struct generated *samples, int n,
+                         const struct scoring *scoring)
+{
+    int programs = 0, weak = 0;
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        const int code = scoring_component(scoring, samples[i].task->source, "code");
+        any = any || code >= 0;
+        programs += code >= 0 && samples[i].score.parts[code].valid;
+        weak += code >= 0 && samples[i].score.parts[code].weak;
+    }
+    if (any) {
+        metrics_put(line, programs, "sandbox/programs");
+        metrics_put(line, weak, "sandbox/weak");
+    }
+}
+
 static void put_completions(struct metrics_line *line, const struct generated *samples, int n,
                             int limit)
 {
@@ -200,6 +219,7 @@ void grpo_metrics(struct metrics_line *line, const struct grpo_data *d,
     metrics_put(line, stats->frac_reward_zero_std, "frac_reward_zero_std");
     metrics_put(line, stats->num_unscorable, "num_unscorable");
     put_components(line, d->samples, n, scoring);
+    put_programs(line, d->samples, n, scoring);
     if (d->batch.step_begin[n] > 0) {
         metrics_put(line, stats->step_reward, "process/reward");
         metrics_put(line, stats->step_reward_std, "process/reward_std");

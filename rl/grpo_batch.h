@@ -20,8 +20,8 @@ struct grpo_data {
 void grpo_data_build(struct grpo_data *out, const struct generated *samples, int groups, int size,
                      const struct scoring *scoring, struct arena *a);
 
-// Rewards by component, completions, entropy, and, where the reward has both, the process reward
-// model's agreement with the exact labels of the step checker.
+// Rewards by component, programs that were run, completions, entropy, and, where the reward has
+// both, the process reward model's agreement with the exact labels of the step checker.
 void grpo_metrics(struct metrics_line *line, const struct grpo_data *d,
                   const struct grpo_reward_stats *stats, const struct scoring *scoring,
                   int max_completion_length);

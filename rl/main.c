@@ -18,6 +18,7 @@ static const struct verb verbs[] = {
     {"doctor", "what this machine can do", verb_doctor},
     {"eval", "pass@1, pass@k, maj@k and best of n on a data file", verb_eval},
     {"logprobs", "log-probability and entropy of every given token", verb_logprobs},
+    {"plan", "what a config's stages do, and the memory that they take", verb_plan},
     {"sample", "completions of prompts", verb_sample},
     {"sandbox", "runs one untrusted program, or checks the isolation", verb_sandbox},
     {"score", "scores existing completions: per component and per step", verb_score},

@@ -65,24 +65,31 @@ void session_tell_model(const struct policy *p, const char *model_dir)
     if (a->fp8_rows > 0)
         log_line(LOG_INFO, "%s: weights in float8 with a scale a block of %d x %d, dequantised",
                  model_dir, a->fp8_rows, a->fp8_columns);
+    if (p->adapted > 0)
+        log_line(LOG_INFO, "%s: an adapter is merged into %d of its matrices", model_dir,
+                 p->adapted);
+    if (p->nonfinite > 0)
+        log_line(LOG_WARN, "%s: %lld of its weights are NaN or Inf, which was allowed", model_dir,
+                 (long long)p->nonfinite);
 }
 
-int session_open(struct session *out, const char *model_dir, const char *device, const char *dtype,
-                 int threads, bool need_tokenizer)
+int session_open(struct session *out, const struct session_options *o)
 {
     struct session s = {0};
     enum dtype type = DTYPE_F32;
-    int rc = dtype != NULL ? session_dtype(&type, dtype) : 0;
+    const struct policy_source source = {
+        .dir = o->model, .adapter = o->adapter, .allow_nonfinite = o->allow_nonfinite};
+    int rc = o->dtype != NULL ? session_dtype(&type, o->dtype) : 0;
     if (rc == 0)
-        rc = team_open(&s.team, threads);
+        rc = team_open(&s.team, o->threads);
     if (rc == 0)
-        rc = session_open_device(&s.dev, device, s.team);
+        rc = session_open_device(&s.dev, o->device, s.team);
     if (rc == 0)
-        rc = policy_open(&s.policy, s.dev, model_dir, type, /* value_head= */ false);
+        rc = policy_open_source(&s.policy, s.dev, &source, type);
     if (rc == 0)
-        session_tell_model(s.policy, model_dir);
+        session_tell_model(s.policy, o->model);
     if (rc == 0)
-        rc = open_tokenizer(&s, model_dir, need_tokenizer);
+        rc = open_tokenizer(&s, o->model, o->need_tokenizer);
     if (rc != 0) {
         session_close(&s);
         return rc;

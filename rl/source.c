@@ -281,6 +281,22 @@ int source_eval_count(const struct sources *s, int source)
     return x->rows != NULL ? rows_eval_count(x->rows) : x->config->holdout;
 }
 
+static bool is_named(const struct config_texts *names, const char *name)
+{
+    for (int i = 0; i < names->count; i++)
+        if (strcmp(names->items[i], name) == 0)
+            return true;
+    return names->count == 0;
+}
+
+int source_evaluated(const struct sources *s, const struct config_eval *e, int source)
+{
+    const int count = source_eval_count(s, source);
+    if (!is_named(&e->sources, s->items[source].config->name))
+        return 0;
+    return e->limit > 0 && count > e->limit ? e->limit : count;
+}
+
 int source_eval_task(struct task *out, struct sources *s, struct arena *a, int source, int index)
 {
     const struct source *x = &s->items[source];

@@ -26,6 +26,8 @@ int source_train_task(struct task *out, struct sources *s, struct arena *a, int 
 
 // Held-out tasks of a source (0: none), the same in every evaluation.
 int source_eval_count(const struct sources *s, int source);
+// Of them, those that an evaluation takes: the first ones, of the sources that it names.
+int source_evaluated(const struct sources *s, const struct config_eval *e, int source);
 int source_eval_task(struct task *out, struct sources *s, struct arena *a, int source, int index);
 
 // A mixture of sources: slot n of a stage belongs to a source and to an index within it, so that

@@ -4,7 +4,8 @@
 // old ones; the first update's forward pass must give their very bits, which every step checks on
 // all tokens that it runs.
 //
-// Samples whose advantage is 0 on every token have no gradient without a KL term, and are not run
+// Samples whose advantage is 0 on every token have no gradient without a KL term or a balance loss,
+// and are not run
 // (but the first of each update, so that the check always has tokens): the sum is the same without
 // them.
 #include "rl/grpo_batch.h"
@@ -77,13 +78,14 @@ struct update {
     struct grpo_loss_config loss_config;
     struct shard_result shard, all; // of the shard in progress; of the batch
     struct grpo_norm norm;
-    bool check; // the weights are still those of the rollout
+    bool check;    // the weights are still those of the rollout
+    bool balanced; // there is a balance loss
 };
 
 static bool needs_forward(const struct update *u, int sample)
 {
     const struct grpo_data *d = u->data;
-    if (u->config->beta > 0.0)
+    if (u->config->beta > 0.0 || u->balanced)
         return d->valid[sample];
     for (size_t k = d->token_begin[sample]; k < d->token_begin[sample + 1]; k++)
         if (d->advantage[k] != 0.0)
@@ -148,38 +150,56 @@ static int train_range(struct grpo_stage *s, struct trainer *t, struct update *u
     return rc;
 }
 
-// The gradient of samples [first, end), of those that are to be run, in micro-batches.
+// The gradient of samples [first, end), of those that are to be run, in micro-batches. A prompt
+// stands before the samples of its group once, and once more where they go on in another
+// micro-batch.
 static int train_shard(struct grpo_stage *s, struct trainer *t, struct update *u, const bool *run,
                        int first, int end)
 {
     const float tau = (float)t->stage->rollout.temperature;
-    int rc = 0;
-    for (int i = first, begin = first; i < end && rc == 0; i++) {
+    const int limit = t->config->run.micro_batch_tokens;
+    const struct task *packed = NULL; // the prompt that the last samples of the pack continue
+    int begin = first, rc = 0;
+    for (int i = first; i < end && rc == 0; i++) {
         const struct generated *g = &u->data->samples[i];
-        if (run[i])
-            pack_completion(&s->pack, g->task->prompt_tokens, g->task->prompt_len, g->tokens,
-                            g->len, tau);
-        if (s->pack.T >= t->config->run.micro_batch_tokens || i == end - 1) {
-            rc = train_range(s, t, u, run, begin, i + 1);
-            begin = i + 1;
+        if (!run[i])
+            continue;
+        const int len = g->len + (g->task != packed ? g->task->prompt_len : 0);
+        if (!pack_has_room(&s->pack, len, limit)) {
+            rc = train_range(s, t, u, run, begin, i);
+            begin = i;
+            packed = NULL;
         }
+        if (g->task != packed)
+            pack_sequence(&s->pack, g->task->prompt_tokens, g->task->prompt_len, NULL, 0);
+        packed = g->task;
+        pack_shared(&s->pack, g->tokens, g->len, tau);
     }
-    return rc;
+    return rc ? rc : train_range(s, t, u, run, begin, end);
 }
 
 // Cuts the samples [first, end) into shards, begin [shards + 1] counting from 0, by the tokens that
-// are run.
-static void cut_batch(int *begin, bool *run, struct trainer *t, const struct update *u, int first,
-                      int end, int shards)
+// are run: a prompt counts once, with the first of its samples. Where a shard begins inside a group
+// depends on the number of shards alone, not on that of ranks. Returns how many samples are run.
+static int cut_batch(int *begin, bool *run, struct trainer *t, const struct update *u, int first,
+                     int end, int shards)
 {
     int64_t *cost = ARENA_ARRAY(&t->step_arena, int64_t, end - first);
+    const struct task *before = NULL; // of the last sample that is run
+    int count = 0;
     for (int i = first; i < end; i++) {
         const struct generated *g = &u->data->samples[i];
         run[i] = g->len > 0 && (i == first || needs_forward(u, i));
-        cost[i - first] = run[i] ? g->task->prompt_len + g->len : 0;
-        t->at.num_tokens += cost[i - first];
+        cost[i - first] = 0;
+        if (!run[i])
+            continue;
+        cost[i - first] = g->len + (g->task != before ? g->task->prompt_len : 0);
+        before = g->task;
+        t->at.num_tokens += g->task->prompt_len + g->len;
+        count++;
     }
     trainer_cut(begin, cost, end - first, shards);
+    return count;
 }
 
 // The gradient of samples [first, end), one optimiser batch, of which this rank computes its
@@ -194,8 +214,8 @@ static int train_batch(struct grpo_stage *s, struct trainer *t, struct update *u
     const int own = parallel_own_shards(t->policy, &first_shard);
     struct shard_result *results = ARENA_ARRAY(&t->step_arena, struct shard_result, own);
     u->norm = grpo_norm(b, first, end);
-    cut_batch(begin, run, t, u, first, end, shards);
-    int rc = policy_grad_zero(t->policy);
+    const int count = cut_batch(begin, run, t, u, first, end, shards);
+    int rc = trainer_begin_batch(t, count);
     for (int i = 0; i < own && rc == 0; i++) {
         const int *at = begin + first_shard + i;
         u->shard = (struct shard_result){0};
@@ -257,6 +277,7 @@ static int update_policy(struct grpo_stage *s, struct trainer *t, int step,
 {
     const struct config_stage *c = t->stage;
     struct update u = {.config = c, .data = d, .check = true};
+    u.balanced = c->aux_loss_alpha > 0.0 && t->policy->arch.E > 0;
     u.loss_config = (struct grpo_loss_config){
         .type = c->loss_type,
         .level = c->importance_sampling_level,

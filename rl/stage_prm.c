@@ -280,7 +280,7 @@ static int train_batch(struct prm_loss *out, struct trainer *t, const struct prm
     for (int i = 0; i < n; i++)
         cost[i] = examples[i].prompt_len + examples[i].len;
     trainer_cut(begin, cost, n, shards);
-    int rc = policy_grad_zero(t->prm);
+    int rc = trainer_begin_batch(t, n);
     for (int i = 0; i < own && rc == 0; i++) {
         const int from = begin[first + i], end = begin[first + i + 1];
         rc = prm_train_batch(&losses[i], t->prm, examples + from, end - from, labels,

@@ -94,13 +94,14 @@ static int take_tasks(struct task *tasks, int64_t *total, struct sft *s, struct 
 static int train_range(struct sft *s, struct trainer *t, const struct task *tasks, int first,
                        int end, int64_t total, double *sum)
 {
+    const int limit = t->config->run.micro_batch_tokens;
     int rc = 0;
     for (int i = first; i < end && rc == 0; i++) {
-        pack_task(&s->pack, &tasks[i]);
-        if (s->pack.T >= t->config->run.micro_batch_tokens || i == end - 1)
+        if (!pack_has_room(&s->pack, tasks[i].prompt_len + tasks[i].completion_len, limit))
             rc = train_pack(s, t->policy, total, sum);
+        pack_task(&s->pack, &tasks[i]);
     }
-    return rc;
+    return rc == 0 && s->pack.T > 0 ? train_pack(s, t->policy, total, sum) : rc;
 }
 
 // The gradient of the batch, of which this rank computes its shards; *sum is that of all
@@ -118,7 +119,7 @@ static int train_batch(struct sft *s, struct trainer *t, const struct task *task
         t->at.num_tokens += cost[i];
     }
     trainer_cut(begin, cost, n, shards);
-    int rc = policy_grad_zero(t->policy);
+    int rc = trainer_begin_batch(t, n);
     for (int i = 0; i < own && rc == 0; i++) {
         const int shard = first + i;
         rc = train_range(s, t, tasks, begin[shard], begin[shard + 1], total, &sums[i]);

@@ -19,6 +19,7 @@
 #include "rl/console.h"
 #include "rl/evaluate.h"
 #include "rl/launch.h"
+#include "rl/plan.h"
 #include "rl/session.h"
 #include "rl/trainer.h"
 
@@ -54,6 +55,7 @@ struct train {
     struct strbuf config_text;
     struct rundir_stage *done;       // [stages], for status.json
     double clock_start, stage_start; // when this attempt, and this stage in it, began
+    struct plan_basis basis;
     struct metrics_line line;
     const char *version, *path; // of the program; of the run directory
 };
@@ -131,12 +133,23 @@ static struct arch new_arch(const struct trainer *t)
     return a;
 }
 
+// adapter NULL: none.
+static int open_model(struct policy **out, struct trainer *t, const char *dir, const char *adapter,
+                      bool value_head)
+{
+    const struct policy_source source = {.dir = dir,
+                                         .adapter = adapter,
+                                         .value_head = value_head,
+                                         .allow_nonfinite = t->config->run.allow_nonfinite};
+    return policy_open_source(out, t->dev, &source, t->config->run.dtype);
+}
+
 static int open_policy(struct trainer *t)
 {
     const struct config_model *m = &t->config->model;
     const struct arch arch = new_arch(t);
     const enum dtype dtype = t->config->run.dtype;
-    int rc = m->dir != NULL ? policy_open(&t->policy, t->dev, m->dir, dtype, false)
+    int rc = m->dir != NULL ? open_model(&t->policy, t, m->dir, t->config->adapter, false)
                             : policy_create(&t->policy, t->dev, &arch, dtype, m->init_seed);
     if (rc == 0 && m->dir != NULL)
         session_tell_model(t->policy, m->dir);
@@ -151,8 +164,7 @@ static int open_folder_model(struct policy **out, struct trainer *t, const char 
                              const char *folder, bool value_head)
 {
     char *path = path_join(checkpoint, folder);
-    const int rc =
-        dir_exists(path) ? policy_open(out, t->dev, path, t->config->run.dtype, value_head) : 0;
+    const int rc = dir_exists(path) ? open_model(out, t, path, NULL, value_head) : 0;
     free(path);
     return rc;
 }
@@ -201,7 +213,7 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     state.config = r->config_text.data;
     t->at = state;
     if (rc == 0)
-        rc = policy_open(&t->policy, t->dev, *checkpoint, t->config->run.dtype, false);
+        rc = open_model(&t->policy, t, *checkpoint, NULL, false);
     if (rc == 0)
         rc = open_folder_model(&t->prm, t, *checkpoint, "prm", true);
     if (rc == 0)
@@ -225,7 +237,39 @@ static int open_device(struct trainer *t)
     return rc;
 }
 
-static int open_shared(struct train *r)
+// What a plan is made from.
+static int open_shared(struct train *r, int cpus)
+{
+    struct trainer *t = &r->t;
+    int rc = open_tokenizer(t);
+    if (rc == 0)
+        rc = sources_open(&t->sources, t->config, t->tokenizer);
+    if (rc == 0)
+        rc = team_open(&t->team, t->config->run.threads > 0 ? t->config->run.threads : cpus);
+    if (rc == 0)
+        rc = open_device(t);
+    return rc != 0 ? rc : plan_open(&r->basis, t);
+}
+
+// Tells what memory the run will take, and ends it here when there is not so much.
+static int check_memory(struct train *r)
+{
+    const struct config *c = r->t.config;
+    struct strbuf text = {0};
+    struct plan plan;
+    int rc = plan_memory(&plan, &r->basis, c);
+    if (rc == 0)
+        rc = plan_check(&plan, &r->basis, c);
+    if (rc == 0) {
+        plan_write(&text, &plan, &r->basis);
+        for (char *line = strtok(text.data, "\n"); line != NULL; line = strtok(NULL, "\n"))
+            log_line(LOG_INFO, "%s", line);
+    }
+    strbuf_free(&text);
+    return rc;
+}
+
+static int open_all(struct train *r)
 {
     struct trainer *t = &r->t;
     int cpus = 0;
@@ -233,12 +277,8 @@ static int open_shared(struct train *r)
     if (rc == 0)
         rc = open_sandbox(t, cpus); // before weights are loaded: what it forks stays small
     if (rc == 0)
-        rc = open_tokenizer(t);
-    if (rc == 0)
-        rc = sources_open(&t->sources, t->config, t->tokenizer);
-    if (rc == 0)
-        rc = team_open(&t->team, t->config->run.threads > 0 ? t->config->run.threads : cpus);
-    return rc != 0 ? rc : open_device(t);
+        rc = open_shared(r, cpus);
+    return rc != 0 ? rc : check_memory(r);
 }
 
 static int open_run_files(struct train *r)
@@ -276,18 +316,11 @@ static void train_close(struct train *r)
     strbuf_free(&t->trace);
     strbuf_free(&r->config_text);
     metrics_free(&r->line);
+    plan_close(&r->basis);
     free(r->done);
 }
 
 // ---- evaluation
-
-static bool evaluated_source(const struct config_eval *e, const char *name)
-{
-    for (int i = 0; i < e->sources.count; i++)
-        if (strcmp(e->sources.items[i], name) == 0)
-            return true;
-    return e->sources.count == 0;
-}
 
 // The held-out tasks of all sources of the stage's evaluation.
 static int eval_tasks(struct task **out, int *count, struct trainer *t)
@@ -295,15 +328,11 @@ static int eval_tasks(struct task **out, int *count, struct trainer *t)
     const struct config_eval *e = &t->stage->eval;
     int total = 0;
     for (int s = 0; s < t->config->data.count; s++)
-        total += source_eval_count(t->sources, s);
+        total += source_evaluated(t->sources, e, s);
     struct task *tasks = ARENA_ARRAY(&t->step_arena, struct task, total + 1);
     int n = 0;
     for (int s = 0; s < t->config->data.count; s++) {
-        if (!evaluated_source(e, t->config->data.items[s].name))
-            continue;
-        int of_source = source_eval_count(t->sources, s);
-        if (e->limit > 0 && of_source > e->limit)
-            of_source = e->limit;
+        const int of_source = source_evaluated(t->sources, e, s);
         for (int i = 0; i < of_source; i++) {
             const int rc = source_eval_task(&tasks[n++], t->sources, &t->step_arena, s, i);
             if (rc != 0)
@@ -545,12 +574,16 @@ static int run_stage(struct train *r, const char *checkpoint)
     if (rc == 0)
         rc = write_status(r, RUN_RUNNING);
     console_stage(t->stage->name, config_stage_kind_name(t->stage->kind), t->steps);
+    if (rc == 0)
+        rc = plan_reserve(t, &r->basis);
     if (rc == 0 && evaluates_at_start(r))
         rc = run_evaluation(r, 0);
     if (rc != 0 || s == NULL)
         return rc;
     void *state = NULL;
     rc = s->open(&state, t);
+    if (rc == 0)
+        rc = plan_reserve(t, &r->basis); // of models that are new
     if (rc == 0 && checkpoint != NULL)
         rc = optimizer_load(t->optimizer, t->optimized, checkpoint);
     if (rc == 0)
@@ -559,7 +592,7 @@ static int run_stage(struct train *r, const char *checkpoint)
         s->close(state);
     optimizer_free(&t->optimizer);
     policy_free(&t->reference);
-    return rc;
+    return rc == 0 ? policy_train_end(t->optimized) : rc;
 }
 
 static int run_stages(struct train *r, const char *checkpoint)
@@ -603,8 +636,7 @@ static int open_models(struct train *r, bool resume, char **checkpoint)
     if (rc == 0 && t->policy == NULL)
         rc = open_policy(t);
     if (rc == 0 && t->prm == NULL && t->config->prm != NULL)
-        rc = policy_open(&t->prm, t->dev, t->config->prm, t->config->run.dtype,
-                         /* value_head= */ true);
+        rc = open_model(&t->prm, t, t->config->prm, NULL, /* value_head= */ true);
     return rc != 0 ? rc : agree_start(t, r->version, r->config_text.data);
 }
 
@@ -628,7 +660,7 @@ int train_run(const struct config *c, struct comm *comm, const char *version, co
     catch_signals();
     if (is_root(&r))
         rundir_open_log(t->run);
-    rc = open_shared(&r);
+    rc = open_all(&r);
     if (rc == 0)
         rc = open_models(&r, resume, &checkpoint);
     if (rc == 0)
@@ -636,7 +668,7 @@ int train_run(const struct config *c, struct comm *comm, const char *version, co
     if (rc == 0) {
         console_run(run_path, t->policy, t->dev);
         note_done_stages(&r);
-        rc = run_stages(&r, checkpoint);
+        rc = plan_explain(run_stages(&r, checkpoint), &r.basis, c);
         const int written = write_status(&r, final_state(rc));
         if (rc == 0)
             rc = written;
@@ -644,6 +676,27 @@ int train_run(const struct config *c, struct comm *comm, const char *version, co
     if (rc == 0)
         console_done(run_path, run_seconds(&r));
     free(checkpoint);
+    train_close(&r);
+    return rc;
+}
+
+int train_plan(struct strbuf *out, const struct config *c, struct comm *comm, bool json)
+{
+    struct train r = {.t = {.config = c, .comm = comm, .metrics = {.fd = -1}}};
+    struct plan plan;
+    int rc = open_shared(&r, 0);
+    if (rc == 0)
+        rc = plan_memory(&plan, &r.basis, c);
+    if (rc == 0 && json) {
+        plan_write_json(&(struct json_writer){.out = out}, &plan, &r.basis);
+        strbuf_putc(out, '\n');
+    } else if (rc == 0) {
+        plan_write_stages(out, &r.basis, c);
+    }
+    if (rc == 0)
+        rc = plan_check(&plan, &r.basis, c);
+    if (rc == 0 && !json)
+        plan_write(out, &plan, &r.basis);
     train_close(&r);
     return rc;
 }

@@ -13,4 +13,8 @@
 int train_run(const struct config *c, struct comm *comm, const char *version, const char *run_path,
               bool resume);
 
+// What a run of the config does and takes, for a person or as one JSON object; runs nothing, and
+// loads no weights. ERR_ENV when it does not fit: the message holds the table and what would help.
+int train_plan(struct strbuf *out, const struct config *c, struct comm *comm, bool json);
+
 #endif

@@ -81,20 +81,30 @@ int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t
     return 0;
 }
 
+struct parallel_settings trainer_parallel(const struct config_run *r, struct comm *comm)
+{
+    return (struct parallel_settings){
+        .comm = comm,
+        .shards = r->gradient_shards > 0 ? r->gradient_shards : comm->size,
+        .expert_group = r->expert_parallel < comm->size ? r->expert_parallel : comm->size,
+    };
+}
+
 int trainer_open_optimizer(struct trainer *t, struct policy *target)
 {
-    const struct config_run *r = &t->config->run;
-    const int size = t->comm->size;
-    const struct parallel_settings settings = {
-        .comm = t->comm,
-        .shards = r->gradient_shards > 0 ? r->gradient_shards : size,
-        .expert_group = r->expert_parallel < size ? r->expert_parallel : size,
-    };
+    const struct parallel_settings settings = trainer_parallel(&t->config->run, t->comm);
     t->optimized = target;
     int rc = parallel_open(target, &settings);
     if (rc == 0)
         rc = policy_train_begin(target);
     return rc != 0 ? rc : optimizer_open(&t->optimizer, target, &t->stage->optimizer);
+}
+
+int trainer_begin_batch(struct trainer *t, int64_t sequences)
+{
+    const double alpha = t->stage->aux_loss_alpha;
+    t->optimized->balance_weight = sequences > 0 ? alpha / (double)sequences : 0.0;
+    return policy_grad_zero(t->optimized);
 }
 
 int trainer_update(struct trainer *t, int step, struct metrics_line *line)
@@ -117,6 +127,8 @@ int trainer_balance(struct trainer *t, struct metrics_line *line)
     if (rc != 0)
         return rc;
     metrics_put(line, policy_max_violation(t->optimized), "moe/max_violation");
+    if (t->stage->aux_loss_alpha > 0.0)
+        metrics_put(line, policy_balance_loss(t->optimized), "moe/aux_loss");
     rc = policy_balance_bias(t->optimized, t->stage->balance_rate);
     policy_load_reset(t->optimized);
     return rc;

@@ -7,6 +7,7 @@
 #define RL_TRAINER_H
 
 #include "kernels/comm.h"
+#include "policy/parallel.h"
 #include "rl/checkpoint.h"
 #include "rl/config.h"
 #include "rl/generate.h"
@@ -66,11 +67,16 @@ void trainer_cut(int *begin, const int64_t *cost, int n, int shards);
 // this rank's shards gave, own [its shards]: *all [shards], in the step's arena. Collective.
 int trainer_gather_shards(void **all, struct trainer *t, const void *own, size_t size);
 
+// How the config divides an update among the ranks.
+struct parallel_settings trainer_parallel(const struct config_run *r, struct comm *comm);
 // Opens t->optimizer for `target` with the stage's settings.
 int trainer_open_optimizer(struct trainer *t, struct policy *target);
+// The gradient of t->optimized is zero again, and its next passes are of an optimiser batch of that
+// many sequences, over which the balance loss is a mean.
+int trainer_begin_batch(struct trainer *t, int64_t sequences);
 // One update of t->optimized from its gradients; puts grad_norm and learning_rate.
 int trainer_update(struct trainer *t, int step, struct metrics_line *line);
-// The V3 balance update of t->optimized, and moe/max_violation; expert loads are reset.
+// The V3 balance update of t->optimized, moe/max_violation and moe/aux_loss; loads are reset.
 int trainer_balance(struct trainer *t, struct metrics_line *line);
 
 // Trace lines of samples [num_tasks * num_generations], by task, of those tasks that this rank

@@ -43,6 +43,7 @@ int options_parse(const struct option *options, int argc, char **argv, const cha
 
 // Verbs, one file each.
 int verb_train(int argc, char **argv);
+int verb_plan(int argc, char **argv);
 int verb_eval(int argc, char **argv);
 int verb_sample(int argc, char **argv);
 int verb_logprobs(int argc, char **argv);

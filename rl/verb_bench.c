@@ -22,7 +22,8 @@ static enum what find_what(const char *name)
     return (enum what)i;
 }
 
-static int run(enum what what, const struct bench_options *o, const char *model, int tokens)
+static int run(enum what what, const struct bench_options *o, const char *model,
+               const struct bench_generation *generation, int tokens)
 {
     struct bench b = {0};
     struct arch arch = {0};
@@ -37,8 +38,8 @@ static int run(enum what what, const struct bench_options *o, const char *model,
                (double)arch_num_parameters(&arch, true) / 1e6);
     if (rc == 0)
         rc = what == KERNELS   ? bench_kernels(&b)
-             : what == ROLLOUT ? bench_rollout(&b, &arch)
-                               : bench_update(&b, &arch, tokens);
+             : what == ROLLOUT ? bench_rollout(&b, &arch, generation)
+                               : bench_update(&b, &arch, tokens, generation->group);
     bench_close(&b);
     return rc;
 }
@@ -47,6 +48,7 @@ int verb_bench(int argc, char **argv)
 {
     const char *name = NULL, *model = NULL, *only = NULL;
     int tokens = 0;
+    struct bench_generation generation = {0};
     struct bench_options o = {0};
     bool done = false;
     const struct option options[] = {
@@ -60,6 +62,12 @@ int verb_bench(int argc, char **argv)
          "or a config.json (small; v2-lite:8 on a GPU)"},
         {"--tokens", "N", OPTION_INT, &tokens, 0, 1 << 24, false,
          "of update: tokens that go through the model at once (4096)"},
+        {"--batch", "B", OPTION_INT, &generation.batch, 0, 1 << 16, false,
+         "of rollout: sequences at once (0: several sizes in turn)"},
+        {"--prompt", "P", OPTION_INT, &generation.prompt, 0, 1 << 20, false,
+         "of rollout: tokens of a prompt (128)"},
+        {"--group", "G", OPTION_INT, &generation.group, 0, 1 << 12, false,
+         "samples that share a prompt (1; of update 8)"},
         {"--threads", "N", OPTION_INT, &o.threads, 0, 4096, false,
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,
@@ -78,5 +86,6 @@ int verb_bench(int argc, char **argv)
         return err_set(ERR_CONFIG,
                        "bench: unknown bench \"%s\"; there are: kernels, rollout, update, sandbox",
                        name);
-    return what == SANDBOX ? bench_sandbox(o.threads, only, o.json) : run(what, &o, model, tokens);
+    return what == SANDBOX ? bench_sandbox(o.threads, only, o.json)
+                           : run(what, &o, model, &generation, tokens);
 }

@@ -18,7 +18,8 @@
 #include <string.h>
 
 struct eval {
-    const char *model, *data, *reward, *prm, *out, *baseline, *device, *dtype, *tier;
+    struct session_options model;
+    const char *data, *reward, *prm, *out, *baseline, *tier;
     int samples, max_tokens, limit, seed;
     double temperature, top_p;
     struct session session;
@@ -33,15 +34,15 @@ struct eval {
 
 static int open_all(struct eval *e)
 {
-    int rc = data_config_open(&e->config, e->data, e->reward, e->model);
+    int rc = data_config_open(&e->config, e->data, e->reward, e->model.model);
     if (rc == 0 && scoring_needs(e->config, &e->config->reward, "code"))
         rc = scoring_open_sandbox(&e->sandbox, e->tier, 0);
     if (rc == 0)
-        rc =
-            session_open(&e->session, e->model, e->device, e->dtype, 0, /* need_tokenizer= */ true);
+        rc = session_open(&e->session, &e->model);
+    const struct policy_source prm = {
+        .dir = e->prm, .value_head = true, .allow_nonfinite = e->model.allow_nonfinite};
     if (rc == 0 && e->prm != NULL)
-        rc = policy_open(&e->prm_model, e->session.dev, e->prm, e->session.policy->dtype,
-                         /* value_head= */ true);
+        rc = policy_open_source(&e->prm_model, e->session.dev, &prm, e->session.policy->dtype);
     if (rc == 0)
         rc = sources_open(&e->sources, e->config, e->session.tokenizer);
     if (rc == 0)
@@ -111,7 +112,15 @@ static void report_json(struct strbuf *out, const struct eval *e, const struct e
     struct json_writer w = {.out = out};
     json_begin_object(&w);
     json_put_key(&w, "model");
-    json_put_string(&w, e->model);
+    json_put_string(&w, e->model.model);
+    if (e->model.adapter != NULL) {
+        json_put_key(&w, "adapter");
+        json_put_string(&w, e->model.adapter);
+    }
+    if (e->model.allow_nonfinite) {
+        json_put_key(&w, "allow_nonfinite");
+        json_put_bool(&w, true);
+    }
     json_put_key(&w, "data");
     json_put_string(&w, e->data);
     json_put_key(&w, "samples");
@@ -187,20 +196,23 @@ static void print_groups(const struct evaluation *r)
             fprintf(stderr, "  maj@%d %.3f", r->samples, g->majority);
         if (!isnan(g->best_of_n))
             fprintf(stderr, "  best of n by prm %.3f", g->best_of_n);
+        if (g->programs > 0)
+            fprintf(stderr, "  %d of %d programs judged weakly", g->weak, g->programs);
         fprintf(stderr, "  (%d items, %d samples unscorable)\n", g->tasks, g->unscorable);
     }
 }
 
 int verb_eval(int argc, char **argv)
 {
-    struct eval e = {.samples = 4,
+    struct eval e = {.model.need_tokenizer = true,
+                     .samples = 4,
                      .max_tokens = 256,
                      .temperature = 1.0,
                      .top_p = 1.0,
                      .seed = 1,
                      .tier = "jail"};
     const struct option options[] = {
-        {"--model", "DIR", OPTION_STRING, &e.model, 0, 0, true, "Hugging Face directory"},
+        SESSION_ROWS(&e.model),
         {"--data", "FILE", OPTION_STRING, &e.data, 0, 0, true, "JSON Lines with references"},
         {"--reward", "FILE", OPTION_STRING, &e.reward, 0, 0, false,
          "array of reward components; default: by what the first row can be judged by"},
@@ -212,10 +224,6 @@ int verb_eval(int argc, char **argv)
         {"--max-tokens", "M", OPTION_INT, &e.max_tokens, 1, 10000000, false, "default 256"},
         {"--limit", "N", OPTION_INT, &e.limit, 0, 1000000000, false, "at most this many items"},
         {"--seed", "S", OPTION_INT, &e.seed, 0, 2147483647, false, "default 1"},
-        {"--device", "NAME", OPTION_STRING, &e.device, 0, 0, false,
-         "cpu, cuda (the first GPU) or cuda:N; default: cpu"},
-        {"--dtype", "TYPE", OPTION_STRING, &e.dtype, 0, 0, false,
-         "what matrix products read: float32 or bfloat16; default: float32"},
         {"--tier", "TIER", OPTION_STRING, &e.tier, 0, 0, false,
          "weakest isolation of programs that will do, jail or cage; default: jail"},
         {"--out", "FILE", OPTION_STRING, &e.out, 0, 0, false,

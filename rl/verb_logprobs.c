@@ -94,23 +94,18 @@ static int put_all(struct strbuf *out, const struct logprobs *l)
 
 int verb_logprobs(int argc, char **argv)
 {
-    const char *model = NULL, *data = NULL, *text = NULL, *out_path = NULL, *device = NULL;
-    const char *dtype = NULL;
+    struct session_options model = {0};
+    const char *data = NULL, *text = NULL, *out_path = NULL;
     double temperature = 1;
-    int threads = 0;
     bool done = false;
     const struct option options[] = {
-        {"--model", "DIR", OPTION_STRING, &model, 0, 0, true, "a model directory"},
+        SESSION_ROWS(&model),
         {"--data", "FILE", OPTION_STRING, &data, 0, 0, false, "JSON Lines; - reads standard input"},
         {"--text", "TEXT", OPTION_STRING, &text, 0, 0, false,
          "or one text; - reads standard input"},
         {"--temperature", "T", OPTION_REAL, &temperature, 0, 100, false,
          "divides the logits; 0 counts as 1 (1)"},
-        {"--device", "NAME", OPTION_STRING, &device, 0, 0, false,
-         "cpu, cuda (the first GPU) or cuda:N (cpu)"},
-        {"--dtype", "TYPE", OPTION_STRING, &dtype, 0, 0, false,
-         "what matrix products read: float32 or bfloat16 (float32)"},
-        {"--threads", "N", OPTION_INT, &threads, 0, 4096, false, "0: every CPU (0)"},
+        {"--threads", "N", OPTION_INT, &model.threads, 0, 4096, false, "0: every CPU (0)"},
         {"--out", "FILE", OPTION_STRING, &out_path, 0, 0, false,
          "write there, not to the terminal"},
         {0}};
@@ -125,7 +120,7 @@ int verb_logprobs(int argc, char **argv)
     struct strbuf out = {0};
     rc = texts_open(&l.texts, "logprobs", "--text", text, data);
     if (rc == 0)
-        rc = session_open(&l.session, model, device, dtype, threads, /* need_tokenizer= */ false);
+        rc = session_open(&l.session, &model);
     if (rc == 0)
         rc = texts_render(&l.texts, l.session.tokenizer, false, NULL);
     if (rc == 0)

@@ -42,47 +42,16 @@ static char *default_run(const char *config, bool resume)
     return found;
 }
 
-static void print_stage(const struct config_stage *s)
-{
-    printf("  stage %s (%s): ", s->name, config_stage_kind_name(s->kind));
-    if (s->kind == STAGE_EVAL) {
-        printf("held-out items, %d samples each\n", s->eval.samples);
-        return;
-    }
-    if (s->steps > 0)
-        printf("%d steps", s->steps);
-    else
-        printf("%g epochs", s->epochs);
-    const bool generates =
-        s->kind == STAGE_GRPO || (s->kind == STAGE_PRM && s->samples_from == SAMPLES_FROM_POLICY);
-    if (generates)
-        printf(" of %d prompts x %d samples, at most %d tokens each", s->rollout.num_prompts,
-               s->rollout.num_generations, s->rollout.max_completion_length);
-    printf(generates ? ", updates of %d\n" : " of %d sequences\n", s->batch);
-}
-
-// What a run would do, from its config alone.
-static void print_plan(const struct config *c)
-{
-    printf("plan:\n");
-    if (c->model.dir != NULL)
-        printf("  model: %s\n", c->model.dir);
-    else
-        printf("  model: new, %.2f M parameters, %.2f M active per token\n",
-               (double)arch_num_parameters(&c->model.arch, false) / 1e6,
-               (double)arch_num_parameters(&c->model.arch, true) / 1e6);
-    for (int i = 0; i < c->stages.count; i++)
-        print_stage(&c->stages.items[i]);
-}
-
-static int dry_run(const struct config *c)
+static int dry_run(const struct config *c, struct comm *comm)
 {
     struct strbuf text = {0};
     config_dump(&text, c);
     printf("%s\n", text.data);
+    strbuf_clear(&text);
+    const int rc = train_plan(&text, c, comm, /* json= */ false);
+    printf("%s", text.len > 0 ? text.data : "");
     strbuf_free(&text);
-    print_plan(c);
-    return 0;
+    return rc;
 }
 
 struct request {
@@ -115,7 +84,7 @@ static int load_and_run(const struct request *q, struct comm *comm)
     char *dir = NULL;
     int rc = config_load(&config, q->config, &q->sets);
     if (rc == 0 && q->dry)
-        rc = comm->rank == 0 ? dry_run(config) : 0;
+        rc = comm->rank == 0 ? dry_run(config, comm) : 0;
     else if (rc == 0)
         rc = choose_run(&dir, q, comm);
     if (rc == 0 && dir != NULL)

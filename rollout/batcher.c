@@ -2,10 +2,10 @@
 #include "rollout/batcher.h"
 
 #include "base/error.h"
-#include "base/philox.h"
+#include "rollout/batcher_draw.h"
+#include "rollout/batcher_memory.h"
 
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -19,7 +19,7 @@ static double clock_seconds(void)
 int batcher_pages(int64_t tokens) { return (int)((tokens + KV_PAGE - 1) / KV_PAGE); }
 
 // The last token of a completion is never computed with, so it has no row in the cache.
-static int pages_to_end(const struct rollout_request *q)
+int batcher_pages_to_end(const struct rollout_request *q)
 {
     return batcher_pages((int64_t)q->prompt_len + q->sampling.max_tokens - 1);
 }
@@ -27,106 +27,13 @@ static int pages_to_end(const struct rollout_request *q)
 int batcher_pages_one(const struct rollout_request *q)
 {
     const int copies = q->n > 1 && q->prompt_len % KV_PAGE != 0;
-    return pages_to_end(q) + copies;
+    return batcher_pages_to_end(q) + copies;
 }
 
 int64_t batcher_pages_all(const struct rollout_request *q)
 {
     const int full = q->prompt_len / KV_PAGE;
-    return full + (int64_t)q->n * (pages_to_end(q) - full);
-}
-
-double batcher_uniform(uint64_t key, uint64_t id, int sample, int position)
-{
-    const uint64_t hi = ((uint64_t)(uint32_t)sample << 32) + (uint32_t)position;
-    return philox_unit(philox4x32(key, id, hi).v[0]);
-}
-
-// ---- memory
-
-static void open_slots(struct batcher *s, int pages_max, int tokens_max)
-{
-    struct batcher_slot *slots = ARENA_ARRAY(s->work, struct batcher_slot, s->batch);
-    const size_t n = (size_t)tokens_max;
-    s->live = ARENA_ARRAY(s->work, struct batcher_slot *, s->batch);
-    s->idle = ARENA_ARRAY(s->work, struct batcher_slot *, s->batch);
-    for (int i = 0; i < s->batch; i++) {
-        struct batcher_slot *slot = s->idle[i] = &slots[i];
-        slot->pages = arena_push(s->work, (size_t)pages_max * sizeof *slot->pages);
-        slot->tokens = arena_push(s->work, n * sizeof *slot->tokens);
-        slot->logprob = arena_push(s->work, n * sizeof *slot->logprob);
-        slot->entropy = arena_push(s->work, n * sizeof *slot->entropy);
-        slot->truncated = arena_push(s->work, n * sizeof *slot->truncated);
-    }
-}
-
-void batcher_memory_free(struct batcher_memory *m)
-{
-    device_block_free(&m->logits);
-    device_block_free(&m->draws);
-    device_block_free(&m->drawn);
-}
-
-static size_t drawn_bytes(int batch)
-{
-    const struct batcher_drawn *d = NULL;
-    return (size_t)batch *
-           (sizeof *d->token + sizeof *d->logprob + sizeof *d->entropy + sizeof *d->truncated);
-}
-
-static struct batcher_drawn carve_drawn(void *block, int batch)
-{
-    struct batcher_drawn d = {.token = block};
-    d.logprob = (float *)(d.token + batch);
-    d.entropy = d.logprob + batch;
-    d.truncated = (bool *)(d.entropy + batch);
-    return d;
-}
-
-static int open_device_memory(struct batcher *s)
-{
-    struct device *dev = s->policy->dev;
-    struct batcher_memory *m = s->memory;
-    const size_t B = (size_t)s->batch, V = (size_t)s->policy->arch.V;
-    int rc = device_block_reserve(&m->logits, dev, (B + 1) * V * sizeof *s->logits);
-    if (rc == 0)
-        rc = device_block_reserve(&m->draws, dev, B * sizeof *s->draws);
-    if (rc == 0)
-        rc = device_block_reserve(&m->drawn, dev, drawn_bytes(s->batch));
-    if (rc != 0)
-        return rc;
-    s->logits = m->logits.data;
-    s->carried = s->logits + B * V;
-    s->drawn_on_device = carve_drawn(m->drawn.data, s->batch);
-    return 0;
-}
-
-static int open_memory(struct batcher *s)
-{
-    const size_t B = (size_t)s->batch;
-    int pages_max = 0, tokens_max = 0;
-    size_t prompt_pages = 0;
-
-    s->first_page = ARENA_ARRAY(s->work, size_t, s->num_requests);
-    for (int r = 0; r < s->num_requests; r++) {
-        const struct rollout_request *q = &s->requests[r];
-        s->first_page[r] = prompt_pages;
-        prompt_pages += (size_t)batcher_pages(q->prompt_len);
-        if (pages_to_end(q) > pages_max)
-            pages_max = pages_to_end(q);
-        if (q->sampling.max_tokens > tokens_max)
-            tokens_max = q->sampling.max_tokens;
-    }
-    s->prompt_pages = ARENA_ARRAY(s->work, int, prompt_pages);
-    open_slots(s, pages_max, tokens_max);
-
-    const size_t T = s->prefill_tokens > s->batch ? (size_t)s->prefill_tokens : B;
-    s->tokens = ARENA_ARRAY(s->work, int, T);
-    s->rows_asked = ARENA_ARRAY(s->work, int, B);
-    s->chunks = ARENA_ARRAY(s->work, struct policy_chunk, B);
-    s->draws = ARENA_ARRAY(s->work, struct sample_row, B);
-    s->drawn = carve_drawn(arena_push(s->work, drawn_bytes(s->batch)), s->batch);
-    return open_device_memory(s);
+    return full + (int64_t)q->n * (batcher_pages_to_end(q) - full);
 }
 
 // ---- admission
@@ -136,79 +43,117 @@ static int *prompt_table(const struct batcher *s, int request)
     return &s->prompt_pages[s->first_page[request]];
 }
 
+// The pages, not yet held, that earlier prompts have in common with this one.
+static int find_shared(const struct batcher *s, const struct rollout_request *q, int *table)
+{
+    int n = 0;
+    for (int before = -1; n < (q->prompt_len - 1) / KV_PAGE; n++) {
+        before = pages_find(s->pages, before, &q->prompt[n * KV_PAGE]);
+        if (before < 0)
+            break;
+        table[n] = before;
+    }
+    return n;
+}
+
+static int count_free(const struct pages *p, const int *table, int n)
+{
+    int free = 0;
+    for (int i = 0; i < n; i++)
+        free += p->holders[table[i]] == 0;
+    return free;
+}
+
+// Holds the first `shared` pages of the prompt's table, takes the rest and names the full ones.
+static void take_prompt(struct batcher *s, const struct rollout_request *q, int *table, int shared)
+{
+    for (int i = 0; i < shared; i++)
+        pages_hold(s->pages, table[i]);
+    for (int i = shared; i < batcher_pages(q->prompt_len); i++) {
+        table[i] = pages_take(s->pages);
+        if (i < q->prompt_len / KV_PAGE)
+            pages_name(s->pages, table[i], i > 0 ? table[i - 1] : -1, &q->prompt[i * KV_PAGE]);
+    }
+}
+
+static struct batcher_slot *enter(struct batcher *s, int request, int index)
+{
+    struct batcher_slot *slot = s->idle[s->batch - s->num_live - 1];
+    slot->request = request;
+    slot->index = index;
+    slot->len = 0;
+    slot->done = false;
+    memset(slot->matched, 0, (size_t)s->stop_strings[request].count * sizeof *slot->matched);
+    return s->live[s->num_live++] = slot;
+}
+
 // Takes the next sample into the batch, with all the pages that it may come to need; false when
 // there is none, no place for it, or not enough pages.
 static bool admit_next(struct batcher *s)
 {
-    if (s->next == s->num_requests || s->num_live == s->batch)
+    if (s->next == s->num_requests || s->num_live == s->batch || s->cancelled[s->next])
         return false;
     const struct rollout_request *q = &s->requests[s->next];
     const bool first = s->next_index == 0, last = s->next_index == q->n - 1;
-    const int prompt = batcher_pages(q->prompt_len), total = pages_to_end(q);
+    const int prompt = batcher_pages(q->prompt_len), total = batcher_pages_to_end(q);
     const int shared = last ? prompt : q->prompt_len / KV_PAGE;
-    if (total - shared + (first ? prompt : 0) > s->pages->num_free)
+    int *table = prompt_table(s, s->next);
+    int needed = total - shared;
+    if (first) {
+        const int found = s->shared_pages[s->next] = find_shared(s, q, table);
+        needed += prompt - found + count_free(s->pages, table, found);
+    }
+    if (needed > s->pages->num_free)
         return false;
 
-    int *table = prompt_table(s, s->next);
-    for (int i = 0; first && i < prompt; i++)
-        table[i] = pages_take(s->pages);
-    struct batcher_slot *slot = s->idle[s->batch - s->num_live - 1];
-    slot->request = s->next;
-    slot->index = s->next_index;
-    slot->len = 0;
+    if (first) {
+        take_prompt(s, q, table, s->shared_pages[s->next]);
+        s->stats->shared_tokens += (int64_t)s->shared_pages[s->next] * KV_PAGE;
+    }
+    struct batcher_slot *slot = enter(s, s->next, s->next_index);
     slot->num_pages = total;
     for (int i = 0; i < shared; i++) {
         slot->pages[i] = table[i];
         if (!last) // the last sample takes over the request's hold
-            pages_share(s->pages, table[i]);
+            pages_hold(s->pages, table[i]);
     }
     for (int i = shared; i < total; i++)
         slot->pages[i] = pages_take(s->pages);
-
-    s->live[s->num_live++] = slot;
     s->next_index = last ? 0 : s->next_index + 1;
     s->next += last;
     return true;
 }
 
-static void release_slot(struct batcher *s, const struct batcher_slot *slot)
+// From the last to the first, as pages.h asks.
+static void release(struct batcher *s, const int *table, int count)
 {
-    for (int i = 0; i < slot->num_pages; i++)
-        pages_release(s->pages, slot->pages[i]);
+    while (count > 0)
+        pages_release(s->pages, table[--count]);
 }
 
 static void release_all(struct batcher *s)
 {
     for (int i = 0; i < s->num_live; i++)
-        release_slot(s, s->live[i]);
-    if (s->next < s->num_requests && s->next_index > 0) {
-        const int prompt = batcher_pages(s->requests[s->next].prompt_len);
-        for (int i = 0; i < prompt; i++)
-            pages_release(s->pages, prompt_table(s, s->next)[i]);
-    }
+        release(s, s->live[i]->pages, s->live[i]->num_pages);
+    if (s->next < s->num_requests && s->next_index > 0)
+        release(s, prompt_table(s, s->next), batcher_pages(s->requests[s->next].prompt_len));
     s->num_live = s->num_started = 0;
+    pages_forget(s->pages);
 }
 
 // ---- the end of a sample
 
-static bool is_stop(const struct rollout_sampling *p, int token)
-{
-    for (int i = 0; i < p->num_stop_tokens; i++) {
-        if (p->stop_tokens[i] == token)
-            return true;
-    }
-    return false;
-}
-
 // Copies `size` bytes to *at, which moves on; returns where they are.
 static void *keep(char **at, const void *data, size_t size)
 {
-    void *to = memcpy(*at, data, size);
+    void *to = *at;
+    if (size > 0)
+        memcpy(to, data, size);
     *at += size;
     return to;
 }
 
-static int finish(struct batcher *s, struct batcher_slot *slot, enum rollout_finish why)
+static int finish(struct batcher *s, const struct batcher_slot *slot)
 {
     struct rollout_sample *out = &s->samples[s->first_sample[slot->request] + slot->index];
     const size_t n = (size_t)slot->len;
@@ -222,108 +167,123 @@ static int finish(struct batcher *s, struct batcher_slot *slot, enum rollout_fin
     out->logprob = keep(&at, slot->logprob, n * sizeof *slot->logprob);
     out->entropy = keep(&at, slot->entropy, n * sizeof *slot->entropy);
     out->truncated = keep(&at, slot->truncated, n * sizeof *slot->truncated);
-    out->finish = why;
-    release_slot(s, slot);
+    out->finish = slot->why;
+    out->stop_string = slot->stop_string;
+    release(s, slot->pages, slot->num_pages);
     s->stats->completion_tokens += slot->len;
     return s->on_sample ? s->on_sample(s->arg, out) : 0;
 }
 
-// ---- one token for some samples
-
-// Gives a sample that goes on its own copy of the prompt's partly filled page.
-static int copy_partial_page(struct batcher *s, const struct batcher_slot *slot)
+// The samples that are done leave the batch.
+static int retire(struct batcher *s)
 {
-    const struct rollout_request *q = &s->requests[slot->request];
-    const int full = q->prompt_len / KV_PAGE, rows = q->prompt_len % KV_PAGE;
-    if (rows == 0 || slot->index == q->n - 1)
-        return 0;
-    return kv_cache_copy_page(s->cache, slot->pages[full], prompt_table(s, slot->request)[full],
-                              rows);
-}
-
-// Appends drawn token `row` to a sample; *why is set and true returned in *done when that ends it.
-static int append(struct batcher *s, struct batcher_slot *slot, int row, bool *done,
-                  enum rollout_finish *why)
-{
-    const struct rollout_sampling *p = &s->requests[slot->request].sampling;
-    if (!isfinite(s->drawn.logprob[row]) || !isfinite(s->drawn.entropy[row]))
-        return err_set(ERR_NUMERIC,
-                       "request %d, sample %d, token %d: the log-probability is %g and the entropy "
-                       "%g at temperature %g",
-                       slot->request, slot->index, slot->len, (double)s->drawn.logprob[row],
-                       (double)s->drawn.entropy[row], p->temperature);
-    const int token = s->drawn.token[row];
-    assert(token >= 0 && token < s->policy->arch.V);
-    slot->tokens[slot->len] = token;
-    slot->logprob[slot->len] = s->drawn.logprob[row];
-    slot->entropy[slot->len] = s->drawn.entropy[row];
-    slot->truncated[slot->len] = s->drawn.truncated[row];
-    slot->len++;
-    const bool stop = is_stop(p, token);
-    *done = stop || slot->len == p->max_tokens;
-    *why = stop ? ROLLOUT_STOP : ROLLOUT_LENGTH;
-    return 0;
-}
-
-// Fills s->drawn for live[begin, end) from logits [end - begin, V].
-static int draw_tokens(struct batcher *s, int begin, int end)
-{
-    for (int i = begin; i < end; i++) {
-        const struct batcher_slot *slot = s->live[i];
-        const struct rollout_request *q = &s->requests[slot->request];
-        s->draws[i - begin] = (struct sample_row){
-            .temperature = (float)q->sampling.temperature,
-            .top_k = q->sampling.top_k,
-            .top_p = (float)q->sampling.top_p,
-            .min_p = (float)q->sampling.min_p,
-            .u = batcher_uniform(s->key, q->id, slot->index, slot->len),
-        };
-    }
-    struct device *dev = s->policy->dev;
-    const struct batcher_drawn *out = &s->drawn_on_device;
-    const struct sample_args args = {.logits = s->logits,
-                                     .rows = s->memory->draws.data,
-                                     .token = out->token,
-                                     .logprob = out->logprob,
-                                     .entropy = out->entropy,
-                                     .truncated = out->truncated,
-                                     .B = end - begin,
-                                     .V = s->policy->arch.V};
-    int rc = dev->memory->upload(dev, s->memory->draws.data, s->draws,
-                                 (size_t)args.B * sizeof *s->draws);
-    if (rc == 0)
-        rc = dev->k->sample(dev, &args);
-    if (rc == 0)
-        rc = dev->memory->download(dev, s->drawn.token, out->token, drawn_bytes(s->batch));
-    return rc;
-}
-
-// Draws a token for each of live[begin, end) from logits [end - begin, V]; the finished leave.
-static int draw(struct batcher *s, int begin, int end)
-{
-    int rc = draw_tokens(s, begin, end);
-    int i = begin, kept = begin;
-    for (; i < end && rc == 0; i++) {
+    const int live = s->num_live;
+    int kept = 0, rc = 0;
+    for (int i = 0; i < live; i++) {
         struct batcher_slot *slot = s->live[i];
-        bool done = false;
-        enum rollout_finish why;
-        rc = append(s, slot, i - begin, &done, &why);
-        if (done) {
-            s->idle[s->batch - s->num_live + (i - kept)] = slot;
-            rc = finish(s, slot, why);
+        if (!slot->done || rc != 0) {
+            s->live[kept++] = slot;
             continue;
         }
-        s->live[kept++] = slot;
-        if (rc == 0 && slot->len == 1)
-            rc = copy_partial_page(s, slot);
+        s->idle[s->batch - s->num_live--] = slot;
+        s->num_started--;
+        rc = finish(s, slot);
     }
-    memmove(&s->live[kept], &s->live[i], (size_t)(s->num_live - i) * sizeof *s->live);
-    s->num_live -= i - kept;
-    s->num_started = end - (i - kept);
     return rc;
 }
 
-// ---- prompts
+// ---- cancelling
+
+// Passes over the samples of cancelled requests that are not admitted.
+static int pass_cancelled(struct batcher *s)
+{
+    int rc = 0;
+    while (rc == 0 && s->next < s->num_requests && s->cancelled[s->next]) {
+        const struct rollout_request *q = &s->requests[s->next];
+        struct batcher_slot none = {
+            .request = s->next, .why = ROLLOUT_CANCELLED, .stop_string = -1};
+        if (s->next_index == 0)
+            s->shared_pages[s->next] = -1;
+        else if (s->next >= s->prefilled)
+            break; // its prompt is being computed
+        else
+            release(s, prompt_table(s, s->next), batcher_pages(q->prompt_len));
+        none.index = s->next_index;
+        s->next_index = 0;
+        s->next++;
+        for (; none.index < q->n && rc == 0; none.index++)
+            rc = finish(s, &none);
+    }
+    return rc;
+}
+
+static int cancel(struct batcher *s)
+{
+    for (int i = 0; i < s->num_started; i++) {
+        struct batcher_slot *slot = s->live[i];
+        if (!s->cancelled[slot->request])
+            continue;
+        slot->done = true;
+        slot->why = ROLLOUT_CANCELLED;
+    }
+    const int rc = retire(s);
+    return rc != 0 ? rc : pass_cancelled(s);
+}
+
+// ---- a step
+
+// Its parts: tokens of samples that have one; samples to be started from the carried logits; and
+// prompts, those of requests [first, end) to their end.
+struct step {
+    int started, carried, ends;
+    int T, chunks, rows;
+    int first, end, done; // done: tokens of prompt `end`
+};
+
+static void add_tokens(struct batcher *s, struct step *p, const int *tokens, int len, int pos,
+                       const int *pages)
+{
+    memcpy(&s->tokens[p->T], tokens, (size_t)len * sizeof *tokens);
+    s->chunks[p->chunks++] =
+        (struct policy_chunk){.start = p->T, .len = len, .pos = pos, .pages = pages};
+    p->T += len;
+}
+
+static void plan_started(struct batcher *s, struct step *p)
+{
+    for (int i = 0; i < s->num_started; i++) {
+        const struct batcher_slot *slot = s->live[i];
+        const int pos = s->requests[slot->request].prompt_len + slot->len - 1;
+        s->rows_asked[p->rows++] = p->T;
+        add_tokens(s, p, &slot->tokens[slot->len - 1], 1, pos, slot->pages);
+    }
+    p->started = s->num_started;
+    while (p->started + p->carried < s->num_live &&
+           s->live[p->started + p->carried]->request < s->prefilled)
+        p->carried++;
+}
+
+static void plan_prompts(struct batcher *s, struct step *p)
+{
+    const int most = s->prefill_tokens, admitted = s->next + (s->next_index > 0);
+    p->first = p->end = s->prefilled;
+    p->done = s->prompt_done;
+    for (; p->end < admitted && p->T < most; p->end++, p->done = 0) {
+        const struct rollout_request *q = &s->requests[p->end];
+        const int shared = s->shared_pages[p->end] * KV_PAGE;
+        if (shared < 0)
+            continue;
+        const int from = p->done > shared ? p->done : shared, left = q->prompt_len - from;
+        const int len = left < most - p->T ? left : most - p->T;
+        add_tokens(s, p, &q->prompt[from], len, from, prompt_table(s, p->end));
+        if (len < left) {
+            p->done = from + len;
+            break;
+        }
+        s->rows_asked[p->rows++] = p->T - 1;
+    }
+    p->ends = p->rows - p->started;
+}
 
 static float *logits_row(const struct batcher *s, int row)
 {
@@ -336,107 +296,101 @@ static int copy_row(const struct batcher *s, float *to, const float *from)
     return dev->memory->copy(dev, to, from, (size_t)s->policy->arch.V * sizeof *to);
 }
 
-// First tokens of the admitted samples of requests [first, end), whose logits are one row each. The
-// rows are spread to one a sample in place, from the back: a sample's row is never before its
-// request's.
-static int start_samples(struct batcher *s, int first, int end)
+// Logits of the samples that get their first token, from those of the prompts' ends, which stand
+// behind the rows of started samples, and from the carried ones. In place, from the back: a
+// sample's row is never before its request's. Returns how many samples have logits then in *count.
+static int spread_logits(struct batcher *s, const struct step *p, int *count)
 {
-    const int begin = s->num_started;
-    int last = begin, rc = 0;
-    while (last < s->num_live && s->live[last]->request < end)
+    const int begin = p->started + p->carried;
+    int last = begin, row = p->rows - 1, rc = 0;
+    while (last < s->num_live && s->live[last]->request < p->end)
         last++;
-    if (end - 1 == s->next) // with samples that are not admitted yet
-        rc = copy_row(s, s->carried, logits_row(s, end - 1 - first));
     for (int i = last - 1; i >= begin && rc == 0; i--) {
-        const int to = i - begin, from = s->live[i]->request - first;
-        if (to != from)
-            rc = copy_row(s, logits_row(s, to), logits_row(s, from));
+        if (i != row)
+            rc = copy_row(s, logits_row(s, i), logits_row(s, row));
+        if (s->live[i - (i > begin)]->request != s->live[i]->request)
+            row--;
     }
-    return rc != 0 ? rc : draw(s, begin, last);
+    for (int i = p->started; i < begin && rc == 0; i++)
+        rc = copy_row(s, logits_row(s, i), s->carried);
+    // The next request has samples that are not admitted yet.
+    if (rc == 0 && last > begin && s->live[last - 1]->request == s->next)
+        rc = copy_row(s, s->carried, logits_row(s, last - 1));
+    *count = last;
+    return rc;
 }
 
-// First tokens of samples whose prompt was computed when others of its samples were admitted.
-static int start_carried(struct batcher *s)
+// Gives a sample that goes on its own copy of the prompt's partly filled page.
+static int copy_partial_page(struct batcher *s, const struct batcher_slot *slot)
 {
-    if (s->num_started == s->num_live)
+    const struct rollout_request *q = &s->requests[slot->request];
+    const int full = q->prompt_len / KV_PAGE, rows = q->prompt_len % KV_PAGE;
+    if (rows == 0 || slot->index == q->n - 1)
         return 0;
-    const int request = s->live[s->num_started]->request;
-    if (request >= s->prefilled)
-        return 0;
-    const int rc = copy_row(s, s->logits, s->carried);
-    return rc != 0 ? rc : start_samples(s, request, request + 1);
+    return kv_cache_copy_page(s->cache, slot->pages[full], prompt_table(s, slot->request)[full],
+                              rows);
 }
 
-// One call over the next prompt tokens of the admitted requests.
-static int prefill(struct batcher *s)
+static int draw(struct batcher *s, const struct step *p)
 {
-    const int first = s->prefilled, end = s->live[s->num_live - 1]->request + 1;
-    int T = 0, chunks = 0, rows = 0, r = first, done = s->prompt_done;
-    while (r < end && T < s->prefill_tokens) {
-        const struct rollout_request *q = &s->requests[r];
-        const int left = q->prompt_len - done, room = s->prefill_tokens - T;
-        const int len = left < room ? left : room;
-        memcpy(&s->tokens[T], &q->prompt[done], (size_t)len * sizeof *s->tokens);
-        s->chunks[chunks++] =
-            (struct policy_chunk){.start = T, .len = len, .pos = done, .pages = prompt_table(s, r)};
-        T += len;
-        done += len;
-        if (done == q->prompt_len) {
-            s->rows_asked[rows++] = T - 1;
-            done = 0;
-            r++;
-        }
-    }
-    const int rc = policy_decode(s->policy, s->cache, T, s->tokens, chunks, s->chunks, rows,
-                                 s->rows_asked, s->logits);
+    int count = 0;
+    int rc = spread_logits(s, p, &count);
+    if (rc == 0 && count > 0)
+        rc = batcher_draw(s, count);
+    for (int i = p->started; i < count && rc == 0; i++)
+        if (!s->live[i]->done)
+            rc = copy_partial_page(s, s->live[i]);
     if (rc != 0)
         return rc;
-    s->stats->prompt_tokens += T;
-    s->prefilled = r;
-    s->prompt_done = done;
-    return rows == 0 ? 0 : start_samples(s, first, r);
+    if (count > 0 && s->stats->first_token_seconds == 0)
+        s->stats->first_token_seconds = clock_seconds() - s->start;
+    s->num_started = count;
+    return retire(s);
 }
 
-// ---- the run
-
-static int decode(struct batcher *s)
+static void count_step(struct batcher *s, const struct step *p, double seconds)
 {
-    const int B = s->num_live;
-    for (int i = 0; i < B; i++) {
-        const struct batcher_slot *slot = s->live[i];
-        s->tokens[i] = slot->tokens[slot->len - 1];
-        s->chunks[i] =
-            (struct policy_chunk){.start = i,
-                                  .len = 1,
-                                  .pos = s->requests[slot->request].prompt_len + slot->len - 1,
-                                  .pages = slot->pages};
-        s->rows_asked[i] = i;
-    }
-    const int rc =
-        policy_decode(s->policy, s->cache, B, s->tokens, B, s->chunks, B, s->rows_asked, s->logits);
+    const int prompts = p->T - p->started;
+    const double share = p->T > 0 ? (double)prompts / p->T : 1;
+    s->stats->prompt_tokens += prompts;
+    s->stats->prefill_seconds += share * seconds;
+    s->stats->decode_seconds += (1 - share) * seconds;
+    s->steps += p->started > 0;
+    s->rows += p->started;
+}
+
+static int step(struct batcher *s)
+{
+    const double start = clock_seconds();
+    struct step p = {0};
+    int rc = 0;
+    plan_started(s, &p);
+    plan_prompts(s, &p);
+    if (p.T > 0)
+        rc = policy_decode(s->policy, s->cache, p.T, s->tokens, p.chunks, s->chunks, p.rows,
+                           s->rows_asked, s->logits);
     if (rc != 0)
         return rc;
-    s->steps++;
-    s->rows += B;
-    return draw(s, 0, B);
+    s->prefilled = p.end;
+    s->prompt_done = p.done;
+    rc = draw(s, &p);
+    if (rc == 0 && p.T > 0)
+        rc = policy_add_load(s->expert_load, s->policy);
+    count_step(s, &p, clock_seconds() - start);
+    return rc;
 }
 
 int batcher_run(struct batcher *s)
 {
-    int rc = open_memory(s);
+    s->start = clock_seconds();
+    int rc = batcher_memory_open(s);
     while (rc == 0 && (s->next < s->num_requests || s->num_live > 0)) {
         while (admit_next(s)) {
         }
-        assert(s->num_live > 0); // any one sample fits an empty cache
-        const double t0 = clock_seconds();
-        rc = start_carried(s);
-        while (rc == 0 && s->num_started < s->num_live)
-            rc = prefill(s);
-        const double t1 = clock_seconds();
-        if (rc == 0 && s->num_live > 0)
-            rc = decode(s);
-        s->stats->prefill_seconds += t1 - t0;
-        s->stats->decode_seconds += clock_seconds() - t1;
+        if (s->num_live > 0) // any one sample fits an empty cache: if not, the next is cancelled
+            rc = step(s);
+        if (rc == 0)
+            rc = cancel(s);
     }
     release_all(s);
     s->stats->mean_batch = s->steps > 0 ? (double)s->rows / (double)s->steps : 0;

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/philox.h"
 #include "rollout/batcher.h"
+#include "rollout/batcher_memory.h"
 #include "rollout/pages.h"
 
 #include <assert.h>
@@ -23,7 +24,18 @@ struct rollout_engine {
     struct arena results, work; // of the last run; of the current run
     struct batcher_memory memory;
     struct rollout_stats stats;
+    struct batcher *running; // NULL but during a run
 };
+
+static struct rollout_options complete(const struct rollout_options *o)
+{
+    struct rollout_options out = *o;
+    if (out.max_batch == 0)
+        out.max_batch = BATCH_DEFAULT;
+    if (out.prefill_tokens == 0)
+        out.prefill_tokens = PREFILL_DEFAULT;
+    return out;
+}
 
 static int open_cache(struct rollout_engine *e, int num_pages)
 {
@@ -44,11 +56,7 @@ int rollout_open(struct rollout_engine **out, struct policy *p, const struct rol
                        o->max_batch, (long long)o->cache_tokens, o->prefill_tokens);
     struct rollout_engine *e = mem_alloc0(sizeof *e);
     e->policy = p;
-    e->options = *o;
-    if (e->options.max_batch == 0)
-        e->options.max_batch = BATCH_DEFAULT;
-    if (e->options.prefill_tokens == 0)
-        e->options.prefill_tokens = PREFILL_DEFAULT;
+    e->options = complete(o);
     const int rc = o->cache_tokens > 0 ? open_cache(e, batcher_pages(o->cache_tokens)) : 0;
     if (rc != 0) {
         rollout_free(&e);
@@ -86,17 +94,36 @@ static int check_sampling(int r, const struct rollout_sampling *p)
                        "request %d: top_k %d, top_p %g, min_p %g; needed are top_k >= 0, "
                        "0 < top_p <= 1, 0 <= min_p <= 1",
                        r, p->top_k, p->top_p, p->min_p);
+    if (!(p->repetition_penalty >= 0) || !isfinite(p->repetition_penalty))
+        return err_set(ERR_CONFIG,
+                       "request %d: repetition_penalty is %g, at least 0 is needed (0 and 1: off)",
+                       r, p->repetition_penalty);
     return 0;
 }
 
-static int check_request(const struct arch *a, int r, const struct rollout_request *q)
+static int check_ends(int r, const struct rollout_sampling *p, const struct tokenizer *t)
 {
+    if (p->num_stop_strings > 0 && t == NULL)
+        return err_set(ERR_CONFIG, "request %d: stop strings need a tokenizer, and there is none",
+                       r);
+    for (int i = 0; i < p->num_stop_strings; i++) {
+        if (p->stop_strings[i][0] == '\0')
+            return err_set(ERR_CONFIG, "request %d: stop string %d is empty", r, i);
+    }
+    return 0;
+}
+
+static int check_request(const struct rollout_engine *e, int r, const struct rollout_request *q)
+{
+    const struct arch *a = &e->policy->arch;
     if (q->prompt_len < 1)
         return err_set(ERR_DATA, "request %d: the prompt has no tokens", r);
     if (q->n < 1)
         return err_set(ERR_CONFIG, "request %d: %d samples are asked for, at least 1 is needed", r,
                        q->n);
-    const int rc = check_sampling(r, &q->sampling);
+    int rc = check_sampling(r, &q->sampling);
+    if (rc == 0)
+        rc = check_ends(r, &q->sampling, e->options.tokenizer);
     if (rc != 0)
         return rc;
     if ((int64_t)q->prompt_len + q->sampling.max_tokens > a->max_positions)
@@ -115,22 +142,27 @@ static int check_request(const struct arch *a, int r, const struct rollout_reque
 // ---- the size of the cache
 
 // Half of the device's memory; on a CPU only the pages that a run touches become resident.
-static int pages_in_memory(int64_t *out, const struct policy *p)
+static int pages_in_memory(int64_t *out, struct device *dev, size_t page_bytes)
 {
     *out = INT_MAX;
-    if (!p->dev->memory->available)
+    if (!dev->memory->available)
         return 0;
     size_t bytes;
-    const int rc = p->dev->memory->available(p->dev, &bytes);
+    const int rc = dev->memory->available(dev, &bytes);
     if (rc != 0)
         return rc;
-    const size_t pages = bytes / 2 / kv_page_bytes(&p->arch, p->dtype);
+    const size_t pages = bytes / 2 / page_bytes;
     *out = pages < INT_MAX ? (int64_t)pages : INT_MAX;
     return 0;
 }
 
 // Pages that let `batch` samples of the longest request run at once, or all samples if that is
 // less.
+static int64_t fewer_pages(int64_t all, int64_t longest, int batch)
+{
+    return all < longest * batch ? all : longest * batch;
+}
+
 static int64_t pages_wanted(const struct rollout_request *q, int num_requests, int batch)
 {
     int64_t all = 0, longest = 0;
@@ -139,7 +171,7 @@ static int64_t pages_wanted(const struct rollout_request *q, int num_requests, i
         if (batcher_pages_one(&q[r]) > longest)
             longest = batcher_pages_one(&q[r]);
     }
-    return all < longest * batch ? all : longest * batch;
+    return fewer_pages(all, longest, batch);
 }
 
 static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, int num_requests,
@@ -152,7 +184,7 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
     if (fixed)
         limit = e->cache->num_pages;
     else
-        rc = pages_in_memory(&limit, e->policy);
+        rc = pages_in_memory(&limit, e->policy->dev, kv_page_bytes(a, e->policy->dtype));
     if (rc != 0)
         return rc;
     for (int r = 0; r < num_requests; r++) {
@@ -173,14 +205,45 @@ static int fit_cache(struct rollout_engine *e, const struct rollout_request *q, 
     return open_cache(e, (int)want);
 }
 
+int rollout_plan(struct rollout_memory *out, struct device *dev, const struct arch *arch,
+                 enum dtype dtype, const struct rollout_options *o, const struct rollout_request *q,
+                 int num_requests)
+{
+    const struct rollout_options options = complete(o);
+    const size_t page = kv_page_bytes(arch, dtype);
+    const int64_t samples = (int64_t)num_requests * q->n;
+    const int batch = samples < options.max_batch ? (int)samples : options.max_batch;
+    // Where samples wait for places, prompts are computed beside others' samples.
+    const int64_t rows = (int64_t)num_requests * q->prompt_len + (samples > batch ? batch : 0);
+    const int prefill = rows < options.prefill_tokens ? (int)rows : options.prefill_tokens;
+    const int positions = q->prompt_len + q->sampling.max_tokens;
+    int64_t limit,
+        pages = fewer_pages(num_requests * batcher_pages_all(q), batcher_pages_one(q), batch);
+    const int rc = pages_in_memory(&limit, dev, page);
+    if (rc != 0)
+        return rc;
+    pages = pages < limit ? pages : limit;
+    pages = options.cache_tokens > 0 ? batcher_pages(options.cache_tokens) : pages;
+    *out = (struct rollout_memory){
+        .cache = (size_t)pages * page,
+        .sampling = batcher_memory_bytes(batch, arch->V),
+        .pass = {.T = prefill > batch ? prefill : batch,
+                 .num_targets = batch,
+                 .num_seqs = batch,
+                 .num_blocks = policy_decode_blocks(batch * batcher_pages(positions), batch)},
+        .positions = positions,
+    };
+    return 0;
+}
+
 // ---- the run
 
-static int count_samples(int *total, int *first, const struct arch *a,
+static int count_samples(int *total, int *first, const struct rollout_engine *e,
                          const struct rollout_request *q, int num_requests)
 {
     int64_t sum = 0;
     for (int r = 0; r < num_requests; r++) {
-        const int rc = check_request(a, r, &q[r]);
+        const int rc = check_request(e, r, &q[r]);
         if (rc != 0)
             return rc;
         first[r] = (int)sum;
@@ -198,7 +261,7 @@ static int run_requests(const struct rollout_sample **out, int *count, struct ro
     const struct rollout_request *q = s->requests;
     int *first = ARENA_ARRAY(&e->work, int, s->num_requests);
     int total = 0;
-    int rc = count_samples(&total, first, &e->policy->arch, q, s->num_requests);
+    int rc = count_samples(&total, first, e, q, s->num_requests);
     if (rc != 0)
         return rc;
     s->batch = total < e->options.max_batch ? total : e->options.max_batch;
@@ -209,11 +272,17 @@ static int run_requests(const struct rollout_sample **out, int *count, struct ro
     s->cache = e->cache;
     s->first_sample = first;
     s->samples = ARENA_ARRAY(&e->results, struct rollout_sample, total);
+    s->cancelled = ARENA_ARRAY(&e->work, bool, s->num_requests);
+    s->expert_load = ARENA_ARRAY(&e->work, int64_t, e->policy->arch.L * e->policy->arch.E);
+    e->running = s;
     rc = total > 0 ? batcher_run(s) : 0;
+    e->running = NULL;
     e->stats.held_pages = pages_held(&e->pages);
     assert(e->stats.held_pages == 0);
     e->stats.peak_pages = e->pages.peak;
     e->stats.num_pages = e->pages.count;
+    e->stats.max_batch = s->batch;
+    e->stats.max_violation = policy_load_violation(&e->policy->arch, s->expert_load);
     if (rc != 0)
         return rc;
     *out = s->samples;
@@ -237,6 +306,7 @@ int rollout_run(const struct rollout_sample **out, int *count, struct rollout_en
         .requests = requests,
         .num_requests = num_requests,
         .prefill_tokens = e->options.prefill_tokens,
+        .tokenizer = e->options.tokenizer,
         .on_sample = on_sample,
         .arg = arg,
         .stats = &e->stats,
@@ -244,6 +314,12 @@ int rollout_run(const struct rollout_sample **out, int *count, struct rollout_en
     const int rc = run_requests(out, count, e, &s);
     arena_free(&e->work);
     return rc;
+}
+
+void rollout_cancel(struct rollout_engine *e, int request)
+{
+    assert(e->running != NULL && request >= 0 && request < e->running->num_requests);
+    e->running->cancelled[request] = true;
 }
 
 void rollout_get_stats(const struct rollout_engine *e, struct rollout_stats *out)

@@ -26,10 +26,12 @@ static bool is_executable(const struct child *c)
     return c->kind == WIRE_JOB_COMPILE || c->kind == WIRE_JOB_EXECUTE;
 }
 
-static int own_session(const struct child *c)
+// What it sends to its group reaches nobody else. Not a session: the box's has no terminal, only a
+// leader could get it one, and every new one costs a group of the scheduler.
+static int own_group(const struct child *c)
 {
     (void)c;
-    return setsid() < 0 ? -1 : 0;
+    return setpgid(0, 0);
 }
 
 // Nothing outlives the zygote. In a jail it is the end of the namespace as well.
@@ -139,11 +141,10 @@ static int no_new_privileges(const struct child *c)
 
 static int drop_capabilities(const struct child *c)
 {
+    // What is neither permitted nor inheritable leaves the ambient set as well.
     (void)c;
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     const struct __user_cap_data_struct none[2] = {{0}};
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0)
-        return -1;
     return (int)syscall(SYS_capset, &header, none);
 }
 
@@ -162,7 +163,7 @@ static const struct {
     const char *name; // for readers; the supervisor names a failed step by its number
     int (*run)(const struct child *c);
 } steps[] = {
-    {"own session", own_session},
+    {"own process group", own_group},
     {"death with the parent", die_with_parent},
     {"standard streams in place, all other descriptors closed", place_descriptors},
     {"working directory", enter_workdir},

@@ -130,12 +130,11 @@ static const struct policy_row rows[] = {
     {"mount", ZYGOTE, ALLOW, "working directories"}, {"umount2", ZYGOTE, ALLOW, "working directories"},
     {"landlock_create_ruleset", ZYGOTE, ALLOW, "files of a program"}, {"landlock_add_rule", ZYGOTE, ALLOW, "likewise"},
     {"landlock_restrict_self", ZYGOTE, ALLOW, "its locking in"}, {"seccomp", ZYGOTE, ALLOW, "likewise"},
-    {"capset", ZYGOTE, ALLOW, "likewise"}, {"setsid", ZYGOTE, ALLOW, "likewise"},
+    {"capset", ZYGOTE, ALLOW, "likewise"}, {"setpgid", ZYGOTE, ALLOW, "likewise"},
     {"close_range", ZYGOTE, ALLOW, "likewise"}, {"pidfd_open", ZYGOTE, ALLOW, "waiting for a program and for commands"},
     {"clone", ZYGOTE, ALLOW, "fork", 1, {{0, WHOLE, FORK_FLAGS}}},
     {"prctl", ZYGOTE, ALLOW, "locking in", 1, {{0, LOW32, PR_SET_PDEATHSIG}}},
     {"prctl", ZYGOTE, ALLOW, "locking in", 1, {{0, LOW32, PR_SET_NO_NEW_PRIVS}}},
-    {"prctl", ZYGOTE, ALLOW, "locking in", 1, {{0, LOW32, PR_CAP_AMBIENT}}},
     {"prlimit64", ZYGOTE, ALLOW, "limits of a program, set by itself before it begins", 1, {{0, LOW32, 0}}},
     // Fatal.
     {"ptrace", ALL, KILL, "controls another process"}, {"process_vm_readv", ALL, KILL, "reads another process"},

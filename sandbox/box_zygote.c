@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -105,19 +106,20 @@ static bool watch_run(struct watch *w, int cpus)
     }
 }
 
-// Nothing but this process may be left in the namespace. Returns how many there were. In a cage the
-// namespace is everybody's, and the filter lets no program start another.
-static unsigned sweep(const struct box *box)
+// Nothing but this process may be left in the namespace. Every process in it is a child of this
+// one, or a descendant of a child: without a child there is none. Returns how many there were; -1:
+// that cannot be told. In a cage the namespace is everybody's, and the filter lets no program start
+// another.
+static int sweep(const struct box *box)
 {
-    unsigned found = 0;
+    int found = 0;
     if (!box->jail || getpid() != 1)
         return 0;
-    while (kill(-1, SIGKILL) == 0 || errno != ESRCH) {
-        if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
-            break;
-        found++;
+    while (waitid(P_ALL, 0, NULL, WEXITED | WNOHANG | WNOWAIT) == 0) {
+        (void)kill(-1, SIGKILL);
+        found += waitpid(-1, NULL, 0) > 0;
     }
-    return found;
+    return errno == ECHILD ? found : -1;
 }
 
 // One byte when it was ready, what it failed at when it did not get so far, and both when it could
@@ -190,7 +192,9 @@ static bool serve_run(const struct wire_run *run, struct child *child, struct wo
     close(w.pidfd);
     read_ready(ready[0], done);
     close(ready[0]);
-    const unsigned swept = sweep(child->box);
+    const int swept = sweep(child->box);
+    if (swept < 0)
+        return false;
     if (child->kind == WIRE_JOB_COMPILE && done->hardened && done->status == 0) {
         *made = workdir_take_program((size_t)run->limits.disk_kib * 1024);
         if (*made < 0)
@@ -228,12 +232,21 @@ static bool report(const struct wire_done *done, int fd)
     return sendmsg(WIRE_CONTROL_FD, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof *done;
 }
 
+// What was freed is put together and sorted by size now, once: else the first large allocation of
+// every program does it, and writes to half of the heap's pages. The sorting is done by an
+// allocation, of less than malloc maps afresh; volatile, since compilers leave out what is freed
+// unused.
+static void settle_heap(void)
+{
+    (void)malloc_trim(0);
+    void *volatile large = malloc(100000);
+    free(large);
+}
+
 int zygote_serve(const struct box *box)
 {
     struct workdir workdir = {0};
-    // What was freed is put together now, once: else the first large allocation of every program
-    // does it, and writes to half of the heap's pages.
-    (void)malloc_trim(0);
+    settle_heap();
     for (;;) {
         struct wire_run run;
         struct child child = {.box = box};

@@ -27,40 +27,51 @@ static pid_t child_of(pid_t pid)
     return sscanf(text, "%d", &child) == 1 ? child : 0;
 }
 
-// By field 22 of stat, in ticks since the machine was started. -1: it is gone.
-static double age_of(pid_t pid)
+// Of a process, or of a thread: fields 3 and 22 of its stat, the latter in ticks since the machine
+// was started. false: it is gone.
+static bool read_state(char *state, double *age, const char *path)
 {
-    char path[64], text[1024];
+    char text[1024];
     unsigned long long ticks = 0;
     struct timespec now;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     read_small(text, sizeof text, path);
     const char *p = strrchr(text, ')'); // the end of field 2, a name of any characters
+    if (p == NULL || sscanf(p, ") %c", state) != 1)
+        return false;
     for (int field = 2; p != NULL && field < 22; field++)
         p = strchr(p + 1, ' ');
     if (p == NULL || sscanf(p, "%llu", &ticks) != 1 || clock_gettime(CLOCK_BOOTTIME, &now) != 0)
-        return -1;
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9 -
+        return false;
+    *age = (double)now.tv_sec + (double)now.tv_nsec * 1e-9 -
            (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    return true;
 }
 
-// The second number of schedstat: nanoseconds spent waiting on a run queue.
+// Seconds spent waiting on a run queue: the second number of schedstat, in ns. It holds no wait
+// that still goes on: a thread that could run is taken to have waited whenever it did not run (the
+// first number).
 static double wait_of_thread(pid_t pid, const char *thread)
 {
-    char path[320], text[96];
-    unsigned long long waited = 0;
+    char path[320], text[96], state;
+    unsigned long long ran = 0, waited = 0;
+    double age;
     snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", (int)pid, thread);
     read_small(text, sizeof text, path);
-    return sscanf(text, "%*u %llu", &waited) == 1 ? (double)waited * 1e-9 : 0;
+    if (sscanf(text, "%llu %llu", &ran, &waited) != 2)
+        return 0;
+    snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)pid, thread);
+    return read_state(&state, &age, path) && state == 'R' ? age - (double)ran * 1e-9
+                                                          : (double)waited * 1e-9;
 }
 
 bool delay_of_program(struct delay *out, pid_t launcher)
 {
     const pid_t init = child_of(launcher), program = init > 0 ? child_of(init) : 0;
-    const double age = program > 0 ? age_of(program) : -1;
-    if (age < 0)
+    char path[64], state;
+    double age;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)program);
+    if (program == 0 || !read_state(&state, &age, path))
         return false;
-    char path[64];
     snprintf(path, sizeof path, "/proc/%d/task", (int)program);
     DIR *threads = opendir(path);
     double waited = 0;

@@ -113,9 +113,10 @@ enum { TOPIC_CONTROL = SLOT_STREAMS, TOPICS = SLOT_STREAMS + 1 };
 // Seconds after which a program that still runs is read from as it writes.
 #define WATCH_AFTER_S 3e-3
 
-static int watch(struct sandbox *sb, int fd, uint64_t topic)
+// events: EPOLLIN, and what else epoll is to be told.
+static int watch(struct sandbox *sb, int fd, uint32_t events, uint64_t topic)
 {
-    struct epoll_event e = {.events = EPOLLIN, .data.u64 = topic};
+    struct epoll_event e = {.events = events, .data.u64 = topic};
     return epoll_ctl(sb->epoll, EPOLL_CTL_ADD, fd, &e) == 0
                ? 0
                : err_set(ERR_ENV, "sandbox: epoll: %s", strerror(errno));
@@ -130,7 +131,7 @@ static int station_start(struct sandbox *sb, struct station *st)
 {
     int rc = slot_start(&st->slot, sb->box_path, sb->tier, languages[st->language].name);
     if (rc == 0)
-        rc = watch(sb, st->slot.control, topic_of(sb, st, TOPIC_CONTROL));
+        rc = watch(sb, st->slot.control, EPOLLIN, topic_of(sb, st, TOPIC_CONTROL));
     return rc;
 }
 
@@ -235,13 +236,16 @@ static void station_begin(struct sandbox *sb, struct station *st)
 }
 
 // Most programs end in no time and write less than a pipe holds. Only of those that do not the
-// streams are waited for.
+// streams are waited for. A process that another thread has forked holds them until it executes
+// something, and so long epoll knows them after they were closed here: of what nobody reads any
+// more it says once at most that it has ended (EPOLLET; slot_read reads all there is), and of a
+// slot that is not watched nothing is read.
 static void station_watch(struct sandbox *sb, struct station *st)
 {
     int rc = 0;
     st->watched = true;
     for (int i = 0; i < SLOT_STREAMS && rc == 0; i++)
-        rc = watch(sb, st->slot.fds[i], topic_of(sb, st, i));
+        rc = watch(sb, st->slot.fds[i], EPOLLIN | EPOLLET, topic_of(sb, st, i));
     if (rc != 0)
         station_replace(sb, st, err_message());
 }
@@ -302,7 +306,7 @@ static void handle(struct sandbox *sb, uint64_t topic)
         return;
     if (what == TOPIC_CONTROL)
         station_control(sb, st);
-    else
+    else if (st->watched)
         slot_read(&st->slot, (enum slot_stream)what);
 }
 
@@ -479,7 +483,7 @@ static int start_slots(struct sandbox *sb)
     sb->available = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
     if (sb->epoll < 0 || sb->wake < 0 || sb->available < 0)
         return err_set(ERR_ENV, "sandbox: epoll: %s", strerror(errno));
-    int rc = watch(sb, sb->wake, WAKE);
+    int rc = watch(sb, sb->wake, EPOLLIN, WAKE);
     for (int i = 0; i < sb->options.slots && rc == 0; i++)
         rc = station_start(sb, &sb->stations[SANDBOX_PYTHON * sb->options.slots + i]);
     return rc == 0 ? start_thread(sb) : rc;
@@ -645,12 +649,17 @@ int sandbox_run_batch(struct sandbox *sb, const struct sandbox_job *jobs, int n,
                       struct sandbox_result *results)
 {
     uint64_t *ids = mem_array0((size_t)n, sizeof *ids);
-    int rc = 0, done = 0;
-    for (int i = 0; i < n; i++)
+    int rc = 0;
+    for (int i = 0; i < n; i++) {
+        results[i] = (struct sandbox_result){0};
         (void)sandbox_submit(sb, &jobs[i], &ids[i]); // queues; what fails is told by collect
-    for (; done < n && rc == 0; done++)
-        rc = sandbox_collect(sb, ids[done], &results[done]);
-    for (int i = 0; i < done && rc != 0; i++)
+    }
+    // The last one first: when it is done most are, and need not be waited for one by one.
+    for (int i = 0; i < n && rc == 0; i++) {
+        const int k = (i + n - 1) % n;
+        rc = sandbox_collect(sb, ids[k], &results[k]);
+    }
+    for (int i = 0; i < n && rc != 0; i++)
         sandbox_result_clear(&results[i]);
     free(ids);
     return rc;

@@ -34,7 +34,7 @@ double slot_clock(void)
 }
 
 // The box gets the control socket as descriptor 3, default signals, a session of its own (a ^C at
-// the terminal is ours alone), and no environment.
+// the terminal is ours alone), and of an environment only what its loader is told.
 static int spawn(pid_t *pid, char *const argv[], int control)
 {
     posix_spawn_file_actions_t actions;
@@ -42,7 +42,8 @@ static int spawn(pid_t *pid, char *const argv[], int control)
     sigset_t none, all;
     sigemptyset(&none);
     sigfillset(&all);
-    char *envp[] = {NULL};
+    char bind_now[] = "LD_BIND_NOW=1"; // else every program's process would bind functions anew
+    char *envp[] = {bind_now, NULL};
     posix_spawn_file_actions_init(&actions);
     posix_spawnattr_init(&attr);
     int rc = posix_spawn_file_actions_adddup2(&actions, control, WIRE_CONTROL_FD);

@@ -18,6 +18,7 @@ static const size_t range_bytes = (size_t)1 << 30;
 
 struct block {
     size_t at, size; // in the ranges
+    size_t wanted;   // bytes that were asked for
     bool live;
 };
 
@@ -26,7 +27,7 @@ struct fenced {
     struct device_memory memory;
     const struct kernels *inner;
     char *base, *storage;
-    size_t used;
+    size_t used, limit;
     struct block blocks[BLOCKS_MAX]; // [num_blocks] by address, without gaps up to `used`
     int num_blocks;
 };
@@ -90,13 +91,28 @@ static struct block *find_block(struct fenced *f, size_t size)
     return b;
 }
 
+size_t fenced_bytes(const struct device *dev)
+{
+    const struct fenced *f = (const struct fenced *)(const void *)dev;
+    size_t bytes = 0;
+    for (int i = 0; i < f->num_blocks; i++)
+        bytes += f->blocks[i].live ? f->blocks[i].wanted : 0;
+    return bytes;
+}
+
+void fenced_limit(struct device *dev, size_t bytes) { of(dev)->limit = bytes; }
+
 static int fenced_alloc(struct device *dev, void **out, size_t bytes)
 {
     struct fenced *f = of(dev);
-    struct block *b = bytes <= range_bytes ? find_block(f, (bytes / GRAIN + 1) * GRAIN) : NULL;
-    if (!b)
+    const bool fits = bytes <= range_bytes && fenced_bytes(dev) + bytes <= f->limit;
+    struct block *b = fits ? find_block(f, (bytes / GRAIN + 1) * GRAIN) : NULL;
+    if (!b) {
+        dev->refused = bytes;
         return err_set(ERR_ENV, "there is no memory for %zu bytes", bytes);
+    }
     b->live = true;
+    b->wanted = bytes;
     fill(f, b);
     *out = f->base + b->at;
     return 0;
@@ -152,7 +168,7 @@ static int fenced_zero(struct device *dev, void *p, size_t bytes)
 
 static int fenced_available(struct device *dev, size_t *bytes)
 {
-    *bytes = range_bytes - of(dev)->used;
+    *bytes = of(dev)->limit - fenced_bytes(dev);
     return 0;
 }
 
@@ -183,9 +199,14 @@ FENCED(convert, convert_args, &a.x, &a.y)
 FENCED(attention_grad, attention_grad_args,
        &a.q, &a.kv, &a.out, &a.lse, &a.dout, &a.dq, &a.dkv, &a.seqs)
 FENCED(kv_store, kv_store_args, &a.rows, &a.place, &a.pages)
+FENCED(heads, heads_args,
+       &a.x, &a.q_norm, &a.k_norm, &a.cos, &a.sin, &a.position, &a.q, &a.kv)
+FENCED(heads_grad, heads_grad_args,
+       &a.x, &a.q_norm, &a.k_norm, &a.cos, &a.sin, &a.position, &a.dq, &a.dkv, &a.dx, &a.dq_norm, &a.dk_norm)
 FENCED(moe_route, moe_route_args, &a.logits, &a.bias, &a.scores, &a.experts, &a.weights)
 FENCED(moe_route_grad, moe_route_grad_args,
        &a.scores, &a.weights, &a.dweights, &a.experts, &a.dlogits)
+FENCED(moe_balance, moe_balance_args, &a.scores, &a.experts, &a.seqs, &a.loss, &a.dlogits)
 FENCED(moe_sort, moe_sort_args, &a.experts, &a.segments, &a.slot, &a.pair)
 FENCED(moe_gather, moe_gather_args, &a.x, &a.pair, &a.xs)
 FENCED(moe_gather_grad, moe_gather_grad_args, &a.dxs, &a.slot, &a.dx)
@@ -245,8 +266,11 @@ static const struct kernels fenced_kernels = {
     .attention = fenced_attention,
     .attention_grad = fenced_attention_grad,
     .kv_store = fenced_kv_store,
+    .heads = fenced_heads,
+    .heads_grad = fenced_heads_grad,
     .moe_route = fenced_moe_route,
     .moe_route_grad = fenced_moe_route_grad,
+    .moe_balance = fenced_moe_balance,
     .moe_sort = fenced_moe_sort,
     .moe_gather = fenced_moe_gather,
     .moe_gather_grad = fenced_moe_gather_grad,
@@ -288,6 +312,7 @@ int fenced_open(struct device **out, struct team *team, enum device_isa isa)
     f->memory.available = fenced_available;
     f->memory.of_host = false;
     f->dev.memory = &f->memory;
+    f->limit = range_bytes;
     f->base = reserve(PROT_NONE);
     f->storage = reserve(PROT_READ | PROT_WRITE);
     if (!f->base || !f->storage) {

@@ -10,6 +10,10 @@
 
 // Arguments as device_open's. Closed by fenced_close, then device_free.
 int fenced_open(struct device **out, struct team *team, enum device_isa isa);
+// Bytes that were asked for and not given back. And how many it may come to: 1 GiB unless this says
+// less; more is refused.
+size_t fenced_bytes(const struct device *dev);
+void fenced_limit(struct device *dev, size_t bytes);
 void fenced_close(struct device *dev); // of other devices, NULL included: does nothing
 
 #endif

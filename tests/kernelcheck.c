@@ -140,8 +140,9 @@ static int usage(const char *why, const char *what)
     return 2;
 }
 
-static const struct slots *const groups[] = {&slots_matmul, &slots_token,   &slots_attention,
-                                             &slots_moe,    &slots_logprob, &slots_optimiser};
+static const struct slots *const groups[] = {&slots_matmul,   &slots_token, &slots_attention,
+                                             &slots_heads,    &slots_moe,   &slots_logprob,
+                                             &slots_optimiser};
 enum { NUM_GROUPS = sizeof groups / sizeof *groups };
 
 static int list_slots(void)

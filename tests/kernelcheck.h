@@ -195,8 +195,8 @@ struct slots {
     int count;
 };
 
-extern const struct slots slots_matmul, slots_token, slots_attention, slots_moe, slots_logprob,
-    slots_optimiser;
+extern const struct slots slots_matmul, slots_token, slots_attention, slots_heads, slots_moe,
+    slots_logprob, slots_optimiser;
 
 // What is checked: one device, opened once for each number of threads it is tried with.
 enum { MAX_THREADS = 4 };

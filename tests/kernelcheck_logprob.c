@@ -284,6 +284,8 @@ static void draw_row(struct philox_stream *random, struct sample_row *row, int V
                                .top_k = top_ks[philox_below(random, 6)],
                                .top_p = top_ps[philox_below(random, 5)],
                                .min_p = min_ps[philox_below(random, 4)],
+                               .given = philox_below(random, 5) == 0,
+                               .token = (int)philox_below(random, (uint32_t)V),
                                .u = philox_next_unit(random)};
 }
 

@@ -252,6 +252,154 @@ static void build_route_grad(struct call *c, const void *shape, const struct row
         route_grad_scale(a, scores + t * E, dweights + t * K, experts + t * K, scale + t * E);
 }
 
+// ---- balance: a row of the harness is a sequence with those that continue it
+
+enum { CONTINUED = 3 }; // by at most so many
+
+struct balance_shape {
+    int families, min, max; // sequences of min to max tokens
+    int E, K;
+    enum moe_scoring scoring;
+};
+
+static int balance_rows(const void *shape)
+{
+    return ((const struct balance_shape *)shape)->families;
+}
+
+// The sequences of a batch, family by family, and the identities of sequences and tokens.
+struct balance_batch {
+    struct attention_grad_seq *seqs;
+    int *seq, *token;
+    int num_seqs, T;
+};
+
+static void add_sequence(struct balance_batch *b, const struct balance_shape *s, int id, int prefix)
+{
+    const int len = s->min + (id * 7 + 3) % (s->max - s->min + 1);
+    b->seqs[b->num_seqs] = (struct attention_grad_seq){
+        .query = b->T, .len = len, .pos = -1, .key = -1, .prefix = prefix};
+    b->seq[b->num_seqs++] = id;
+    for (int j = 0; j < len; j++)
+        b->token[b->T++] = id * s->max + j;
+}
+
+static struct balance_batch balance_batch(struct call *c, const struct balance_shape *s,
+                                          const struct rows *rows)
+{
+    const int most = rows->n * (CONTINUED + 1);
+    struct balance_batch b = {.seqs = ARENA_ARRAY(&c->memory, struct attention_grad_seq, most + 1),
+                              .seq = ARENA_ARRAY(&c->memory, int, most + 1),
+                              .token = ARENA_ARRAY(&c->memory, int, most * s->max + 1)};
+    for (int i = 0; i < rows->n; i++) {
+        const int id = rows->id[i] * (CONTINUED + 1), root = b.num_seqs;
+        add_sequence(&b, s, id, -1);
+        for (int j = 0; j < rows->id[i] % (CONTINUED + 1); j++)
+            add_sequence(&b, s, id + 1 + j, root);
+    }
+    return b;
+}
+
+// Positive scores; of MOE_SOFTMAX they sum to 1.
+static void make_scores(float *scores, const struct balance_shape *s, int T)
+{
+    for (float *row = scores; row < scores + (size_t)T * (size_t)s->E; row += s->E) {
+        double total = 0.0;
+        for (int e = 0; e < s->E; e++)
+            total += exp((double)row[e]);
+        for (int e = 0; e < s->E; e++) {
+            const double x = exp((double)row[e]);
+            row[e] = (float)(x / (s->scoring == MOE_SOFTMAX ? total : 1.0 + x));
+        }
+    }
+}
+
+// The magnitudes that are summed in the gradients of a part of a sequence of n tokens, of which f
+// [E] are the shares.
+static void balance_scale(const struct moe_balance_args *a, const struct attention_grad_seq *part,
+                          double n, const float *scores, const double *f, double *out)
+{
+    for (int t = part->query; t < part->query + part->len; t++) {
+        const float *score = scores + (size_t)t * (size_t)a->E;
+        double total = 0.0, d = 0.0;
+        for (int e = 0; e < a->E; e++) {
+            total += (double)score[e];
+            d += f[e] * (double)score[e];
+        }
+        total = a->scoring == MOE_SOFTMAX ? 1.0 : total;
+        for (int e = 0; e < a->E; e++)
+            out[(size_t)t * (size_t)a->E + (size_t)e] +=
+                (double)a->weight / n * (f[e] + d / total) * (double)score[e] / total;
+    }
+}
+
+static void balance_scales(const struct moe_balance_args *a, const struct balance_batch *b,
+                           const float *scores, const int *experts, double *f, double *out)
+{
+    const struct attention_grad_seq nothing = {0};
+    for (int s = 0; s < b->num_seqs; s++) {
+        const struct attention_grad_seq *own = &b->seqs[s];
+        const struct attention_grad_seq *before =
+            own->prefix < 0 ? &nothing : &b->seqs[own->prefix];
+        const struct attention_grad_seq *parts[2] = {before, own};
+        const double n = (double)(before->len + own->len);
+        memset(f, 0, (size_t)a->E * sizeof *f);
+        for (int i = 0; i < 2; i++)
+            for (int p = parts[i]->query * a->K; p < (parts[i]->query + parts[i]->len) * a->K; p++)
+                f[experts[p]] += (double)a->E / ((double)a->K * n);
+        for (int i = 0; i < 2; i++)
+            balance_scale(a, parts[i], n, scores, f, out);
+    }
+}
+
+static void build_balance(struct call *c, const void *shape, const struct rows *rows)
+{
+    const struct balance_shape *s = shape;
+    struct moe_balance_args *a = call_args(c, sizeof *a);
+    const struct balance_batch b = balance_batch(c, s, rows);
+    const size_t T = (size_t)b.T, K = (size_t)s->K;
+    call_text(c, "%d sequences of %d to %d, E %d K %d %s", b.num_seqs, s->min, s->max, s->E, s->K,
+              s->scoring == MOE_SOFTMAX ? "softmax" : "sigmoid");
+    *a = (struct moe_balance_args){.num_seqs = b.num_seqs,
+                                   .T = b.T,
+                                   .E = s->E,
+                                   .K = s->K,
+                                   .scoring = s->scoring,
+                                   .weight = 0.37f};
+    struct attention_grad_seq *seqs =
+        call_data(c, &a->seqs, "seqs", ELEMENT_BYTES, sizeof *seqs, (size_t)b.num_seqs)->before;
+    if (b.num_seqs > 0)
+        memcpy(seqs, b.seqs, (size_t)b.num_seqs * sizeof *seqs);
+    float *scores = array_floats(call_in(c, &a->scores, "scores", dense(b.T, s->E), b.token, 1.0));
+    make_scores(scores, s, b.T);
+    int *experts =
+        array_ints(call_data(c, &a->experts, "experts", ELEMENT_I32, sizeof(int), T * K));
+    for (size_t t = 0; t < T; t++) {
+        struct philox_stream random = philox_stream(c->seed, (uint64_t)b.token[t]);
+        draw_experts(&random, experts + t * K, s->K, s->E);
+    }
+    call_out(c, &a->loss, "loss", ELEMENT_F32, span_rows((size_t)b.num_seqs, 1, 1), b.seq);
+    struct array *dlogits = call_inout(c, &a->dlogits, "dlogits", dense(b.T, s->E), b.token);
+    c->bytes = 4.0 * b.T * (6.0 * s->E + s->K);
+    if (!c->scales)
+        return;
+    double *scale = call_scale(c, dlogits), *f = ARENA_ARRAY(&c->memory, double, s->E);
+    for (size_t i = 0; i < T * (size_t)s->E; i++)
+        scale[i] = fabs((double)array_floats(dlogits)[i]);
+    balance_scales(a, &b, scores, experts, f, scale);
+}
+
+static const struct balance_shape balance_shapes[] = {
+    {0, 1, 1, 4, 2, MOE_SOFTMAX},       {1, 1, 1, 1, 1, MOE_SOFTMAX},
+    {1, 0, 0, 8, 2, MOE_SIGMOID},       {5, 0, 7, 8, 2, MOE_SOFTMAX},
+    {5, 0, 7, 8, 2, MOE_SIGMOID},       {3, 40, 90, 12, 4, MOE_SOFTMAX},
+    {3, 40, 90, 33, 5, MOE_SIGMOID},    {2, 300, 400, 64, 6, MOE_SOFTMAX},
+    {2, 300, 400, 256, 8, MOE_SIGMOID}, {40, 1, 30, 16, 4, MOE_SIGMOID},
+};
+static const struct balance_shape balance_cpu[] = {{32, 128, 128, 16, 4, MOE_SIGMOID}};
+static const struct balance_shape balance_gpu[] = {{32, 512, 512, 64, 6, MOE_SOFTMAX},
+                                                   {32, 512, 512, 256, 8, MOE_SIGMOID}};
+
 // ---- permutation
 
 struct permute_shape {
@@ -458,6 +606,7 @@ static const struct permute_shape permute_gpu[] = {
 
 SLOT_CALL(moe_route, moe_route_args)
 SLOT_CALL(moe_route_grad, moe_route_grad_args)
+SLOT_CALL(moe_balance, moe_balance_args)
 SLOT_CALL(moe_sort, moe_sort_args)
 SLOT_CALL(moe_gather, moe_gather_args)
 SLOT_CALL(moe_gather_grad, moe_gather_grad_args)
@@ -480,6 +629,13 @@ static const struct slot list[] = {
      SLOT_SHAPES(route_shapes, route_cpu, route_gpu),
      .tolerance = 16,
      .reason = "sums over the chosen experts, and a few products"},
+    {.name = "moe_balance",
+     .build = build_balance,
+     .run = run_moe_balance,
+     .rows = balance_rows,
+     SLOT_SHAPES(balance_shapes, balance_cpu, balance_gpu),
+     .tolerance = 8,
+     .reason = "sums over E, and one over tokens"},
     {.name = "moe_sort",
      .build = build_sort,
      .run = run_moe_sort,

@@ -55,12 +55,13 @@ static void build_embed(struct call *c, const void *shape, const struct rows *ro
     const struct token_shape *s = shape;
     struct embed_args *a = call_args(c, sizeof *a);
     call_text(c, "T %d C %d%s", rows->n, s->C, types_text(s));
-    *a = (struct embed_args){.T = rows->n, .C = s->C, .out_type = type_of(s->out16)};
+    *a = (struct embed_args){
+        .T = rows->n, .C = s->C, .table_type = type_of(s->in16), .out_type = type_of(s->out16)};
     c->special = s->special;
-    call_in(c, &a->table, "table", dense(TABLE_ROWS, s->C), NULL, 1.0);
+    call_in_as(c, &a->table, "table", element_of(s->in16), dense(TABLE_ROWS, s->C), NULL, 1.0);
     build_ids(c, &a->ids, "ids", rows, TABLE_ROWS);
     call_out(c, &a->out, "out", element_of(s->out16), dense(rows->n, s->C), rows->id)->exact = true;
-    c->bytes = (4.0 + size_of(s->out16)) * rows->n * s->C;
+    c->bytes = (size_of(s->in16) + size_of(s->out16)) * rows->n * s->C;
 }
 
 static void build_embed_grad(struct call *c, const void *shape, const struct rows *rows)
@@ -101,6 +102,8 @@ static const struct token_shape embed_shapes[] = {
     {700, 200},
     {13, 35, .out16 = true},
     {40, 64, .out16 = true, .special = 50},
+    {29, 21, .in16 = true},
+    {200, 160, .in16 = true, .out16 = true, .special = 50},
 };
 static const struct token_shape embed_cpu[] = {{16384, 512}, {16384, 512, .out16 = true}};
 static const struct token_shape embed_gpu[] = {{16384, 2048}, {16384, 2048, .out16 = true}};
@@ -113,7 +116,7 @@ static void build_kv_store(struct call *c, const void *shape, const struct rows 
     const struct token_shape *s = shape;
     struct kv_store_args *a = call_args(c, sizeof *a);
     const int n = rows->n, num_places = 2 * n + 3;
-    call_text(c, "T %d D %d%s", n, s->C, types_text(s));
+    call_text(c, "T %d D %d%s", n, s->C, s->out16 ? " bfloat16" : "");
     *a = (struct kv_store_args){.T = n, .D = s->C, .type = type_of(s->out16)};
     c->special = s->special;
     call_in_as(c, &a->rows, "rows", element_of(s->out16), dense(n, s->C), rows->id, 1.0);

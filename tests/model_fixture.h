@@ -27,9 +27,16 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const golden_models[] = {"deepseek_v2_lite_tiny", "deepseek_v2_tiny",
-                                            "deepseek_v3_tiny", "deepseek_v3_nogroup_tiny"};
-enum { NUM_GOLDEN_MODELS = 4 };
+static const char *const golden_models[] = {"deepseek_v2_lite_tiny",
+                                            "deepseek_v2_tiny",
+                                            "deepseek_v3_tiny",
+                                            "deepseek_v3_nogroup_tiny",
+                                            "llama_tiny",
+                                            "llama_bias_tiny",
+                                            "qwen2_tiny",
+                                            "qwen3_tiny",
+                                            "qwen3_moe_tiny"};
+enum { NUM_GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models };
 
 struct fixture {
     const char *name;
@@ -121,6 +128,50 @@ static inline void fixture_close(struct fixture *f)
     policy_free(&f->p);
     test_device_close(&f->dev);
     team_close(&f->team);
+}
+
+// Groups of samples, packed with each prompt once and with a prompt for each sample. The targets
+// are the same in the same order: prompts' tokens and all of the samples.
+struct groups {
+    struct pack shared, repeated;
+};
+
+// Prompts with lengths around the block of attention; in the two rounds, 1 to 9 samples of them.
+static inline struct groups groups_open(int V, int round)
+{
+    enum { GROUPS = 5, LONGEST = 130 };
+    static const int prompts[GROUPS] = {1, 63, 64, 65, LONGEST};
+    struct groups x = {0};
+    for (int g = 0, n = round * GROUPS; g < GROUPS; g++, n++) {
+        int tokens[LONGEST], completion[LONGEST], len = prompts[g], samples = 1 + n % 9;
+        for (int t = 0; t < len; t++) {
+            tokens[t] = (t * t * 7 + t * 3 + n) % V;
+        }
+        pack_sequence(&x.shared, tokens, len, NULL, 0);
+        for (int t = 1; t < len; t++) {
+            pack_target(&x.shared, x.shared.T - len + t - 1, tokens[t], 1);
+        }
+        for (int i = 0; i < samples; i++) {
+            const int drawn = i == 2 ? 0 : 1 + (i * 29 + n * 11) % 100, row = x.repeated.T;
+            for (int t = 0; t < drawn; t++) {
+                completion[t] = (t * t * 5 + t * i + n) % V;
+            }
+            pack_sequence(&x.repeated, tokens, len, completion, drawn);
+            for (int t = i == 0 ? 1 : len; t < len + drawn; t++) {
+                const bool own = t >= len;
+                pack_target(&x.repeated, row + t - 1, own ? completion[t - len] : tokens[t],
+                            own ? 0.5f : 1);
+            }
+            pack_shared(&x.shared, completion, drawn, 0.5f);
+        }
+    }
+    return x;
+}
+
+static inline void groups_close(struct groups *x)
+{
+    pack_free(&x->shared);
+    pack_free(&x->repeated);
 }
 
 // The token of the largest logit; ties: the lowest.

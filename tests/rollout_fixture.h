@@ -22,7 +22,8 @@
 enum { VOCAB = 97, POSITIONS = 320, NUM_REQUESTS = 22 };
 
 // V2: no q-LoRA, YaRN, softmax gate, two shared experts. V3: q-LoRA, groups, sigmoid gate with
-// bias.
+// bias. The others are that of V2 with grouped-query attention: a dense one with biases (Qwen2), or
+// a mixture with norms over queries and keys (Qwen3-MoE).
 static inline struct arch tiny_arch(enum arch_kind kind)
 {
     struct arch a = {.kind = kind,
@@ -60,6 +61,18 @@ static inline struct arch tiny_arch(enum arch_kind kind)
                                     .mscale_all_dim = 0.7,
                                     .original_positions = 80,
                                     .truncate = true};
+        return a;
+    }
+    if (kind != ARCH_DEEPSEEK_V3) {
+        a.R = a.Dn = 0;
+        a.Dr = a.Dv = 12;
+        a.H = 4;
+        a.Hkv = 2;
+        a.S = 0;
+        a.rope_halves = true;
+        a.qk_norm = a.route_normalise = kind == ARCH_QWEN3_MOE;
+        a.qkv_bias = kind == ARCH_QWEN2;
+        a.dense_layers = kind == ARCH_QWEN2 ? a.L : 1;
         return a;
     }
     a.Rq = 20;
@@ -114,7 +127,8 @@ struct mixture {
 
 static const int stops[] = {1, 5, 60};
 
-// Prompts that end on, before and after page borders; all kinds of sampling; ids are 100 + index.
+// Prompts that end on, before and after page borders, some with the beginning of the one before
+// them; all kinds of sampling; ids are 100 + index.
 static inline void make_mixture(struct mixture *m)
 {
     static const int lengths[] = {1, KV_PAGE - 1, KV_PAGE, KV_PAGE + 1, 2 * KV_PAGE, 150, 200};
@@ -125,6 +139,10 @@ static inline void make_mixture(struct mixture *m)
         const int len = r < 7 ? lengths[r] : 1 + (int)philox_below(&random, 90);
         for (int i = 0; i < len; i++)
             m->prompts[r][i] = (int)philox_below(&random, VOCAB);
+        const int shared = r == 3 || r == 4 ? KV_PAGE : r == 5 || r == 6 ? 2 * KV_PAGE : 70;
+        if (r % 5 == 3 || (r > 3 && r < 7))
+            memcpy(m->prompts[r], m->prompts[r < 7 ? r - 1 : 5],
+                   (size_t)(shared < len ? shared : len) * sizeof **m->prompts);
         struct rollout_request *q = &m->requests[r];
         *q = (struct rollout_request){.prompt = m->prompts[r],
                                       .prompt_len = len,
@@ -135,6 +153,7 @@ static inline void make_mixture(struct mixture *m)
             .top_k = r % 5 == 0 ? 20 : 0,
             .top_p = r % 3 == 0 ? 0.9 : 1,
             .min_p = r % 7 == 0 ? 0.02 : 0,
+            .repetition_penalty = r % 6 == 4 ? 1.2 : 0,
             .max_tokens = r % 6 == 3 ? 1 : 2 + (int)philox_below(&random, 90),
             .stop_tokens = stops,
             .num_stop_tokens = r % 4};

@@ -89,6 +89,7 @@ const struct row rows_escapes[] = {
      "    except OSError: n += 1\n"
      "print('alive')",
      "alive\n"},
+    {"signals to its group, which nobody else is in", SIGNAL, "import os\nos.kill(0, 9)", NULL},
     {"death signal, subreaper, dumpable", OK,
      CTYPES "print(c.prctl(1, 0), c.prctl(36, 1), c.prctl(4, 1))", "-1 -1 -1\n"},
     {"leaves notes", OK,

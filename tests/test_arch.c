@@ -57,7 +57,9 @@ static void what_is_written_reads_as_the_same(void **state)
         char *b = written(&second);
         assert_string_equal(a, b);
         // Readers that check types take a number without a point for an integer.
-        assert_non_null(strstr(a, "\"rope_theta\":10000.0,"));
+        char theta[64];
+        snprintf(theta, sizeof theta, "\"rope_theta\":%.1f,", first.rope_theta);
+        assert_non_null(strstr(a, theta));
         free(a);
         free(b);
     }
@@ -86,6 +88,29 @@ static void fields_become_the_letters(void **state)
     assert_true(a.norm_eps == 1e-3 && a.yarn.factor == 0);
     assert_int_equal(a.pad_id, -1);
     assert_int_equal(a.fp8_rows, 0);
+    assert_true(arch_is_latent(&a));
+}
+
+static void grouped_attention_has_the_letters_of_its_heads(void **state)
+{
+    (void)state;
+    struct arch a = read_file("llama_tiny", "config.json");
+    assert_false(arch_is_latent(&a));
+    assert_true(a.H == 6 && a.Hkv == 2 && a.Dn == 0 && a.Dr == 8 && a.Dv == 8);
+    assert_true(a.tied && a.rope_halves && !a.qkv_bias && !a.o_bias && !a.qk_norm);
+    assert_true(a.llama3.factor == 8 && a.llama3.original_positions == 256 && a.yarn.factor == 0);
+    assert_int_equal(arch_cache_width(&a), 2 * 2 * 8 * 2);
+    assert_true(a.E == 0 && a.dense_layers == a.L);
+    a = read_file("llama_bias_tiny", "config.json");
+    assert_true(a.Dr == 16 && a.Hkv == 3 && a.qkv_bias && a.o_bias); // head_dim is C/H
+    a = read_file("qwen2_tiny", "config.json");
+    assert_true(a.Dr == 12 && a.qkv_bias && !a.o_bias && !a.qk_norm);
+    a = read_file("qwen3_tiny", "config.v5.json");
+    assert_true(a.H * a.Dr == 64 && a.C == 48 && a.qk_norm && !a.qkv_bias);
+    a = read_file("qwen3_moe_tiny", "config.v5.json");
+    assert_true(a.E == 8 && a.K == 3 && a.S == 0 && a.F == 24 && a.dense_layers == 1);
+    assert_true(a.scoring == MOE_SOFTMAX && a.route_normalise && !a.route_bias);
+    assert_true(a.yarn.factor == 4 && fabs(rope_softmax_scale(&a) - 0.25) < 1e-12);
 }
 
 static void parameters_are_counted_as_they_are_laid_out(void **state)
@@ -137,6 +162,33 @@ static void yarn_has_the_constants_of_published_models(void **state)
     assert_true(fabs(rope_softmax_scale(&a) - 0.1352338) < 1e-7);
 }
 
+#define LLAMA_SIZES                                                                                \
+    "\"model_type\":\"llama\",\"vocab_size\":128256,\"hidden_size\":4096,\"num_hidden_layers\":"   \
+    "32,"                                                                                          \
+    "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"intermediate_size\":14336,"            \
+    "\"max_position_embeddings\":131072,\"rope_theta\":500000.0"
+#define LLAMA3_OF(low, high)                                                                       \
+    "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":" low           \
+    ",\"high_freq_factor\":" high ",\"original_max_position_embeddings\":8192}"
+
+static void llama3_has_the_constants_of_published_models(void **state)
+{
+    (void)state;
+    struct arch a;
+    assert_ok(parse(&a, "{" LLAMA_SIZES "," LLAMA3_OF("1.0", "4.0") "}"));
+    assert_int_equal(a.Dr, 128);
+    static const struct {
+        int pair;
+        double share; // 0.828168 and 0.190211 of Llama-3.1 lie in the smooth part
+    } cases[] = {{0, 1}, {28, 1}, {29, 0.828168}, {34, 0.190211}, {35, 0.125}, {63, 0.125}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double theta = pow(500000, -cases[i].pair / 64.0);
+        assert_true(fabs(rope_frequency(&a, cases[i].pair) / theta - cases[i].share) < 1e-6);
+    }
+    assert_true(rope_attention_factor(&a) == 1);
+    assert_true(fabs(rope_softmax_scale(&a) - 1 / sqrt(128)) < 1e-12);
+}
+
 static void rows_of_the_table_do_not_depend_on_its_size(void **state)
 {
     (void)state;
@@ -160,7 +212,15 @@ static void rows_of_the_table_do_not_depend_on_its_size(void **state)
     test_device_close(&dev);
 }
 
-#define V3  "{\"model_type\":\"deepseek_v3\"," LITE_SIZES ","
+#define V3       "{\"model_type\":\"deepseek_v3\"," LITE_SIZES ","
+#define LLAMA    "{" LLAMA_SIZES
+#define QWEN(of) "{\"model_type\":\"qwen3" of "\"," SMALL_SIZES ","
+#define SMALL_SIZES                                                                                \
+    "\"vocab_size\":100,\"hidden_size\":16,\"num_hidden_layers\":4,\"num_attention_heads\":4,"     \
+    "\"intermediate_size\":20,\"max_position_embeddings\":64"
+#define QWEN_MOE                                                                                   \
+    QWEN("_moe")                                                                                   \
+    "\"head_dim\":8,\"num_experts\":4,\"num_experts_per_tok\":2,\"moe_intermediate_size\":8,"
 #define MOE "\"n_routed_experts\":16,\"num_experts_per_tok\":4,\"moe_intermediate_size\":8,"
 
 static void blocks_of_float8_are_read_as_deepseek_publishes_them(void **state)
@@ -184,7 +244,7 @@ static void bad_configs_are_refused_with_their_key(void **state)
         const char *text, *message;
     } cases[] = {
         {"[]", "an array"},
-        {"{\"model_type\":\"llama\"}", "unknown architecture"},
+        {"{\"model_type\":\"mistral\"}", "\"llama\", \"qwen2\", \"qwen3\", \"qwen3_moe\" (unknown"},
         {"{}", "\"model_type\" is missing"},
         {V3 "\"hidden_act\":\"gelu\"}", "\"hidden_act\" is \"gelu\""},
         {V3 "\"attention_bias\":true}", "attention_bias"},
@@ -214,6 +274,31 @@ static void bad_configs_are_refused_with_their_key(void **state)
         {V3 "\"n_routed_experts\":16}", "\"num_experts_per_tok\" is missing"},
         {"{\"model_type\":\"deepseek_v2\"," LITE_SIZES "," MOE "\"norm_topk_prob\":true}",
          "implementations disagree"},
+        {"{\"model_type\":\"llama\"," SMALL_SIZES ",\"num_key_value_heads\":3}",
+         "\"num_attention_heads\" 4 is not a multiple of \"num_key_value_heads\" 3"},
+        {"{\"model_type\":\"llama\"," SMALL_SIZES ",\"head_dim\":7}", "\"head_dim\" 7 is odd"},
+        {"{\"model_type\":\"llama\"," SMALL_SIZES ",\"mlp_bias\":true}", "\"mlp_bias\" is true"},
+        {"{\"model_type\":\"llama\"," SMALL_SIZES ",\"attention_bias\":1}", "true or false"},
+        {LLAMA ",\"partial_rotary_factor\":0.5}", "\"partial_rotary_factor\" is 0.5, expected 1"},
+        {LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}",
+         "a scaling of type \"yarn\", \"llama3\" or \"default\""},
+        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}",
+         "\"high_freq_factor\" is missing"},
+        {LLAMA "," LLAMA3_OF("4", "4") "}",
+         "\"high_freq_factor\" 4 is not above \"low_freq_factor\" 4"},
+        {QWEN("") "\"rms_norm_eps\":1e-6}", "\"head_dim\" is missing"},
+        {QWEN("") "\"head_dim\":8,\"use_sliding_window\":true}", "\"use_sliding_window\" is true"},
+        {QWEN("") "\"head_dim\":8,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
+         "\"full_attention\" alone"},
+        {QWEN_MOE "\"decoder_sparse_step\":2}", "\"decoder_sparse_step\" is 2, expected 1"},
+        {QWEN_MOE "\"mlp_only_layers\":[0,2]}", "expected the first layers"},
+        {QWEN_MOE "\"mlp_only_layers\":[4]}", "layers below \"num_hidden_layers\""},
+        {QWEN_MOE "\"mlp_only_layers\":0}", "a list of layers"},
+        {QWEN_MOE "\"norm_topk_prob\":2}", "true or false"},
+        {QWEN("_moe") "\"head_dim\":8}", "\"num_experts\" is missing"},
+        {QWEN("_moe") "\"head_dim\":8,\"num_experts\":4,\"num_experts_per_tok\":5,"
+                      "\"moe_intermediate_size\":8}",
+         "\"num_experts_per_tok\" 5 is more than \"num_experts\" 4"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct arch a = {.V = -7};
@@ -248,6 +333,8 @@ int main(void)
         cmocka_unit_test(both_layouts_of_a_model_are_one_architecture),
         cmocka_unit_test(what_is_written_reads_as_the_same),
         cmocka_unit_test(fields_become_the_letters),
+        cmocka_unit_test(grouped_attention_has_the_letters_of_its_heads),
+        cmocka_unit_test(llama3_has_the_constants_of_published_models),
         cmocka_unit_test(blocks_of_float8_are_read_as_deepseek_publishes_them),
         cmocka_unit_test(parameters_are_counted_as_they_are_laid_out),
         cmocka_unit_test(yarn_has_the_constants_of_published_models),

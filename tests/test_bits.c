@@ -286,30 +286,73 @@ static void sampled_log_probabilities_are_the_trainers(void **state)
     on_every_crowd(check_sampled);
 }
 
-struct outcome { // of a forward and a backward pass
+static void forward(struct fixture *f, const struct pack *pack, float *logprob, float *entropy)
+{
+    struct policy_batch b = pack_batch(pack);
+    assert_ok(policy_forward(f->p, &b, false, logprob, entropy));
+}
+
+static void check_groups(struct fixture *f)
+{
+    for (int round = 0; round < 2; round++) {
+        struct groups x = groups_open(f->p->arch.V, round);
+        const size_t n = (size_t)x.shared.num_targets;
+        assert_int_equal(x.repeated.num_targets, n);
+        assert_true(x.shared.T < x.repeated.T);
+        float *results = mem_floats(4 * n);
+        forward(f, &x.repeated, results, results + n);
+        forward(f, &x.shared, results + 2 * n, results + 3 * n);
+        assert_same_bits("a group's results", results + 2 * n, results, 2 * n);
+        free(results);
+        groups_close(&x);
+    }
+}
+
+static void a_group_packed_with_its_prompt_once_has_the_bits_of_its_samples(void **state)
+{
+    (void)state;
+    on_every_model_as(DTYPE_F32, check_groups);
+    on_every_model_as(DTYPE_BF16, check_groups);
+}
+
+struct outcome { // of forward and backward passes
     float *logprob, *entropy, *grad;
 };
 
-static struct outcome forward_backward(enum dtype dtype, const char *model, int device, int threads,
-                                       size_t *num_grads, size_t *num_targets)
+// One pass of the pack; its results to *logprob and *entropy, which move behind them.
+static void train_pass(struct policy *p, const struct pack *pack, float **logprob, float **entropy)
 {
-    struct fixture f = fixture_open_as(dtype, model, device, threads);
-    struct policy_batch b = pack_batch(&f.next);
-    size_t n = (size_t)b.num_targets;
-    struct outcome o = {mem_floats(n), mem_floats(n), NULL};
+    struct policy_batch b = pack_batch(pack);
+    const size_t n = (size_t)b.num_targets;
     float *dlogprob = mem_floats(n), *dentropy = mem_floats(n);
     for (size_t i = 0; i < n; i++) {
         dlogprob[i] = (float)((int)i % 7 - 3) / (float)n;
         dentropy[i] = 0.01f / (float)n;
     }
+    assert_ok(policy_forward(p, &b, true, *logprob, *entropy));
+    assert_ok(policy_backward(p, &b, dlogprob, dentropy));
+    *logprob += n;
+    *entropy += n;
+    free(dlogprob);
+    free(dentropy);
+}
+
+// Over sequences alone, and over groups with a prompt.
+static struct outcome forward_backward(enum dtype dtype, const char *model, int device, int threads,
+                                       size_t *num_grads, size_t *num_targets)
+{
+    struct fixture f = fixture_open_as(dtype, model, device, threads);
+    struct groups groups = groups_open(f.p->arch.V, 1);
+    const size_t n = (size_t)(f.next.num_targets + groups.shared.num_targets);
+    struct outcome o = {mem_floats(n), mem_floats(n), NULL};
+    float *logprob = o.logprob, *entropy = o.entropy;
     assert_ok(policy_train_begin(f.p));
-    assert_ok(policy_forward(f.p, &b, true, o.logprob, o.entropy));
-    assert_ok(policy_backward(f.p, &b, dlogprob, dentropy));
+    train_pass(f.p, &f.next, &logprob, &entropy);
+    train_pass(f.p, &groups.shared, &logprob, &entropy);
     o.grad = device_floats(f.dev, f.p->grad, f.p->params.size);
     *num_grads = f.p->params.size;
     *num_targets = n;
-    free(dlogprob);
-    free(dentropy);
+    groups_close(&groups);
     fixture_close(&f);
     return o;
 }
@@ -355,6 +398,7 @@ int main(void)
         cmocka_unit_test(packed_is_through_the_cache_in_chunks),
         cmocka_unit_test(siblings_over_shared_prompt_pages_have_the_bits_of_one_sequence),
         cmocka_unit_test(sampled_log_probabilities_are_the_trainers),
+        cmocka_unit_test(a_group_packed_with_its_prompt_once_has_the_bits_of_its_samples),
         cmocka_unit_test(results_and_gradients_do_not_depend_on_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

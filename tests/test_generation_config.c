@@ -56,7 +56,7 @@ static void settings_that_are_not_applied_are_named(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"{\"repetition_penalty\": 1.05}", "\"repetition_penalty\" 1.05"},
+        {"{\"encoder_repetition_penalty\": 1.05}", "\"encoder_repetition_penalty\" 1.05"},
         {"{\"num_beams\": 4}", "\"num_beams\" 4"},
         {"{\"suppress_tokens\": [3]}", "\"suppress_tokens\""},
         {"{\"num_beams\": 1, \"no_repeat_ngram_size\": 0, \"suppress_tokens\": null}", ""},

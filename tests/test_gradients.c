@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of what the golden models do not have, against finite differences: the value head,
-// entropy, a model without experts or without shared ones, rotation by halves, and a tied head.
+// entropy, a model without experts or without shared ones, rotation by halves, grouped-query
+// attention with every bias and norm, a tied head, and sequences that continue one; of these, on the
+// golden models, against sequences alone; and those of layers that are computed again.
 #include "tests/model_fixture.h"
 
 #include "base/philox.h"
@@ -69,7 +71,9 @@ struct problem {
     bool values;
 };
 
-static struct problem problem_open(bool values)
+// Two sequences; shared: two that continue a prompt, whose last row is asked for the first token
+// of either.
+static struct problem problem_open_as(bool values, bool shared)
 {
     struct problem q = {.values = values};
     struct philox_stream r = philox_stream(21, 4);
@@ -77,14 +81,23 @@ static struct problem problem_open(bool values)
     for (int t = 0; t < T; t++) {
         tokens[t] = (int)philox_below(&r, 50);
     }
-    pack_sequence(&q.pack, tokens, 28, NULL, 0);
-    pack_sequence(&q.pack, tokens + 28, T - 28, NULL, 0);
-    for (int i = 0; i < NUM_TARGETS; i++) {
+    if (shared) {
+        pack_sequence(&q.pack, tokens, 15, NULL, 0);
+        pack_shared(&q.pack, tokens + 15, 14, 0.7f);
+        pack_shared(&q.pack, tokens + 29, 11, 1.3f);
+        assert_int_equal(q.pack.num_targets, NUM_TARGETS);
+    } else {
+        pack_sequence(&q.pack, tokens, 28, NULL, 0);
+        pack_sequence(&q.pack, tokens + 28, T - 28, NULL, 0);
+    }
+    for (int i = 0; i < NUM_TARGETS && !shared; i++) {
         pack_target(&q.pack, i + i / 2, (int)philox_below(&r, 50), 0.5f + 0.1f * (float)(i % 7));
     }
     q.batch = pack_batch(&q.pack);
     return q;
 }
+
+static struct problem problem_open(bool values) { return problem_open_as(values, false); }
 
 static double weight(int i) { return ((i * 7) % 11 - 4) / 10.0; }
 
@@ -168,10 +181,10 @@ static void check_directions(struct policy *p, const struct problem *q)
     assert_ok(policy_weights_changed(p));
 }
 
-static void check_arch(struct arch arch, bool values)
+static void check_arch_as(struct arch arch, bool values, bool shared)
 {
     int devices[TEST_DEVICES_MAX], n = test_devices(devices);
-    struct problem q = problem_open(values);
+    struct problem q = problem_open_as(values, shared);
     for (int d = 0; d < n; d++) {
         struct device *dev = NULL;
         assert_ok(test_device_open(&dev, NULL, devices[d]));
@@ -182,6 +195,8 @@ static void check_arch(struct arch arch, bool values)
     }
     pack_free(&q.pack);
 }
+
+static void check_arch(struct arch arch, bool values) { check_arch_as(arch, values, false); }
 
 static void log_probability_and_entropy(void **state)
 {
@@ -217,12 +232,96 @@ static void mixture_without_shared_experts_and_rotation_by_halves(void **state)
     check_arch(arch, false);
 }
 
+// Heads wider than C/H, in groups, with every bias and norm.
+static void grouped_query_attention(void **state)
+{
+    (void)state;
+    struct arch arch = small_arch();
+    arch.kind = ARCH_QWEN3_MOE;
+    arch.R = arch.Dn = 0;
+    arch.Dr = arch.Dv = 10;
+    arch.H = 4;
+    arch.Hkv = 2;
+    arch.qkv_bias = arch.o_bias = arch.qk_norm = arch.rope_halves = true;
+    arch.scoring = MOE_SOFTMAX;
+    arch.route_bias = false;
+    arch.S = 0;
+    check_arch(arch, false);
+    arch.qk_norm = arch.o_bias = false;
+    arch.value_head = true;
+    check_arch(arch, true);
+}
+
 static void tied_head(void **state)
 {
     (void)state;
     struct arch arch = small_arch();
     arch.tied = true;
     check_arch(arch, false);
+}
+
+static void sequences_after_a_prompt(void **state)
+{
+    (void)state;
+    check_arch_as(small_arch(), false, true);
+}
+
+static float *gradient_of(struct fixture *f, const struct pack *pack)
+{
+    struct policy_batch b = pack_batch(pack);
+    const size_t n = (size_t)b.num_targets;
+    float *logprob = mem_floats(n), *d = mem_floats(n);
+    for (size_t i = 0; i < n; i++) {
+        d[i] = (float)weight((int)i) / (float)n;
+    }
+    assert_ok(policy_grad_zero(f->p));
+    assert_ok(policy_forward(f->p, &b, true, logprob, NULL));
+    assert_ok(policy_backward(f->p, &b, d, NULL));
+    free(logprob);
+    free(d);
+    return device_floats(f->dev, f->p->grad, f->p->params.size);
+}
+
+// What a prompt's tokens get from its samples is summed before they go on, not after.
+static void check_groups(struct fixture *f, double tolerance)
+{
+    double worst = 0;
+    assert_ok(policy_train_begin(f->p));
+    for (int round = 0; round < 2; round++) {
+        struct groups x = groups_open(f->p->arch.V, round);
+        float *repeated = gradient_of(f, &x.repeated), *shared = gradient_of(f, &x.shared);
+        for (int i = 0; i < f->p->params.num_tensors; i++) {
+            const struct param_tensor *t = &f->p->params.tensors[i];
+            double difference = 0, norm = 0;
+            for (size_t j = t->offset; j < t->offset + t->size; j++) {
+                difference += pow((double)shared[j] - (double)repeated[j], 2);
+                norm += pow((double)repeated[j], 2);
+            }
+            worst = fmax(worst, norm > 0 ? sqrt(difference / norm) : difference);
+            if (!(difference <= tolerance * tolerance * norm)) {
+                fail_msg("%s, %s: off by %.3g of its norm", f->name, t->name,
+                         sqrt(difference / norm));
+            }
+        }
+        free(repeated);
+        free(shared);
+        groups_close(&x);
+    }
+    print_message("# %s, %s: gradients of tensors differ by at most %.2g of their norm\n", f->name,
+                  f->dev->name, worst);
+}
+
+static void check_groups_f32(struct fixture *f) { check_groups(f, 1e-5); }
+static void check_groups_bf16(struct fixture *f) { check_groups(f, 1e-2); }
+
+// Of the same terms: float32 rounds their sums. A bfloat16 policy rounds rows before it multiplies
+// them, a prompt's sum over samples once and not each of its terms: 2^-9 of every element, in each
+// layer that the gradient came through.
+static void a_group_has_the_gradient_of_its_samples(void **state)
+{
+    (void)state;
+    on_every_model_as(DTYPE_F32, check_groups_f32);
+    on_every_model_as(DTYPE_BF16, check_groups_bf16);
 }
 
 // The gradient of a tied matrix is the sum of what its two uses would have alone.
@@ -312,6 +411,43 @@ static void passes_add(void **state)
     }
 }
 
+// A policy that computes its layers again in the backward pass finds them as they were: results and
+// gradients have the bits of one that kept them, a second pass too, which adds.
+static void check_recomputed(struct fixture *f)
+{
+    const struct policy_batch b = pack_batch(&f->next);
+    const size_t targets = (size_t)b.num_targets, n = f->p->params.size;
+    float *d = mem_floats(targets), *grad[2], *results[2];
+    for (size_t i = 0; i < targets; i++) {
+        d[i] = (float)weight((int)i);
+    }
+    assert_ok(policy_train_begin(f->p));
+    for (int recompute = 0; recompute < 2; recompute++) {
+        float *logprob = results[recompute] = mem_floats(2 * targets), *entropy = logprob + targets;
+        f->p->recompute = recompute;
+        assert_ok(policy_grad_zero(f->p));
+        for (int pass = 0; pass < 2; pass++) {
+            assert_ok(policy_forward(f->p, &b, true, logprob, entropy));
+            assert_ok(policy_backward(f->p, &b, d, d));
+        }
+        grad[recompute] = device_floats(f->dev, f->p->grad, n);
+    }
+    assert_same_bits("result", results[1], results[0], 2 * targets);
+    assert_same_bits("gradient", grad[1], grad[0], n);
+    for (int i = 0; i < 2; i++) {
+        free(results[i]);
+        free(grad[i]);
+    }
+    free(d);
+}
+
+static void recomputed_layers_give_the_same_bits(void **state)
+{
+    (void)state;
+    on_every_model(check_recomputed);
+    on_every_model_as(DTYPE_BF16, check_recomputed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,9 +455,13 @@ int main(void)
         cmocka_unit_test(value_head),
         cmocka_unit_test(model_without_experts),
         cmocka_unit_test(mixture_without_shared_experts_and_rotation_by_halves),
+        cmocka_unit_test(grouped_query_attention),
         cmocka_unit_test(tied_head),
+        cmocka_unit_test(sequences_after_a_prompt),
+        cmocka_unit_test(a_group_has_the_gradient_of_its_samples),
         cmocka_unit_test(tied_gradient_is_the_sum_of_both_uses),
         cmocka_unit_test(passes_add),
+        cmocka_unit_test(recomputed_layers_give_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -548,6 +548,20 @@ static void weights_that_are_not_finite_are_refused_with_tensor_index_and_count(
     copy_close(&c);
 }
 
+static void weights_that_are_not_finite_are_counted_where_they_are_allowed(void **state)
+{
+    (void)state;
+    struct copy c = copy_open(golden_models[1]);
+    struct policy *p = NULL;
+    spoil(&c, "model.layers.1.mlp.experts.10.up_proj.weight", 41, INFINITY);
+    spoil(&c, "model.norm.weight", 7, NAN);
+    const struct policy_source source = {.dir = c.dir, .allow_nonfinite = true};
+    assert_ok(policy_open_source(&p, c.dev, &source, DTYPE_F32));
+    assert_int_equal(p->nonfinite, 2);
+    policy_free(&p);
+    copy_close(&c);
+}
+
 static void truncated_and_absent_files_are_refused(void **state)
 {
     (void)state;
@@ -638,6 +652,7 @@ int main(void)
         cmocka_unit_test(faults_that_differ_in_numbers_alone_are_one_line),
         cmocka_unit_test(prediction_layers_are_passed_over_when_config_counts_them),
         cmocka_unit_test(weights_that_are_not_finite_are_refused_with_tensor_index_and_count),
+        cmocka_unit_test(weights_that_are_not_finite_are_counted_where_they_are_allowed),
         cmocka_unit_test(truncated_and_absent_files_are_refused),
         cmocka_unit_test(a_config_that_is_absent_or_of_another_model_is_refused),
         cmocka_unit_test(bad_tokens_and_positions_are_errors_of_the_data),

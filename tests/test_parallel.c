@@ -30,6 +30,7 @@ struct outcome {
     int steps;   // of the optimiser
     double norm[UPDATES];
     float logprob[UPDATES];       // of the first target of the first sequence, of rank 0
+    int64_t balance;              // sum of balance losses
     int64_t remote;               // rows that went to another rank's experts, once
     int64_t bytes[COMM_TRAFFICS]; // sent by all ranks
     int C;
@@ -41,6 +42,7 @@ struct job {
     enum dtype dtype;
     int device, shards, group;
     struct outcome *out;
+    bool recompute;
 };
 
 // A device whose memory is not the host's: a GPU, or its emulation, where there is one. Asked for
@@ -123,7 +125,9 @@ static int rank_trains(struct comm *c, void *arg)
     const struct parallel_settings parallel = {c, job->shards, job->group};
     int faults = 0;
     int64_t sums[COMM_TRAFFICS + 1] = {0};
+    f.p->recompute = job->recompute;
     CHECK(parallel_open(f.p, &parallel) == 0 && policy_train_begin(f.p) == 0);
+    f.p->balance_weight = 0.5;
     CHECK(optimizer_open(&o, f.p, &settings) == 0);
     memset(c->count.bytes, 0, sizeof c->count.bytes);
     for (int u = 0; u < UPDATES && faults == 0; u++) {
@@ -144,6 +148,7 @@ static int rank_trains(struct comm *c, void *arg)
         const float *blocks[3] = {f.p->params.data, full->m, full->v};
         out->size = f.p->params.size;
         out->steps = full->step;
+        out->balance = f.p->balance_sum;
         out->remote = sums[COMM_TRAFFICS];
         out->C = f.p->arch.C;
         memcpy(out->bytes, sums, sizeof out->bytes);
@@ -165,19 +170,24 @@ static struct outcome *new_outcome(void)
     return out;
 }
 
+static void run_job(struct job *job, int ranks)
+{
+    *job->out = (struct outcome){0};
+    assert_int_equal(run_ranks(ranks, -1, rank_trains, job), 0);
+    assert_true(job->out->size > 0 && job->out->size <= 1 << 20);
+}
+
 static void train(struct outcome *out, const char *model, enum dtype dtype, int device, int ranks,
                   int shards, int group)
 {
-    struct job job = {model, dtype, device, shards, group, out};
-    *out = (struct outcome){0};
-    assert_int_equal(run_ranks(ranks, -1, rank_trains, &job), 0);
-    assert_true(out->size > 0 && out->size <= 1 << 20);
+    run_job(&(struct job){model, dtype, device, shards, group, out}, ranks);
 }
 
 static void assert_same_outcome(const struct outcome *a, const struct outcome *b)
 {
     static const char *const names[3] = {"weight", "m", "v"};
     assert_int_equal(a->steps, b->steps);
+    assert_true(a->balance == b->balance && a->balance > 0);
     assert_memory_equal(a->norm, b->norm, sizeof a->norm);
     assert_same_bits("log-probability", a->logprob, b->logprob, UPDATES);
     for (int i = 0; i < 3; i++)
@@ -210,6 +220,21 @@ static void bfloat16_has_the_same_bits(void **state)
     train(one, "deepseek_v2_tiny", DTYPE_BF16, DEVICE_BEST, 1, SHARDS, 1);
     train(several, "deepseek_v2_tiny", DTYPE_BF16, DEVICE_BEST, 4, SHARDS, 2);
     assert_same_outcome(several, one);
+    munmap(one, sizeof *one);
+    munmap(several, sizeof *several);
+}
+
+// Rows go to their experts once more for each layer that is computed again.
+static void recomputed_layers_have_the_same_bits(void **state)
+{
+    (void)state;
+    struct outcome *one = new_outcome(), *several = new_outcome();
+    train(one, "deepseek_v3_tiny", DTYPE_F32, DEVICE_BEST, 1, SHARDS, 1);
+    for (int group = 1; group <= 4; group *= 2) {
+        struct job job = {"deepseek_v3_tiny", DTYPE_F32, DEVICE_BEST, SHARDS, group, several, true};
+        run_job(&job, 4);
+        assert_same_outcome(several, one);
+    }
     munmap(one, sizeof *one);
     munmap(several, sizeof *several);
 }
@@ -321,6 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_and_groups_have_the_bits_of_one_rank),
         cmocka_unit_test(bfloat16_has_the_same_bits),
+        cmocka_unit_test(recomputed_layers_have_the_same_bits),
         cmocka_unit_test(memory_that_is_not_the_hosts_has_the_same_bits),
         cmocka_unit_test(another_number_of_shards_differs_by_rounding),
         cmocka_unit_test(ranks_send_what_the_formulas_say),

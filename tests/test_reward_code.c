@@ -138,12 +138,50 @@ static void without_tests_there_is_no_score(void **state)
     sandbox_close(&sb);
 }
 
+// Asserts that are no calls run in the program's own process, whatever comes of it.
+static void tests_within_reach_of_the_program_are_weak(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *tests, *program;
+        double value;
+        bool weak;
+    } rows[] = {
+        {tests_json, "def f(x): return x * x", 1, false},
+        {"\"assert f(2) == 4\"", "def f(x): return x * x", 1, false},
+        {"\"assert f(2) < 5\"", "def f(x): return x * x", 1, true},
+        {"\"assert f(2) < 5\"", "def f(x): return x * x * x", 0, true},
+    };
+    struct sandbox *sb = open_box();
+    const struct code_scorer_options options = {0};
+    struct reward_scorer scorer;
+    assert_int_equal(code_scorer_open(&scorer, sb, &options), 0);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct arena arena = {0};
+        struct json_doc *doc = NULL;
+        struct reward_result result;
+        assert_int_equal(
+            json_parse(&doc, rows[i].tests, strlen(rows[i].tests), 0, "tests", 1, ERR_DATA), 0);
+        const struct reward_reference ref = {.doc = doc, .tests = json_root(doc)};
+        const struct reward_item item = {
+            .completion = rows[i].program, .len = strlen(rows[i].program), .ref = &ref};
+        assert_int_equal(scorer.score(scorer.state, &arena, &result, &item, 1), 0);
+        assert_true(result.valid && result.value == rows[i].value);
+        assert_int_equal(result.weak, rows[i].weak);
+        json_free(&doc);
+        arena_free(&arena);
+    }
+    scorer.close(scorer.state);
+    sandbox_close(&sb);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(programs_are_found_in_completions),
         cmocka_unit_test(only_a_program_that_ends_well_is_worth_one),
         cmocka_unit_test(without_tests_there_is_no_score),
+        cmocka_unit_test(tests_within_reach_of_the_program_are_weak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 // The engine of generation: the ends of samples, randomness, cancelling, pages and errors. That its
 // samples are right is test_rollout_bits.c.
 #include "rollout/batcher.h"
+#include "rollout/batcher_draw.h"
 #include "rollout/pages.h"
 #include "tests/rollout_fixture.h"
 
@@ -167,7 +168,7 @@ static void pages_are_free_when_their_last_holder_leaves(void **state)
     pages_open(&p, 3);
     const int a = pages_take(&p), b = pages_take(&p), c = pages_take(&p);
     assert_true(a != b && b != c && a != c);
-    pages_share(&p, b);
+    pages_hold(&p, b);
     pages_release(&p, b);
     assert_int_equal(pages_held(&p), 3);
     pages_release(&p, b);
@@ -179,6 +180,82 @@ static void pages_are_free_when_their_last_holder_leaves(void **state)
     assert_int_equal(pages_held(&p), 0);
     assert_int_equal(p.peak, 3);
     pages_close(&p);
+}
+
+static void named_pages_are_found_until_they_are_taken(void **state)
+{
+    (void)state;
+    struct pages p;
+    int tokens[3][KV_PAGE] = {{0}};
+    tokens[1][KV_PAGE - 1] = 1; // differs in the last token
+    pages_open(&p, 4);
+    const int a = pages_take(&p), b = pages_take(&p), c = pages_take(&p);
+    pages_name(&p, a, -1, tokens[0]);
+    pages_name(&p, b, a, tokens[1]);
+    pages_name(&p, c, a, tokens[0]);
+    assert_int_equal(pages_find(&p, -1, tokens[0]), a);
+    assert_int_equal(pages_find(&p, a, tokens[1]), b);
+    assert_int_equal(pages_find(&p, a, tokens[0]), c); // the same tokens behind others
+    assert_int_equal(pages_find(&p, -1, tokens[1]), -1);
+    assert_int_equal(pages_find(&p, b, tokens[0]), -1);
+
+    pages_release(&p, b);
+    pages_release(&p, c);
+    pages_release(&p, a);
+    assert_int_equal(pages_held(&p), 0);
+    assert_int_equal(pages_find(&p, a, tokens[1]), b); // free, with their names
+    pages_hold(&p, a);
+    pages_hold(&p, b);
+    const int blank = pages_take(&p);
+    assert_true(blank != a && blank != b && blank != c);
+    assert_int_equal(pages_take(&p), c); // no blank one is left
+    assert_int_equal(pages_find(&p, a, tokens[0]), -1);
+    assert_int_equal(pages_find(&p, a, tokens[1]), b);
+    assert_int_equal(p.peak, 4);
+    pages_release(&p, b);
+    pages_release(&p, a);
+    pages_release(&p, blank);
+    pages_release(&p, c);
+    pages_forget(&p);
+    assert_int_equal(pages_find(&p, -1, tokens[0]), -1);
+    for (int i = 0; i < 4; i++)
+        pages_take(&p);
+    assert_int_equal(pages_held(&p), 4);
+    pages_close(&p);
+}
+
+static void prompts_with_a_common_beginning_share_its_pages(void **state)
+{
+    (void)state;
+    enum { LEN = 2 * KV_PAGE + 20, OTHERS = 5 };
+    struct model m = open_model(ARCH_DEEPSEEK_V2, DEVICE_FENCED, 1);
+    int prompt[OTHERS][LEN], count = 0;
+    struct rollout_request q[OTHERS];
+    struct rollout_stats stats;
+    for (int r = 0; r < OTHERS; r++) {
+        for (int i = 0; i < LEN; i++)
+            prompt[r][i] = i < 2 * KV_PAGE ? i % VOCAB : r; // two pages in common
+        q[r] = simple_request(prompt[r], LEN, 2, 10);
+    }
+    q[3].prompt_len = 2 * KV_PAGE; // whose last token is computed: one page in common
+    q[3].n = 1;
+    prompt[4][KV_PAGE + 3] = 96; // one page in common
+    // At once, and one after the other: pages without holders are found as well.
+    for (int batch = 16; batch > 0; batch -= 15) {
+        const struct rollout_options options = {.max_batch = batch};
+        struct rollout_engine *e = open_engine(&m, &options);
+        run(e, q, OTHERS, &count);
+        rollout_get_stats(e, &stats);
+        assert_int_equal(stats.shared_tokens, (2 + 2 + 1 + 1) * KV_PAGE);
+        assert_int_equal(stats.prompt_tokens, 4 * LEN + 2 * KV_PAGE - stats.shared_tokens);
+        assert_true(stats.first_token_seconds > 0 && stats.max_violation > 0);
+        assert_int_equal(stats.max_batch, batch == 1 ? 1 : 9);
+        run(e, q, 1, &count); // in the next run nothing is left of this one
+        rollout_get_stats(e, &stats);
+        assert_int_equal(stats.shared_tokens, 0);
+        rollout_free(&e);
+    }
+    close_model(&m);
 }
 
 static void samples_share_the_full_pages_of_their_prompt(void **state)
@@ -266,6 +343,9 @@ static void requests_that_cannot_run_are_refused_by_their_numbers(void **state)
     q = good;
     q.sampling.top_p = 0;
     assert_refused(e, &q, ERR_CONFIG, "top_p 0");
+    q = good;
+    q.sampling.repetition_penalty = -1;
+    assert_refused(e, &q, ERR_CONFIG, "repetition_penalty is -1");
     rollout_free(&e);
 
     struct rollout_engine *none = NULL;
@@ -315,6 +395,8 @@ int main(void)
         cmocka_unit_test(a_completion_ends_with_the_first_stop_token),
         cmocka_unit_test(every_sample_is_called_back_once),
         cmocka_unit_test(a_cancelled_run_gives_its_pages_back_and_the_engine_goes_on),
+        cmocka_unit_test(named_pages_are_found_until_they_are_taken),
+        cmocka_unit_test(prompts_with_a_common_beginning_share_its_pages),
         cmocka_unit_test(samples_share_the_full_pages_of_their_prompt),
         cmocka_unit_test(requests_that_cannot_run_are_refused_by_their_numbers),
         cmocka_unit_test(logits_that_are_not_finite_are_an_error),

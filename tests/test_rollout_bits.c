@@ -10,8 +10,9 @@
 // ---- promise 1
 
 // Batch limits, cache sizes down to the least that the mixture needs, and prompts in pieces.
+// *shared: prompt tokens that were not computed because another prompt begins with them.
 static void check_mixtures(const struct model *m, const struct mixture *mix,
-                           const struct record *alone)
+                           const struct record *alone, int64_t *shared)
 {
     int least = 0;
     for (int r = 0; r < NUM_REQUESTS; r++) {
@@ -35,6 +36,9 @@ static void check_mixtures(const struct model *m, const struct mixture *mix,
         struct rollout_engine *e = open_engine(m, &options[o]);
         const struct rollout_sample *s = run(e, mixed.requests, NUM_REQUESTS, &count);
         assert_int_equal(count, mix->total);
+        struct rollout_stats stats;
+        rollout_get_stats(e, &stats);
+        *shared += stats.shared_tokens;
         for (int i = 0, k = 0; i < count; i++, k++) {
             if (i > 0 && s[i].request != s[i - 1].request)
                 k = 0;
@@ -88,12 +92,13 @@ static void check_promise(enum dtype dtype, enum arch_kind kind, int device)
     struct mixture *mix = mem_alloc0(sizeof *mix);
     struct record alone = {0};
     int tokens = 0;
+    int64_t shared = 0;
     make_mixture(mix);
     for (int threads = 1; threads <= 2; threads++) {
         struct model m = open_model_as(dtype, kind, device, threads);
         if (threads == 1)
             run_alone(&alone, &m, mix); // what the other runs and threads are held to
-        check_mixtures(&m, mix, &alone);
+        check_mixtures(&m, mix, &alone, &shared);
         tokens = check_forward(&m, mix, &alone, 1);
         assert_int_equal(check_forward(&m, mix, &alone, 13), tokens);
         close_model(&m);
@@ -101,10 +106,10 @@ static void check_promise(enum dtype dtype, enum arch_kind kind, int device)
     int stopped = 0;
     for (int i = 0; i < alone.count; i++)
         stopped += alone.samples[i].finish == ROLLOUT_STOP;
-    print_message("# %s, %s, %s: %d samples, %d of them stopped, %d tokens\n",
-                  kind == ARCH_DEEPSEEK_V2 ? "DeepSeek-V2" : "DeepSeek-V3",
-                  dtype == DTYPE_F32 ? "float32" : "bfloat16", test_device_name(device),
-                  alone.count, stopped, tokens);
+    print_message("# %s, %s, %s: %d samples, %d of them stopped, %d tokens; %lld shared\n",
+                  arch_family_of(kind)->model_type, dtype == DTYPE_F32 ? "float32" : "bfloat16",
+                  test_device_name(device), alone.count, stopped, tokens, (long long)shared);
+    assert_true(shared > 0);
     assert_true(tokens > 1000);
     assert_in_range(stopped, 5, alone.count - 5);
     record_free(&alone);
@@ -130,6 +135,13 @@ static void samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v
 {
     (void)state;
     check_promises(ARCH_DEEPSEEK_V3);
+}
+
+static void samples_depend_on_their_request_alone_and_have_the_bits_of_forward_grouped(void **state)
+{
+    (void)state;
+    check_promises(ARCH_QWEN2);
+    check_promises(ARCH_QWEN3_MOE);
 }
 
 // ---- greedy texts of the reference implementation
@@ -196,8 +208,15 @@ static void check_greedy(const char *dir)
 static void greedy_texts_are_those_of_transformers(void **state)
 {
     (void)state;
-    static const char *const names[] = {"deepseek_v2_lite_tiny", "deepseek_v2_tiny",
-                                        "deepseek_v3_tiny", "deepseek_v3_nogroup_tiny"};
+    static const char *const names[] = {"deepseek_v2_lite_tiny",
+                                        "deepseek_v2_tiny",
+                                        "deepseek_v3_tiny",
+                                        "deepseek_v3_nogroup_tiny",
+                                        "llama_tiny",
+                                        "llama_bias_tiny",
+                                        "qwen2_tiny",
+                                        "qwen3_tiny",
+                                        "qwen3_moe_tiny"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *dir = golden_dir(names[i]);
         const bool there = dir_exists(dir);
@@ -217,6 +236,8 @@ int main(void)
         cmocka_unit_test(greedy_texts_are_those_of_transformers),
         cmocka_unit_test(samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v2),
         cmocka_unit_test(samples_depend_on_their_request_alone_and_have_the_bits_of_forward_v3),
+        cmocka_unit_test(
+            samples_depend_on_their_request_alone_and_have_the_bits_of_forward_grouped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -248,6 +248,49 @@ static void waiting_for_a_processor_is_not_held_against_a_program(void **state)
     sandbox_close(&sb);
 }
 
+static struct sandbox_result run_plain(struct sandbox *sb, const char *source)
+{
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    const struct sandbox_job job = {.source = source, .source_len = strlen(source), .tests = t};
+    struct sandbox_result r;
+    assert_int_equal(sandbox_run_batch(sb, &job, 1, &r), 0);
+    sandbox_tests_free(&t);
+    return r;
+}
+
+// A process that another thread forks while a program runs, and that has not executed anything yet,
+// holds the pipes of that program after the supervisor has closed them: what the kernel still says
+// of them is not to be taken for news of the next program, which closes its own early.
+static void pipes_that_somebody_else_still_holds_do_not_matter(void **state)
+{
+    (void)state;
+    struct sandbox *sb = open_slots(1, 0);
+    struct sandbox_tests *t = sandbox_tests_new_run("", 0);
+    static const char slow[] = "import time\ntime.sleep(0.3)";
+    const struct sandbox_job job = {.source = slow, .source_len = sizeof slow - 1, .tests = t};
+    struct sandbox_result first;
+    uint64_t id;
+    assert_int_equal(sandbox_submit(sb, &job, &id), 0);
+    usleep(100000); // its output is waited for by now
+    const pid_t holder = fork();
+    if (holder == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        pause();
+        _exit(0);
+    }
+    assert_true(holder > 0);
+    assert_int_equal(sandbox_collect(sb, id, &first), 0);
+    struct sandbox_result second = run_plain(sb, "import os, time\nos.close(2)\ntime.sleep(0.1)");
+    kill(holder, SIGKILL);
+    waitpid(holder, NULL, 0);
+    assert_string_equal(sandbox_verdict_name(first.verdict), "ok");
+    assert_string_equal(sandbox_verdict_name(second.verdict), "ok");
+    sandbox_result_clear(&first);
+    sandbox_result_clear(&second);
+    sandbox_tests_free(&t);
+    sandbox_close(&sb);
+}
+
 static void refuses_where_there_is_no_box(void **state)
 {
     (void)state;
@@ -271,6 +314,7 @@ int main(void)
         cmocka_unit_test(languages_share_the_slots),
         cmocka_unit_test(closing_leaves_no_process),
         cmocka_unit_test(waiting_for_a_processor_is_not_held_against_a_program),
+        cmocka_unit_test(pipes_that_somebody_else_still_holds_do_not_matter),
         cmocka_unit_test(refuses_where_there_is_no_box),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,59 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The quickstart's tokenizer: what it makes of the two kinds of problem, text that comes back
 // whole, and saving.
+#include "tests/random_text.h"
 #include "tests/tokenizer_fixture.h"
 
-#include "base/philox.h"
 #include "base/team.h"
 
 #define QUICKSTART TEST_GOLDEN "/../../configs/data/quickstart.tokenizer.json"
-
-static void put_random_char(struct strbuf *s, struct philox_stream *random)
-{
-    static const struct {
-        unsigned lo, n;
-    } ranges[] = {
-        {0, 128},      {' ', 1},        {'0', 10},        {'a', 26},    {0x80, 0x780},
-        {0x300, 112},  {0x800, 0xD000}, {0xE000, 0x2000}, {0x4E00, 64}, {0x10000, 0x100000},
-        {0x1F600, 64}, {'\n', 1}};
-    uint32_t r = philox_below(random, sizeof(ranges) / sizeof(*ranges));
-    unsigned c = ranges[r].lo + philox_below(random, ranges[r].n);
-    if (c < 0x80)
-        strbuf_putc(s, (char)c);
-    else if (c < 0x800)
-        strbuf_printf(s, "%c%c", 0xC0 | c >> 6, 0x80 | (c & 63));
-    else if (c < 0x10000)
-        strbuf_printf(s, "%c%c%c", 0xE0 | c >> 12, 0x80 | (c >> 6 & 63), 0x80 | (c & 63));
-    else
-        strbuf_printf(s, "%c%c%c%c", 0xF0 | c >> 18, 0x80 | (c >> 12 & 63), 0x80 | (c >> 6 & 63),
-                      0x80 | (c & 63));
-}
-
-static void a_million_random_texts_come_back(void **state)
-{
-    (void)state;
-    struct philox_stream random = philox_stream(11, 0);
-    struct tokenizer *t = open_or_skip(QUICKSTART);
-    struct strbuf text = {0};
-    struct token_list ids = {0};
-    for (int i = 0; i < 1000000; i++) {
-        strbuf_clear(&text);
-        strbuf_puts(&text, i % 5 == 0 ? "x =" : "");
-        for (int n = (int)philox_below(&random, 24); n > 0; n--)
-            put_random_char(&text, &random);
-        ids.count = 0;
-        assert_int_equal(tokenizer_encode(&ids, t, text.data, text.len, false), 0);
-        struct strbuf back = {0};
-        assert_int_equal(tokenizer_decode(&back, t, ids.ids, ids.count, false), 0);
-        assert_int_equal(back.len, text.len);
-        if (text.len > 0)
-            assert_memory_equal(back.data, text.data, text.len);
-        strbuf_free(&back);
-    }
-    token_list_free(&ids);
-    strbuf_free(&text);
-    tokenizer_free(&t);
-}
 
 struct shared_work {
     const struct tokenizer *t;
@@ -218,7 +171,6 @@ static void saving_writes_the_very_bytes_and_reopens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_million_random_texts_come_back),
         cmocka_unit_test(threads_may_share_a_tokenizer),
         cmocka_unit_test(quickstart_writes_numbers_and_lines_in_few_tokens),
         cmocka_unit_test(saving_writes_the_very_bytes_and_reopens),

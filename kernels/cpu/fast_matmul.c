@@ -193,13 +193,25 @@ static void matmul_share(void *arg, int rank, int size)
     }
 }
 
+// Operations of one thread in the time in which it reads a byte of B from memory.
+#define WORK_OF_BYTE 4.0
+
+// Of few rows, the work is to read B, or as much of it as there are rows for.
+static double matmul_work(const struct matmul_args *a)
+{
+    const int rows = matmul_rows(a), read = a->segments && rows < a->batch ? rows : a->batch;
+    const double computed = 2.0 * rows * a->n * a->k;
+    const double moved = (double)read * a->n * a->k * (double)dtype_size(a->b_type) * WORK_OF_BYTE;
+    return computed > moved ? computed : moved;
+}
+
 int FAST(matmul)(struct device *dev, const struct matmul_args *a)
 {
     assert(a->n >= 0 && a->k >= 0 && a->batch >= 0);
     assert(a->a_type == a->b_type && (a->a_type == DTYPE_BF16 || a->c_type == DTYPE_F32));
     struct matmul_job job = {dev, a};
     if (a->batch > 0)
-        cpu_run(dev, 2.0 * matmul_rows(a) * a->n * a->k, matmul_share, &job);
+        cpu_run(dev, matmul_work(a), matmul_share, &job);
     return 0;
 }
 

@@ -206,6 +206,106 @@ int FAST(moe_route_grad)(struct device *dev, const struct moe_route_grad_args *a
     return 0;
 }
 
+// ---- balance
+
+// d = sum_i g_i a_i of token t; its gradient is that of d where it is asked for.
+static float balance_row(const struct moe_balance_args *a, const float *g, size_t t, bool spread)
+{
+    const size_t E = (size_t)a->E;
+    const float *score = a->scores + t * E;
+    float *dlogit = a->dlogits + t * E;
+    const bool softmax = a->scoring == MOE_SOFTMAX;
+    vec sum = vec_zero();
+    for (size_t e = 0; e < E && !softmax; e += VEC_WIDTH)
+        sum = vec_add(sum, vec_load_mask(score + e, vec_mask_at(E, e)));
+    const float total = softmax ? 1.0f : vec_sum(sum) + 1e-20f, d = vec_dot(g, score, E) / total;
+    const vec one = vec_set1(1.0f), mean = vec_set1(d), w = vec_set1(1.0f / total);
+    for (size_t e = 0; e < E && spread; e += VEC_WIDTH) {
+        const vec_mask m = vec_mask_at(E, e);
+        const vec x = vec_load_mask(score + e, m);
+        const vec slope = softmax ? x : vec_mul(x, vec_sub(one, x));
+        const vec over = vec_mul(w, vec_sub(vec_load_mask(g + e, m), mean));
+        vec_store_mask(dlogit + e, vec_fma(over, slope, vec_load_mask(dlogit + e, m)), m);
+    }
+    return d;
+}
+
+static void count_choices(const struct moe_balance_args *a, const struct attention_grad_seq *q,
+                          float *count)
+{
+    const size_t K = (size_t)a->K, first = (size_t)q->query, n = (size_t)q->len;
+    for (size_t i = first * K; i < (first + n) * K; i++)
+        count[a->experts[i]] += 1.0f; // exact up to 2^24 tokens
+}
+
+static double sum_rows(const struct moe_balance_args *a, const struct attention_grad_seq *q,
+                       const float *g, bool spread)
+{
+    double sum = 0.0;
+    for (size_t t = (size_t)q->query, end = t + (size_t)q->len; t < end; t++)
+        sum += (double)balance_row(a, g, t, spread);
+    return sum;
+}
+
+// The loss of the sequence that is `own` after `prefix`, by way of f [E]; the gradient of its own
+// tokens, and what its prefix's are to be given, added to g [E].
+static float balance_sequence(const struct moe_balance_args *a,
+                              const struct attention_grad_seq *prefix,
+                              const struct attention_grad_seq *own, float *f, float *g)
+{
+    const float n = (float)prefix->len + (float)own->len;
+    if (n == 0.0f)
+        return MOE_NO_SEQUENCE;
+    memset(f, 0, (size_t)a->E * sizeof(*f));
+    count_choices(a, prefix, f);
+    count_choices(a, own, f);
+    for (int e = 0; e < a->E; e++)
+        f[e] *= (float)a->E / ((float)a->K * n);
+    const double loss = sum_rows(a, prefix, f, false) + sum_rows(a, own, f, false);
+    for (int e = 0; e < a->E; e++) {
+        f[e] *= a->weight / n;
+        g[e] += f[e];
+    }
+    sum_rows(a, own, f, true);
+    return (float)(loss / (double)n);
+}
+
+// The sequence s, which continues none, and those that continue it.
+static void balance_family(const struct moe_balance_args *a, int s, float *f, float *g)
+{
+    const struct attention_grad_seq *q = &a->seqs[s], nothing = {0};
+    int end = s + 1;
+    memset(g, 0, (size_t)a->E * sizeof(*g));
+    for (; end < a->num_seqs && a->seqs[end].prefix == s; end++)
+        a->loss[end] = balance_sequence(a, q, &a->seqs[end], f, g);
+    a->loss[s] = end > s + 1 ? MOE_NO_SEQUENCE : balance_sequence(a, q, &nothing, f, g);
+    sum_rows(a, q, g, true);
+}
+
+struct balance_job {
+    struct device *dev;
+    const struct moe_balance_args *a;
+};
+
+static void balance_share(void *arg, int rank, int size)
+{
+    const struct balance_job *job = arg;
+    const size_t E = (size_t)job->a->E;
+    float *f = cpu_scratch(job->dev, rank, 2 * E);
+    int begin, end;
+    team_share(job->a->num_seqs, 1, rank, size, &begin, &end);
+    for (int s = begin; s < end; s++)
+        if (job->a->seqs[s].prefix < 0)
+            balance_family(job->a, s, f, f + E);
+}
+
+int FAST(moe_balance)(struct device *dev, const struct moe_balance_args *a)
+{
+    struct balance_job job = {dev, a};
+    cpu_run(dev, 8.0 * a->T * a->E, balance_share, &job);
+    return 0;
+}
+
 // ---- permutation
 
 // A counting sort on the calling thread: two passes over the pairs.

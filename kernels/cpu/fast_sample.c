@@ -153,7 +153,9 @@ static void sample_share(void *arg, int rank, int size)
         const struct row_stats s = FAST(row_stats)(logits, a->V, inv);
         bool truncated = false;
         int token;
-        if (row->temperature == 0.0f) {
+        if (row->given) {
+            token = row->token;
+        } else if (row->temperature == 0.0f) {
             token = largest_logit(logits, a->V);
         } else {
             for (size_t v = 0; v < V; v += VEC_WIDTH) {

@@ -12,7 +12,8 @@ static void embed_share(void *arg, int rank, int size)
     int begin, end;
     team_share(a->T, 1, rank, size, &begin, &end);
     for (int t = begin; t < end; t++)
-        copy_as(a->out, a->out_type, (size_t)t * C, a->table, DTYPE_F32, (size_t)a->ids[t] * C, C);
+        copy_as(a->out, a->out_type, (size_t)t * C, a->table, a->table_type, (size_t)a->ids[t] * C,
+                C);
 }
 
 int FAST(embed)(struct device *dev, const struct embed_args *a)

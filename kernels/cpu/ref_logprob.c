@@ -176,7 +176,9 @@ int ref_sample(struct device *dev, const struct sample_args *a)
         const float *logits = a->logits + (size_t)b * (size_t)a->V;
         bool truncated = false;
         int token = 0;
-        if (row->temperature == 0.0f) {
+        if (row->given) {
+            token = row->token;
+        } else if (row->temperature == 0.0f) {
             for (int v = 1; v < a->V; v++)
                 if (logits[v] > logits[token])
                     token = v;

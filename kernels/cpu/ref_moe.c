@@ -128,6 +128,72 @@ int ref_moe_route_grad(struct device *dev, const struct moe_route_grad_args *a)
     return 0;
 }
 
+// With d_t = sum_i g_i a_ti, da_ti = g_i goes through softmax as a_ti (g_i - d_t), and through
+// sigmoid and the division by the sum of scores as s_ti (1 - s_ti) (g_i - d_t) / sum. Returns d_t.
+static double balance_row(const struct moe_balance_args *a, const double *g, size_t t, bool spread)
+{
+    const size_t E = (size_t)a->E;
+    const float *score = a->scores + t * E;
+    const bool softmax = a->scoring == MOE_SOFTMAX;
+    double total = 1e-20, d = 0.0;
+    for (size_t e = 0; e < E; e++)
+        total += (double)score[e];
+    if (softmax)
+        total = 1.0;
+    for (size_t e = 0; e < E; e++)
+        d += g[e] * (double)score[e] / total;
+    for (size_t e = 0; e < E && spread; e++) {
+        const double s = (double)score[e];
+        a->dlogits[t * E + e] += (float)((g[e] - d) * s / total * (softmax ? 1.0 : 1.0 - s));
+    }
+    return d;
+}
+
+// The loss of the sequence that is `own` after `prefix`, by way of f [E]; the gradient of its own
+// tokens, and what its prefix's are to be given, added to g [E].
+static double balance_sequence(const struct moe_balance_args *a,
+                               const struct attention_grad_seq *prefix,
+                               const struct attention_grad_seq *own, double *f, double *g)
+{
+    const struct attention_grad_seq *parts[2] = {prefix, own};
+    const double n = (double)prefix->len + (double)own->len;
+    double loss = 0.0;
+    if (n == 0.0)
+        return (double)MOE_NO_SEQUENCE;
+    memset(f, 0, (size_t)a->E * sizeof(*f));
+    for (int i = 0; i < 2; i++)
+        for (int p = parts[i]->query * a->K; p < (parts[i]->query + parts[i]->len) * a->K; p++)
+            f[a->experts[p]] += (double)a->E / ((double)a->K * n);
+    for (int i = 0; i < 2; i++)
+        for (int t = parts[i]->query; t < parts[i]->query + parts[i]->len; t++)
+            loss += balance_row(a, f, (size_t)t, false) / n;
+    for (int e = 0; e < a->E; e++) {
+        f[e] *= (double)a->weight / n;
+        g[e] += f[e];
+    }
+    for (int t = own->query; t < own->query + own->len; t++)
+        balance_row(a, f, (size_t)t, true);
+    return loss;
+}
+
+int ref_moe_balance(struct device *dev, const struct moe_balance_args *a)
+{
+    (void)dev;
+    const struct attention_grad_seq nothing = {0};
+    double *f = mem_array0(2 * (size_t)a->E, sizeof(*f)), *g = f + a->E;
+    for (int s = 0, end; s < a->num_seqs; s = end) {
+        const struct attention_grad_seq *q = &a->seqs[s];
+        memset(g, 0, (size_t)a->E * sizeof(*g));
+        for (end = s + 1; end < a->num_seqs && a->seqs[end].prefix == s; end++)
+            a->loss[end] = (float)balance_sequence(a, q, &a->seqs[end], f, g);
+        a->loss[s] = end > s + 1 ? MOE_NO_SEQUENCE : (float)balance_sequence(a, q, &nothing, f, g);
+        for (int t = q->query; t < q->query + q->len; t++)
+            balance_row(a, g, (size_t)t, true);
+    }
+    free(f);
+    return 0;
+}
+
 int ref_moe_sort(struct device *dev, const struct moe_sort_args *a)
 {
     (void)dev;

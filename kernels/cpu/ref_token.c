@@ -12,7 +12,8 @@ int ref_embed(struct device *dev, const struct embed_args *a)
     for (size_t t = 0; t < (size_t)a->T; t++) {
         assert(a->ids[t] >= 0);
         for (size_t c = 0; c < C; c++)
-            element_write(a->out, a->out_type, t * C + c, a->table[(size_t)a->ids[t] * C + c]);
+            element_write(a->out, a->out_type, t * C + c,
+                          element_read(a->table, a->table_type, (size_t)a->ids[t] * C + c));
     }
     return 0;
 }

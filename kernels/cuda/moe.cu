@@ -202,6 +202,113 @@ extern "C" int cuda_moe_route_grad(struct device *dev, const struct moe_route_gr
     return launch(dev, blocks_for(a->T, MOE_WARPS), MOE_THREADS, 0, moe_route_grad_kernel, *a);
 }
 
+// ---- balance
+
+constexpr int BALANCE_THREADS = 1024;
+constexpr int BALANCE_WARPS = BALANCE_THREADS / WARP;
+
+// d = sum_i g_i a_i of token t, by a warp; its gradient is that of d where it is asked for.
+static __device__ float balance_row(const struct moe_balance_args &a, const float *g, size_t t,
+                                    bool spread)
+{
+    const float *score = a.scores + t * a.E;
+    float *dlogits = a.dlogits + t * a.E;
+    const bool softmax = a.scoring == MOE_SOFTMAX;
+    float total = 0.0f, d = 0.0f;
+    for (int e = lane_index(); e < a.E; e += WARP) {
+        total += score[e];
+        d += g[e] * score[e];
+    }
+    total = softmax ? 1.0f : warp_sum(total) + 1e-20f;
+    d = warp_sum(d) / total;
+    for (int e = lane_index(); e < a.E && spread; e += WARP)
+        dlogits[e] += (g[e] - d) / total * score[e] * (softmax ? 1.0f : 1.0f - score[e]);
+    return d;
+}
+
+static __device__ void count_choices(const struct moe_balance_args &a,
+                                     const struct attention_grad_seq &q, int *count)
+{
+    const int end = (q.query + q.len) * a.K;
+    for (int i = q.query * a.K + static_cast<int>(threadIdx.x); i < end; i += BALANCE_THREADS)
+        atomicAdd(&count[a.experts[i]], 1);
+}
+
+// The warp's part of the rows of q.
+static __device__ float sum_rows(const struct moe_balance_args &a,
+                                 const struct attention_grad_seq &q, const float *g, bool spread)
+{
+    float sum = 0.0f;
+    for (int t = q.query + warp_index(); t < q.query + q.len; t += BALANCE_WARPS)
+        sum += balance_row(a, g, static_cast<size_t>(t), spread);
+    return sum;
+}
+
+// The loss of the sequence that is `own` after `prefix`, by way of count and f [E]; the gradient of
+// its own tokens, and what its prefix's are to be given, added to g [E]. By all threads of a block.
+static __device__ float balance_sequence(const struct moe_balance_args &a,
+                                         const struct attention_grad_seq &prefix,
+                                         const struct attention_grad_seq &own, int *count, float *f,
+                                         float *g)
+{
+    __shared__ float sums[BALANCE_WARPS];
+    const float n = static_cast<float>(prefix.len) + static_cast<float>(own.len);
+    if (n == 0.0f)
+        return MOE_NO_SEQUENCE;
+    for (int e = static_cast<int>(threadIdx.x); e < a.E; e += BALANCE_THREADS)
+        count[e] = 0;
+    __syncthreads();
+    count_choices(a, prefix, count);
+    count_choices(a, own, count);
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x); e < a.E; e += BALANCE_THREADS)
+        f[e] = static_cast<float>(count[e]) * (static_cast<float>(a.E) / (a.K * n));
+    __syncthreads();
+    float loss = sum_rows(a, prefix, f, false) + sum_rows(a, own, f, false);
+    loss = group_sum<BALANCE_WARPS>(lane_index() == 0 ? loss : 0.0f, sums);
+    for (int e = static_cast<int>(threadIdx.x); e < a.E; e += BALANCE_THREADS) {
+        f[e] *= a.weight / n;
+        g[e] += f[e];
+    }
+    __syncthreads();
+    sum_rows(a, own, f, true);
+    __syncthreads();
+    return loss / n;
+}
+
+// A block takes a sequence that continues none, and those that continue it.
+static __global__ void __launch_bounds__(BALANCE_THREADS)
+    moe_balance_kernel(struct moe_balance_args a)
+{
+    int *count = dynamic_shared<int>();
+    float *f = reinterpret_cast<float *>(count + a.E), *g = f + a.E;
+    const int s = static_cast<int>(blockIdx.x);
+    const struct attention_grad_seq q = a.seqs[s], nothing = {};
+    if (q.prefix >= 0)
+        return;
+    for (int e = static_cast<int>(threadIdx.x); e < a.E; e += BALANCE_THREADS)
+        g[e] = 0.0f;
+    int end = s + 1;
+    for (; end < a.num_seqs && a.seqs[end].prefix == s; end++) {
+        const float loss = balance_sequence(a, q, a.seqs[end], count, f, g);
+        if (threadIdx.x == 0)
+            a.loss[end] = loss;
+    }
+    float loss = MOE_NO_SEQUENCE;
+    if (end == s + 1)
+        loss = balance_sequence(a, q, nothing, count, f, g);
+    if (threadIdx.x == 0)
+        a.loss[s] = loss;
+    __syncthreads();
+    sum_rows(a, q, g, true);
+}
+
+extern "C" int cuda_moe_balance(struct device *dev, const struct moe_balance_args *a)
+{
+    return launch(dev, static_cast<unsigned int>(a->num_seqs), BALANCE_THREADS,
+                  3 * static_cast<size_t>(a->E) * sizeof(float), moe_balance_kernel, *a);
+}
+
 // ---- permutation
 
 extern "C" int cuda_moe_sort(struct device *dev, const struct moe_sort_args *a)

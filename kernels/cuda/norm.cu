@@ -2,6 +2,7 @@
 // RMSNorm (arXiv:1910.07467, eq. 4), with the residual addition before it. A row belongs to one
 // warp when it is short and to a whole block otherwise.
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/columns.cuh"
 #include "kernels/cuda/element.cuh"
 #include <cassert>
 
@@ -9,7 +10,6 @@ constexpr int NORM_THREADS = 256;
 constexpr int NORM_WARPS = NORM_THREADS / WARP;
 constexpr int NORM_WARP_MAX = 1024; // the longest row of one warp
 constexpr int NORM_TOKENS = 32;     // whose dw one block sums
-constexpr int COLUMNS = 32, COLUMN_LANES = 8;
 
 static int padded(int C) { return 4 * fours(C); }
 
@@ -143,26 +143,6 @@ static __global__ void __launch_bounds__(NORM_THREADS)
     }
 }
 
-// out[c] += the sum of a column of partial [rows,C]: each lane every eighth row, then the lanes in
-// order.
-static __global__ void __launch_bounds__(COLUMNS *COLUMN_LANES)
-    column_sum_kernel(const float *partial, int rows, int C, float *out)
-{
-    __shared__ float sums[COLUMN_LANES][COLUMNS];
-    const int c = static_cast<int>(blockIdx.x * COLUMNS + threadIdx.x);
-    float sum = 0.0f;
-#pragma unroll 4
-    for (int r = static_cast<int>(threadIdx.y); c < C && r < rows; r += COLUMN_LANES)
-        sum += partial[static_cast<size_t>(r) * C + c];
-    sums[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y > 0 || c >= C)
-        return;
-    for (int lane = 1; lane < COLUMN_LANES; lane++)
-        sum += sums[lane][threadIdx.x];
-    out[c] += sum;
-}
-
 extern "C" int cuda_rmsnorm_grad(struct device *dev, const struct rmsnorm_grad_args *a)
 {
     const unsigned int blocks = blocks_for(static_cast<size_t>(a->T), NORM_TOKENS);
@@ -177,7 +157,6 @@ extern "C" int cuda_rmsnorm_grad(struct device *dev, const struct rmsnorm_grad_a
     else
         rc = launch(dev, blocks, NORM_THREADS, row, rmsnorm_grad_kernel<NORM_WARPS>, *a, partial);
     if (rc == 0)
-        rc = launch(dev, blocks_for(a->C, COLUMNS), dim3(COLUMNS, COLUMN_LANES), 0,
-                    column_sum_kernel, partial, blocks, a->C, a->dw);
+        rc = column_sum(dev, partial, static_cast<int>(blocks), a->C, a->dw);
     return rc;
 }

@@ -361,7 +361,9 @@ static __global__ void __launch_bounds__(LOGIT_THREADS) sample_kernel(struct sam
     const row_stats s = block_row_stats(logits, a.V, inverse, dynamic_shared<float>());
     const row_view r = view_of(logits, a.V, inverse, s.max);
     draw_result drawn = {0, a.V};
-    if (row.temperature == 0.0f) {
+    if (row.given) {
+        drawn.token = row.token;
+    } else if (row.temperature == 0.0f) {
         drawn.token = largest_logit(r);
     } else {
         const bound keep = truncate(r, row, dynamic_shared<select_memory>());

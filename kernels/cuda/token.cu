@@ -11,21 +11,26 @@ constexpr int DIGIT_BITS = 8;
 
 // ---- embedding
 
-template <typename T> static __global__ void embed_kernel(struct embed_args a)
+template <typename X, typename Y> static __global__ void embed_kernel(struct embed_args a)
 {
     const size_t t = grid_row(), C = static_cast<size_t>(a.C);
     const int c = 4 * grid_item();
     if (t >= static_cast<size_t>(a.T) || c >= a.C)
         return;
-    const four row = load_four(a.table + static_cast<size_t>(a.ids[t]) * C + c, a.C - c);
-    store_four(static_cast<T *>(a.out) + t * C + c, a.C - c, row);
+    const X *row = static_cast<const X *>(a.table) + static_cast<size_t>(a.ids[t]) * C;
+    store_four(static_cast<Y *>(a.out) + t * C + c, a.C - c, load_four(row + c, a.C - c));
+}
+
+template <typename X> static int launch_embed(struct device *dev, const struct embed_args *a)
+{
+    const row_grid g = row_grid_for(a->T, fours(a->C));
+    return launch(dev, g.grid, g.block, 0,
+                  a->out_type == DTYPE_BF16 ? embed_kernel<X, bf16> : embed_kernel<X, float>, *a);
 }
 
 extern "C" int cuda_embed(struct device *dev, const struct embed_args *a)
 {
-    const row_grid g = row_grid_for(a->T, fours(a->C));
-    return launch(dev, g.grid, g.block, 0,
-                  a->out_type == DTYPE_BF16 ? embed_kernel<bf16> : embed_kernel<float>, *a);
+    return a->table_type == DTYPE_BF16 ? launch_embed<bf16>(dev, a) : launch_embed<float>(dev, a);
 }
 
 template <typename T> static __global__ void kv_store_kernel(struct kv_store_args a)

@@ -15,7 +15,7 @@ import tap
 
 gradus, golden = sys.argv[1:3]
 folder = tempfile.mkdtemp(prefix="gradus-bad-")
-USAGE, DATA, MODEL, WRITE = 2, 3, 4, 6
+USAGE, DATA, MODEL, ENVIRONMENT, WRITE = 2, 3, 4, 5, 6
 
 
 def refused(code, words, *args):
@@ -47,15 +47,16 @@ def model(name, change=None):
     return path
 
 
+def edit_json(path, fields):
+    with open(path) as f:
+        config = json.load(f)
+    config.update(fields)
+    with open(path, "w") as f:
+        json.dump(config, f)
+
+
 def edit_config(**fields):
-    def change(path):
-        path = os.path.join(path, "config.json")
-        with open(path) as f:
-            config = json.load(f)
-        config.update(fields)
-        with open(path, "w") as f:
-            json.dump(config, f)
-    return change
+    return lambda path: edit_json(os.path.join(path, "config.json"), fields)
 
 
 def edit_weights(edit):
@@ -95,6 +96,7 @@ def check_configs(good):
     refused(USAGE, ["empty.json"], "train", put("empty.json", ""))
     refused(USAGE, ["nothing.json", '"model"'], "train", put("nothing.json", "{}"))
     refused(USAGE, [folder], "train", folder)
+    refused(USAGE, ['"adapter" is for a model directory'], "train", put("good.json", text), "--set", "adapter=x")
 
 
 def check_models():
@@ -204,6 +206,26 @@ def check_model_files():
     spoiled(14, ['"num_hidden_layers" is 0'], edit_config(num_hidden_layers=0))
 
 
+def check_adapters():
+    """LoRA adapters that are not of the model, or not plain (17 of that list)."""
+    row = put("row.jsonl", '{"tokens": [1, 2, 3]}\n')
+    whole = model("adapted")
+
+    def spoiled(words, name="deepseek_v3_tiny", **fields):
+        path = os.path.join(folder, f"adapter-{tap.count}")
+        shutil.copytree(os.path.join(golden, "lora", name), path)
+        edit_json(os.path.join(path, "adapter_config.json"), fields)
+        refused(MODEL, [path, *words], "logprobs", "--data", row, "--model", whole, "--adapter", path)
+
+    refused(MODEL, ["absent", "adapter_config.json"], "logprobs", "--data", row, "--model", whole, "--adapter",
+            os.path.join(folder, "absent"))
+    spoiled(['made for "../models/deepseek_v2_lite_tiny"', "q_proj.lora_A.weight: unexpected"],
+            "deepseek_v2_lite_tiny")
+    spoiled(["o_proj.lora_A.weight: want [6,64] (\"r\" is 6), have [5,64]"], r=6)
+    spoiled(['rank_pattern: gives "o_proj" 8, "r" is 5'], rank_pattern={"o_proj": 8})
+    spoiled(["use_dora: is true"], use_dora=True)
+
+
 def to_float8(name):
     """Says that a tensor is float8, of as many bytes."""
     def change(path):
@@ -291,6 +313,17 @@ def check_writing(tokenizer):
             os.path.join(folder, "no/such/file"))
 
 
+def check_memory(good):
+    """A model of some 8 TB: refused with the table and two settings, before anything of it is allocated."""
+    huge = put("huge.json", json.dumps({**good, "model": {**good["model"], "hidden_size": 1 << 20, "vocab_size": 1 << 20,
+                                                          "num_hidden_layers": 2}}))
+    words = ["does not fit", "memory of stage grpo", "weights, float32", "moments of AdamW", "total", "the machine has",
+             "--set run.", "saves"]
+    refused(ENVIRONMENT, words, "plan", huge)
+    refused(ENVIRONMENT, words, "plan", "--json", huge)
+    refused(ENVIRONMENT, words, "train", huge, "--run", os.path.join(folder, "huge"))
+
+
 def main():
     tokenizer = os.path.join(golden, "..", "..", "configs", "data", "quickstart.tokenizer.json")
     with open(os.path.join(golden, "models", "deepseek_v3_tiny", "config.json")) as f:
@@ -305,9 +338,11 @@ def main():
         check_configs(good)
         check_models()
         check_model_files()
+        check_adapters()
         check_tokenizers(os.path.realpath(tokenizer))
         check_data(good)
         check_sandbox()
+        check_memory(good)
         check_writing(tokenizer)
     finally:
         shutil.rmtree(folder)

@@ -100,6 +100,9 @@ with tempfile.TemporaryDirectory() as work:
     zero = [x["sampling/logp_diff_max"] for x in a if x["stage"] == "grpo" and "loss" in x]
     report(len(zero) == 5 and not any(zero), "rollout and update have the same log-probabilities in every step",
            f"{zero}")
+    balance = {s: [x["moe/aux_loss"] for x in a if x["stage"] == s and "moe/aux_loss" in x] for s in ("sft", "grpo")}
+    report([len(x) for x in balance.values()] == [8, 5] and all(0.9 < y < 4 for x in balance.values() for y in x),
+           "every step with a balance loss says what it is", f"{balance}")
     again = subprocess.run(command(whole), stderr=subprocess.PIPE, text=True)
     report(again.returncode == 2 and "--resume" in again.stderr, "a used run directory is refused", again.stderr)
 tap.end()

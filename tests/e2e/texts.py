@@ -4,6 +4,7 @@
 usage: texts.py GRADUS GOLDEN DATA     (TAP on standard output; GOLDEN holds models/, DATA fixtures/ and data/)
 """
 import json
+import math
 import os
 import shutil
 import struct
@@ -16,6 +17,7 @@ from tap import report
 
 gradus, golden, data = sys.argv[1:4]
 folder = tempfile.mkdtemp(prefix="gradus-texts-")
+tokenizer = os.path.realpath(os.path.join(golden, "..", "..", "configs", "data", "quickstart.tokenizer.json"))
 MODELS = ("deepseek_v2_lite_tiny", "deepseek_v2_tiny", "deepseek_v3_tiny", "deepseek_v3_nogroup_tiny")
 
 
@@ -147,15 +149,62 @@ def check_defaults(name):
     report(max(long) <= 5, "max_new_tokens is used", long)
 
 
+def check_adapter(name):
+    """Log-probabilities with an adapter, against PEFT's logits."""
+    adapter = os.path.join(golden, "lora", name)
+    want = tensors(os.path.join(adapter, "golden.safetensors"))
+    rows, logprobs, at = [], [], 0
+    size = len(want["logits"]) // len(want["input_ids"])
+    for n in want["lengths"]:
+        rows.append({"tokens": want["input_ids"][at:at + n]})
+        for t in range(at, at + n - 1):
+            row = want["logits"][t * size:(t + 1) * size]
+            logprobs.append(row[want["input_ids"][t + 1]] - math.log(sum(map(math.exp, row))))
+        at += n
+    got = lines("logprobs", "--model", os.path.join(golden, "models", name), "--adapter", adapter, "--data",
+                put_rows(name + ".adapter.jsonl", rows))
+    wrong = far(sum((row["logprobs"] for row in got), []), logprobs)
+    report(not wrong, f"logprobs of {name} with an adapter are PEFT's", wrong)
+
+
+def check_nonfinite(name):
+    """Weights that are not finite are taken where that is allowed, and the run's record says so."""
+    directory, record = os.path.join(folder, "nonfinite"), os.path.join(folder, "run")
+    widen(directory, name, 1088)
+    weights = os.path.join(directory, "model.safetensors")
+    with open(weights, "r+b") as f:
+        size = struct.unpack("<Q", f.read(8))[0]
+        begin = json.loads(f.read(size))["model.embed_tokens.weight"]["data_offsets"][0]
+        f.seek(8 + size + begin + 1087 * 48 * 4)  # of a token that no text holds
+        f.write(struct.pack("<f", float("nan")))
+    rows = put_rows("nonfinite.jsonl", [{"tokens": [3, 5, 8]}])
+    alone = ("logprobs", "--model", directory, "--data", rows)
+    said = subprocess.run([gradus, *alone], capture_output=True, text=True, timeout=300)
+    report(said.returncode == 4 and "holds nan" in said.stderr, "weights that are not finite are refused", said)
+    said = subprocess.run([gradus, *alone, "--allow-nonfinite"], capture_output=True, text=True, timeout=300)
+    report(said.returncode == 0 and "1 of its weights are NaN or Inf, which was allowed" in said.stderr,
+           "--allow-nonfinite takes them and says how many", said)
+    config = os.path.join(folder, "nonfinite.json")
+    with open(config, "w") as f:
+        json.dump({"model": directory, "tokenizer": tokenizer, "data": {"games": {"generate": "games", "holdout": 2}},
+                   "reward": {"games": [{"use": "steps"}]}, "eval": {"samples": 1}, "run": {"allow_nonfinite": True},
+                   "stages": [{"kind": "eval"}]}, f)
+    run("train", config, "--run", record)
+    with open(os.path.join(record, "config.json")) as f:
+        recorded = json.load(f)["run"]["allow_nonfinite"]
+    with open(os.path.join(record, "log", "attempt-1.log")) as f:
+        report(recorded is True and "NaN or Inf, which was allowed" in f.read(), "the run's record says so")
+
+
 def check_tokenizer(name):
     """Every case of the library through the verb, by a file and by standard input."""
     fixtures = os.path.join(data, "fixtures", "tokenizer")
     with open(os.path.join(fixtures, name + ".cases.json")) as f:
         cases = [c for c in json.load(f)["cases"] if c["text"] and "\0" not in c["text"]]
     path = put_rows(name + ".jsonl", [{"id": str(i), "prompt": c["text"]} for i, c in enumerate(cases)])
-    tokenizer = os.path.join(fixtures, name + ".json")
+    file = os.path.join(fixtures, name + ".json")
     for special, ids in (((), "ids"), (("--special",), "ids_with_special")):
-        got = lines("tokenize", "--tokenizer", tokenizer, "--data", path, *special)
+        got = lines("tokenize", "--tokenizer", file, "--data", path, *special)
         wrong = [(c["text"], g["tokens"], c[ids]) for c, g in zip(cases, got) if g["tokens"] != c[ids]]
         if not special:
             wrong += [(c["decoded"], g["decoded"]) for c, g in zip(cases, got) if g["decoded"] != c["decoded"]]
@@ -174,7 +223,8 @@ def widen(directory, name, vocabulary):
             continue
         content = body[slice(*t["data_offsets"])]
         if tensor in ("model.embed_tokens.weight", "lm_head.weight"):
-            content += content[:len(content) // t["shape"][0] * (vocabulary - t["shape"][0])]
+            row = len(content) // t["shape"][0]
+            content = (content * (vocabulary // t["shape"][0] + 1))[:row * vocabulary]
             t["shape"][0] = vocabulary
         t["data_offsets"] = [len(out), len(out) + len(content)]
         out += content
@@ -226,6 +276,9 @@ try:
         check_logprobs(model)
         check_samples(model)
         check_greedy(model)
+    for model in ("deepseek_v2_lite_tiny", "deepseek_v3_tiny"):
+        check_adapter(model)
+    check_nonfinite("deepseek_v3_tiny")
     check_stops("deepseek_v3_tiny")
     check_defaults("deepseek_v3_tiny")
     check_texts()

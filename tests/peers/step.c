@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // One optimiser step of the "small" shape (58 M parameters, 25 M active), and its forward pass
 // alone: 4,096 tokens in 16 sequences of 256, four sequences at a time, every token but a
-// sequence's first a target. Prints tokens a second, the median of REPEATS. step.py does the same
-// with PyTorch.
+// sequence's first a target. Then the step of GRPO: these sequences as two groups of 8 samples of
+// 128 tokens after a shared prompt of 128, a group at a time, the samples' tokens being targets.
+// Prints tokens a second, a prompt's counted with each of its samples, the median of REPEATS; and,
+// before the groups, the largest resident memory of the process, with what it was before there was
+// a model. step.py does the same with PyTorch.
 //
-// usage: peer_step float32|bfloat16 [THREADS]
+// usage: peer_step float32|bfloat16 [THREADS [recompute]]
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -15,8 +18,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { SEQUENCES = 16, LEN = 256, PACKED = 4, REPEATS = 7 };
+enum { SAMPLES = 8, PROMPT = 128 }; // of a group
 
 static const struct arch small = {
     .kind = ARCH_DEEPSEEK_V3,
@@ -53,14 +58,16 @@ static const struct arch small = {
 struct work {
     struct policy *p;
     struct optimizer *optimizer;
-    struct pack packs[SEQUENCES / PACKED];
+    struct pack packed[SEQUENCES / PACKED], groups[SEQUENCES / SAMPLES];
+    const struct pack *packs; // those to run
+    int num_packs;
     float *logprob, *dlogprob; // [targets of a pack]
 };
 
 static int forward(struct work *w, bool train)
 {
     int rc = 0;
-    for (int i = 0; i < SEQUENCES / PACKED && rc == 0; i++) {
+    for (int i = 0; i < w->num_packs && rc == 0; i++) {
         const struct policy_batch batch = pack_batch(&w->packs[i]);
         rc = policy_forward(w->p, &batch, train, w->logprob, NULL);
         if (rc == 0 && train)
@@ -110,13 +117,24 @@ static void fill(struct work *w)
         int tokens[LEN];
         for (int t = 0; t < LEN; t++)
             tokens[t] = 3 + (int)philox_below(&random, (uint32_t)small.V - 3);
-        pack_completion(&w->packs[i / PACKED], tokens, 1, tokens + 1, LEN - 1, 1.0f);
+        pack_completion(&w->packed[i / PACKED], tokens, 1, tokens + 1, LEN - 1, 1.0f);
+        struct pack *group = &w->groups[i / SAMPLES];
+        if (i % SAMPLES == 0)
+            pack_sequence(group, tokens, PROMPT, NULL, 0);
+        pack_shared(group, tokens + PROMPT, LEN - PROMPT, 1.0f);
     }
-    const size_t targets = (size_t)w->packs[0].num_targets;
+    const size_t targets = SAMPLES * LEN; // more than any pack has
     w->logprob = mem_floats(targets);
     w->dlogprob = mem_floats(targets);
     for (size_t i = 0; i < targets; i++)
         w->dlogprob[i] = -1.0f / (SEQUENCES * LEN);
+}
+
+static double peak_mib(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss / 1024;
 }
 
 int main(int argc, char **argv)
@@ -127,28 +145,43 @@ int main(int argc, char **argv)
                                                 .adam_epsilon = 1e-8,
                                                 .weight_decay = 0.01};
     const bool bf16 = argc > 1 && strcmp(argv[1], "bfloat16") == 0;
-    if (argc < 2 || argc > 3 || (!bf16 && strcmp(argv[1], "float32") != 0)) {
-        fprintf(stderr, "usage: peer_step float32|bfloat16 [THREADS]\n");
+    const bool recompute = argc == 4 && strcmp(argv[3], "recompute") == 0;
+    if (argc < 2 || argc > 4 || (argc == 4 && !recompute) ||
+        (!bf16 && strcmp(argv[1], "float32") != 0)) {
+        fprintf(stderr, "usage: peer_step float32|bfloat16 [THREADS [recompute]]\n");
         return 2;
     }
+    const double before = peak_mib();
     struct team *team = NULL;
     struct device *dev = NULL;
     struct work w = {0};
     fill(&w);
+    w.packs = w.packed;
+    w.num_packs = SEQUENCES / PACKED;
     int rc = team_open(&team, argc > 2 ? atoi(argv[2]) : 0);
     rc = rc ? rc : device_open(&dev, team, DEVICE_BEST);
     rc = rc ? rc : policy_create(&w.p, dev, &small, bf16 ? DTYPE_BF16 : DTYPE_F32, 1);
-    if (rc == 0)
-        printf("%s, %s, %d threads\n", argv[1], dev->name, team_size(team));
+    if (rc == 0) {
+        printf("%s, %s, %d threads%s\n", argv[1], dev->name, team_size(team),
+               recompute ? ", recomputing" : "");
+        w.p->recompute = recompute;
+    }
     rc = rc ? rc : measure(&w, pass, "forward");
     rc = rc ? rc : policy_train_begin(w.p);
     rc = rc ? rc : optimizer_open(&w.optimizer, w.p, &settings);
     rc = rc ? rc : policy_weights_changed(w.p);
     rc = rc ? rc : measure(&w, step, "update");
+    if (rc == 0)
+        printf("memory   %8.0f MiB at most, %.0f before the model\n", peak_mib(), before);
+    w.packs = w.groups;
+    w.num_packs = SEQUENCES / SAMPLES;
+    rc = rc ? rc : measure(&w, step, "groups");
     if (rc != 0)
         fprintf(stderr, "peer_step: %s\n", err_message());
     for (int i = 0; i < SEQUENCES / PACKED; i++)
-        pack_free(&w.packs[i]);
+        pack_free(&w.packed[i]);
+    for (int i = 0; i < SEQUENCES / SAMPLES; i++)
+        pack_free(&w.groups[i]);
     free(w.logprob);
     free(w.dlogprob);
     optimizer_free(&w.optimizer);

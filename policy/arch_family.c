@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/arch.h"
+
+static const struct arch_family families[ARCH_KINDS] = {
+    [ARCH_DEEPSEEK_V2] = {.model_type = "deepseek_v2",
+                          .class_name = "DeepseekV2ForCausalLM",
+                          .latent = true,
+                          .mixture = ARCH_MIXTURE_DEEPSEEK_V2},
+    [ARCH_DEEPSEEK_V3] = {.model_type = "deepseek_v3",
+                          .class_name = "DeepseekV3ForCausalLM",
+                          .latent = true,
+                          .rope_interleave_key = true,
+                          .mixture = ARCH_MIXTURE_DEEPSEEK_V3},
+    [ARCH_LLAMA] = {.model_type = "llama",
+                    .class_name = "LlamaForCausalLM",
+                    .rope_halves = true,
+                    .bias_key = true},
+    [ARCH_QWEN2] = {.model_type = "qwen2",
+                    .class_name = "Qwen2ForCausalLM",
+                    .qkv_bias = true,
+                    .rope_halves = true,
+                    .window_key = true},
+    [ARCH_QWEN3] = {.model_type = "qwen3",
+                    .class_name = "Qwen3ForCausalLM",
+                    .qk_norm = true,
+                    .rope_halves = true,
+                    .bias_key = true,
+                    .head_dim_key = true,
+                    .window_key = true},
+    [ARCH_QWEN3_MOE] = {.model_type = "qwen3_moe",
+                        .class_name = "Qwen3MoeForCausalLM",
+                        .qk_norm = true,
+                        .rope_halves = true,
+                        .bias_key = true,
+                        .head_dim_key = true,
+                        .window_key = true,
+                        .mixture = ARCH_MIXTURE_QWEN},
+};
+
+const struct arch_family *arch_family_of(enum arch_kind kind) { return &families[kind]; }
