@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Latent attention in float32: s = scale q . kv, p = softmax(s), out = p kv[0,R) (MATH.md).
+// Attention in float32: s = scale q . k, p = softmax(s), out = p v (MATH.md).
 //
 // Theory of operation. A block of threads takes a tile of 16 rows and walks over the keys, 32 at a
 // time and counted from position 0, with a running softmax (arXiv:2205.14135, algorithm 1):
@@ -19,7 +19,7 @@ constexpr int KEYS = 32; // keys of a step
 
 // Shared memory of a block.
 struct forward_shared {
-    float *q;       // [TILE,ld]
+    float *q;       // [TILE,ldq]
     float *kv;      // [buffers,KEYS,ld]; two when the device has room, so that copies run ahead
     float *part;    // [WARPS,TILE,KEYS]
     float *weights; // [KEYS,WEIGHT_LD]
@@ -27,19 +27,20 @@ struct forward_shared {
     float *keep;                  // [TILE] e^(m - m')
 };
 
-__host__ __device__ inline size_t forward_floats(int D, int buffers)
+__host__ __device__ inline size_t forward_floats(const struct attention_shape &s, int buffers)
 {
-    return static_cast<size_t>(shared_ld(D)) * static_cast<size_t>(TILE + buffers * KEYS) +
+    return static_cast<size_t>(shared_ld(s.Dk) * TILE +
+                               shared_ld(key_columns(s, 4)) * buffers * KEYS) +
            WARPS * TILE * KEYS + KEYS * WEIGHT_LD + 5 * TILE;
 }
 
-__device__ __forceinline__ forward_shared carve_forward(int D, int buffers)
+__device__ __forceinline__ forward_shared carve_forward(const struct attention_shape &shape,
+                                                        int buffers)
 {
-    const int ld = shared_ld(D);
     forward_shared s;
     s.q = dynamic_shared<float>();
-    s.kv = s.q + TILE * ld;
-    s.part = s.kv + buffers * KEYS * ld;
+    s.kv = s.q + TILE * shared_ld(shape.Dk);
+    s.part = s.kv + buffers * KEYS * shared_ld(key_columns(shape, 4));
     s.weights = s.part + WARPS * TILE * KEYS;
     s.split = reinterpret_cast<softmax_state *>(s.weights + KEYS * WEIGHT_LD);
     s.total = s.split + TILE;
@@ -51,11 +52,11 @@ __device__ __forceinline__ forward_shared carve_forward(int D, int buffers)
 __device__ inline void load_keys(const attention_args &a, const tile_rows &t, int key, float *to,
                                  int ld)
 {
-    const int D = a.shape.Dk, at = key % ATTENTION_BLOCK;
+    const size_t at = static_cast<size_t>(key % ATTENTION_BLOCK);
     const float *block =
         static_cast<const float *>(a.kv_blocks[t.blocks_at + key / ATTENTION_BLOCK]);
-    load_rows(to, ld, block + static_cast<size_t>(at) * static_cast<size_t>(D), KEYS, t.keys - key,
-              D);
+    load_key_rows(a.shape, to, ld, block + at * static_cast<size_t>(row_of(a.shape)), t.part, KEYS,
+                  t.keys - key);
 }
 
 // From scores to weights: a warp has a row at a time, a lane a key.
@@ -64,7 +65,7 @@ __device__ inline void softmax_step(const attention_args &a, const tile_rows &t,
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     for (int row = static_cast<int>(threadIdx.x) / WARP; row < TILE; row += WARPS) {
-        const bool visible = key + lane < keys_of_row(t, row, a.shape.H);
+        const bool visible = key + lane < keys_of_row(t, row, t.rows.heads);
         const softmax_state was = fresh ? softmax_state{-INFINITY, 0.0f} : s.split[row];
         const float score =
             visible ? a.shape.scale * whole_product<KEYS / 8>(s.part, row, lane) : -INFINITY;
@@ -99,7 +100,7 @@ __device__ inline void finish_split(const forward_plan &plan, const tile_rows &t
             continue;
         }
         float *out = static_cast<float *>(a.out) +
-                     (t.base + static_cast<size_t>(row)) * static_cast<size_t>(a.shape.Dv);
+                     t.rows.at(t.first + row) * static_cast<size_t>(a.shape.Dv);
         softmax_state state = s.split[row];
         if (split > 0) {
             state = s.total[row];
@@ -116,20 +117,23 @@ template <int N>
 __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan, int buffers)
 {
     const attention_args &a = plan.a;
-    const int D = a.shape.Dk, ld = shared_ld(D);
+    const int ldq = shared_ld(a.shape.Dk), ld = shared_ld(key_columns(a.shape, 4));
+    const int values = value_column(a.shape, 4);
     attention_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, TILE, last_first(), &seq, &tile))
+    if (!find_queries(a.seqs, a.num_seqs, heads_of(a.shape), TILE, last_first(), &seq, &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, TILE, a.shape.H);
+    const tile_rows t = rows_of_tile(seq, tile, TILE, a.shape, static_cast<int>(blockIdx.z));
     int begin, end;
     if (!keys_of_block(plan, t, &begin, &end))
         return;
-    const forward_shared s = carve_forward(D, buffers);
+    const forward_shared s = carve_forward(a.shape, buffers);
     column_sums<N> c;
     c.place(a.shape.Dv);
-    load_rows(s.q, ld, static_cast<const float *>(a.q) + t.base * static_cast<size_t>(D), TILE,
-              t.count, D);
+    load_rows(s.q, ldq,
+              heads_source<float>{static_cast<const float *>(a.q), static_cast<size_t>(a.shape.Dk),
+                                  t.rows, t.first},
+              TILE, t.count, a.shape.Dk);
     load_keys(a, t, begin, s.kv, ld);
     cp_async_commit();
     for (int key = begin, now = 0; key < end; key += KEYS) {
@@ -143,7 +147,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan
             cp_async_wait<0>();
         }
         __syncthreads();
-        partial_products<KEYS / 8>(s.q, ld, s.kv + now * KEYS * ld, ld, D, s.part);
+        partial_products<KEYS / 8>(s.q, ldq, s.kv + now * KEYS * ld, ld, a.shape.Dk, s.part);
         __syncthreads();
         softmax_step(a, t, s, key, fresh);
         __syncthreads();
@@ -152,7 +156,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan
             for (int i = 0; i < N; i++)
                 c.scale(i, s.keep[c.row + i]);
             for (int k = 0; k < KEYS; k++)
-                c.add(s.kv + (now * KEYS + k) * ld, s.weights + k * WEIGHT_LD);
+                c.add(s.kv + (now * KEYS + k) * ld + values, s.weights + k * WEIGHT_LD);
         }
         if (next >= end || next % SPLIT_KEYS == 0) {
             if (c.any)
@@ -170,16 +174,18 @@ __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan
         now = other;
     }
     if (a.lse && plan.splits == 1 && static_cast<int>(threadIdx.x) < t.count)
-        a.lse[t.base + threadIdx.x] = s.total[threadIdx.x].max + logf(s.total[threadIdx.x].sum);
+        a.lse[t.rows.at(t.first + static_cast<int>(threadIdx.x))] =
+            s.total[threadIdx.x].max + logf(s.total[threadIdx.x].sum);
 }
 
 int check_shape(const struct device *dev, const struct attention_shape *s)
 {
-    if (s->Dv > R_MAX || s->Dk > D_MAX)
+    const int row = key_columns(*s, 64); // in the vectors of either type
+    if (s->Dv > DV_MAX || row > ROW_MAX)
         return err_set(ERR_ENV,
-                       "GPU %d: attention holds keys of at most %d and values of at most "
-                       "%d elements, not %d and %d",
-                       dev->cuda->index, D_MAX, R_MAX, s->Dk, s->Dv);
+                       "GPU %d: attention holds values of at most %d elements in rows of at most "
+                       "%d, not %d in %d",
+                       dev->cuda->index, DV_MAX, ROW_MAX, s->Dv, row);
     return 0;
 }
 
@@ -200,9 +206,8 @@ int check_shared(const struct device *dev, size_t bytes)
 
 static int attend_float32(struct device *dev, const struct attention_args *a)
 {
-    const int D = a->shape.Dk;
-    const int buffers = fits_shared(dev, forward_floats(D, 2) * sizeof(float)) ? 2 : 1;
-    const size_t bytes = forward_floats(D, buffers) * sizeof(float);
+    const int buffers = fits_shared(dev, forward_floats(a->shape, 2) * sizeof(float)) ? 2 : 1;
+    const size_t bytes = forward_floats(a->shape, buffers) * sizeof(float);
     int rc = check_shared(dev, bytes);
     struct forward_plan plan;
     if (rc == 0)
@@ -214,7 +219,8 @@ static int attend_float32(struct device *dev, const struct attention_args *a)
                                               : n == 4 ? attend_f32<4>
                                               : n == 2 ? attend_f32<2>
                                                        : attend_f32<1>;
-    const dim3 grid(static_cast<unsigned int>(plan.tiles), static_cast<unsigned int>(plan.splits));
+    const dim3 grid(static_cast<unsigned int>(plan.tiles), static_cast<unsigned int>(plan.splits),
+                    static_cast<unsigned int>(a->shape.kv_heads));
     rc = launch(dev, grid, dim3(THREADS), bytes, kernel, plan, buffers);
     return rc ? rc : combine_splits<float>(dev, plan);
 }

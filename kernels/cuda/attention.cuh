@@ -2,8 +2,10 @@
 // What the variants of attention and of its backward share: how sequences are cut into tiles, how
 // partial results over splits of the keys are merged, and the sizes that the kernels support.
 //
-// A row is one head of one query: row i of a sequence is head i % H of query i / H, and rows of q
-// lie one after the other. A tile is a few rows of one sequence, which read the same keys.
+// A row is one head of one query. Each part of the keys is on its own, with the heads that it
+// serves: row i of a sequence is head i % heads of query i / heads. A tile is a few rows of one
+// sequence and part, which read the same keys. In shared memory a row of keys is the key and,
+// unless that begins with it, the value, each in whole vectors.
 #ifndef KERNELS_CUDA_ATTENTION_CUH
 #define KERNELS_CUDA_ATTENTION_CUH
 
@@ -17,11 +19,37 @@ namespace attention
 // of the same (long prefills and training) and the bits are the same.
 constexpr int SPLIT_KEYS = 8 * ATTENTION_BLOCK;
 
-// The widest latent part and the widest row that the kernels hold in registers.
-constexpr int R_MAX = 512;
-constexpr int D_MAX = 576;
+// The widest value and the widest row of keys that the kernels hold in registers.
+constexpr int DV_MAX = 512;
+constexpr int ROW_MAX = 576;
 
 __host__ __device__ inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+__host__ __device__ inline int heads_of(const struct attention_shape &s)
+{
+    return s.H / s.kv_heads;
+}
+
+// Where a part begins in a row, and elements of a row.
+__host__ __device__ inline int part_of(const struct attention_shape &s, int part)
+{
+    return part * (s.value_at == 0 ? s.Dk : s.Dk + s.Dv);
+}
+__host__ __device__ inline int row_of(const struct attention_shape &s)
+{
+    return part_of(s, s.kv_heads);
+}
+
+// Of a row of keys in shared memory, in vectors of `to` elements: the column where the value
+// begins, and all columns.
+__host__ __device__ inline int value_column(const struct attention_shape &s, int to)
+{
+    return s.value_at == 0 ? 0 : round_up(s.Dk, to);
+}
+__host__ __device__ inline int key_columns(const struct attention_shape &s, int to)
+{
+    return round_up(s.Dk, to) + (s.value_at == 0 ? 0 : round_up(s.Dv, to));
+}
 
 __host__ __device__ inline int splits_of(int keys) { return (keys + SPLIT_KEYS - 1) / SPLIT_KEYS; }
 
@@ -39,11 +67,11 @@ inline size_t tiles_at_most(int T, int num_seqs, int per, int size)
 }
 
 // Finds tile `index`, counted over the sequences in order: its sequence, and which of the
-// sequence's tiles it is. False when there are fewer. Called by all threads of the block, whole
-// warps.
-template <typename Seq>
-__device__ inline bool find_tile(const Seq *seqs, int num_seqs, int per, int size, int index,
-                                 Seq *seq, int *tile)
+// sequence's tiles it is. False when there are fewer. tokens(seq): what the tiles of a sequence are
+// of, with `per` rows each. Called by all threads of the block, whole warps.
+template <typename Seq, typename Tokens>
+__device__ inline bool find_tile(const Seq *seqs, int num_seqs, Tokens tokens, int per, int size,
+                                 int index, int *seq, int *tile)
 {
     __shared__ int warp_total[32], found_seq, found_tile;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % WARP, warp = thread / WARP;
@@ -53,7 +81,7 @@ __device__ inline bool find_tile(const Seq *seqs, int num_seqs, int per, int siz
     int before_all = 0; // tiles of the sequences before this round's
     for (int base = 0; base < num_seqs && before_all <= index; base += threads) {
         const int n = base + thread;
-        const int count = n < num_seqs ? (seqs[n].len * per + size - 1) / size : 0;
+        const int count = n < num_seqs ? (tokens(seqs[n]) * per + size - 1) / size : 0;
         int upto = count;
         for (int d = 1; d < WARP; d *= 2) {
             const int x = __shfl_up_sync(ALL_LANES, upto, static_cast<unsigned int>(d));
@@ -76,10 +104,72 @@ __device__ inline bool find_tile(const Seq *seqs, int num_seqs, int per, int siz
     __syncthreads();
     if (found_seq < 0)
         return false;
-    *seq = seqs[found_seq];
+    *seq = found_seq;
     *tile = found_tile;
     return true;
 }
+
+// The same of the queries.
+template <typename Seq>
+__device__ inline bool find_queries(const Seq *seqs, int num_seqs, int per, int size, int index,
+                                    Seq *seq, int *tile)
+{
+    int n;
+    const auto queries = [](const Seq &s) { return s.len; };
+    if (!find_tile(seqs, num_seqs, queries, per, size, index, &n, tile))
+        return false;
+    *seq = seqs[n];
+    return true;
+}
+
+// The rows of a sequence and part among those of q.
+struct head_rows {
+    size_t origin; // the first
+    int heads, H;  // of the part, of all parts
+
+    __device__ __forceinline__ size_t at(int row) const
+    {
+        if (heads == H)
+            return origin + static_cast<size_t>(row);
+        return origin + static_cast<size_t>(row / heads) * static_cast<size_t>(H) +
+               static_cast<size_t>(row % heads);
+    }
+};
+
+__device__ __forceinline__ head_rows rows_of(int query, const struct attention_shape &s, int part)
+{
+    const int heads = heads_of(s);
+    return {static_cast<size_t>(query) * static_cast<size_t>(s.H) +
+                static_cast<size_t>(part * heads),
+            heads, s.H};
+}
+
+// Rows in global memory: of one part of the keys, or of some heads from row `first` on.
+template <typename T> struct strided_source {
+    const T *data;
+    size_t ld;
+
+    __device__ __forceinline__ const T *row(int i) const
+    {
+        return data + static_cast<size_t>(i) * ld;
+    }
+    __device__ __forceinline__ bool aligned() const
+    {
+        return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld * sizeof(T) % 16 == 0;
+    }
+};
+template <typename T> struct heads_source {
+    const T *data;
+    size_t ld;
+    head_rows rows;
+    int first;
+
+    __device__ __forceinline__ const T *row(int i) const { return data + rows.at(first + i) * ld; }
+    __device__ __forceinline__ bool aligned() const
+    {
+        return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld * sizeof(T) % 16 == 0;
+    }
+};
 
 // The item of a block: the last tiles first, which see the most keys.
 __device__ __forceinline__ int last_first() { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
@@ -114,24 +204,30 @@ __device__ __forceinline__ float merge_values(merge_factors f, float total, floa
 
 // One tile of a forward pass as every variant sees it.
 struct tile_rows {
-    size_t base;   // of its first row, in all rows of q
+    size_t base;   // of its first row, in all rows of q, where they lie one after the other
     int first;     // of its first row, in the sequence
     int count;     // rows
     int pos;       // position of the sequence's first query
     int keys;      // keys that its last row sees
     int blocks_at; // in kv_blocks
+    int part;
+    head_rows rows; // of the sequence
 };
 
+// A tile of the heads of one part; with shape.kv_heads 1, of all heads.
 __device__ __forceinline__ tile_rows rows_of_tile(const attention_seq &seq, int tile, int size,
-                                                  int H)
+                                                  const struct attention_shape &shape, int part)
 {
+    const int heads = heads_of(shape);
     tile_rows t;
+    t.rows = rows_of(seq.query, shape, part);
     t.first = tile * size;
-    t.count = seq.len * H - t.first < size ? seq.len * H - t.first : size;
-    t.base = static_cast<size_t>(seq.query) * static_cast<size_t>(H) + static_cast<size_t>(t.first);
+    t.count = seq.len * heads - t.first < size ? seq.len * heads - t.first : size;
+    t.base = t.rows.origin + static_cast<size_t>(t.first);
     t.pos = seq.pos;
-    t.keys = seq.pos + (t.first + t.count - 1) / H + 1;
+    t.keys = seq.pos + (t.first + t.count - 1) / heads + 1;
     t.blocks_at = seq.block;
+    t.part = part;
     return t;
 }
 

@@ -19,9 +19,78 @@ struct grad_plan {
 };
 
 __device__ __forceinline__ tile_rows queries_of_tile(const attention_grad_seq &seq, int tile,
-                                                     int size, int H)
+                                                     int size, const struct attention_shape &shape,
+                                                     int part)
 {
-    return rows_of_tile(attention_seq{seq.query, seq.len, seq.pos, 0}, tile, size, H);
+    return rows_of_tile(attention_seq{seq.query, seq.len, seq.pos, 0}, tile, size, shape, part);
+}
+
+// The first position whose key is a sequence's own.
+__device__ __forceinline__ int first_own(const attention_grad_seq &seq)
+{
+    return seq.pos / ATTENTION_BLOCK * ATTENTION_BLOCK;
+}
+
+// Where the keys of a sequence are: rows of kv. Blocks are of one sequence each.
+struct key_rows {
+    int own, prefix; // rows of the keys of positions own_from and 0
+    int own_from, keys;
+
+    __device__ __forceinline__ int row(int key) const
+    {
+        return key < own_from ? prefix + key : own + key - own_from;
+    }
+};
+
+__device__ __forceinline__ key_rows keys_of_seq(const attention_grad_args &a,
+                                                const attention_grad_seq &seq)
+{
+    return {seq.key, seq.prefix < 0 ? 0 : a.seqs[seq.prefix].key, first_own(seq),
+            seq.pos + seq.len};
+}
+
+// A tile of the own keys of a sequence, and a walk over the rows that see some of it: the
+// sequence's own from `first` on, then all of those that continue it and see it whole.
+struct key_tile {
+    attention_grad_seq seq; // whose rows are walked over
+    int n, index;           // it, and the one whose keys they are
+    int key, row, rows;     // position of the first key, row of seq and rows that it has
+    int count, at;          // keys, and row of kv of the first
+
+    __device__ __forceinline__ bool there() const { return row < rows; }
+
+    // The next `step` rows.
+    __device__ __forceinline__ void advance(const attention_grad_args &a, int step)
+    {
+        row += step;
+        while (row >= rows && n + 1 < a.num_seqs && a.seqs[n + 1].prefix == index &&
+               key < first_own(a.seqs[n + 1])) {
+            seq = a.seqs[++n];
+            row = 0;
+            rows = seq.len * heads_of(a.shape);
+        }
+    }
+};
+
+// Tile `wanted` of `size` keys. The walk begins with a multiple of `step` rows, and has come to
+// rows unless there are none.
+__device__ inline bool find_keys(const attention_grad_args &a, int size, int step, int wanted,
+                                 key_tile *t)
+{
+    const auto own = [](const attention_grad_seq &s) { return s.pos % ATTENTION_BLOCK + s.len; };
+    int tile;
+    if (!find_tile(a.seqs, a.num_seqs, own, 1, size, wanted, &t->index, &tile))
+        return false;
+    t->n = t->index;
+    t->seq = a.seqs[t->index];
+    const int heads = heads_of(a.shape), left = own(t->seq) - tile * size;
+    t->key = first_own(t->seq) + tile * size;
+    t->count = left < size ? left : size;
+    t->at = t->seq.key + tile * size;
+    t->rows = t->seq.len * heads;
+    t->row = t->key > t->seq.pos ? (t->key - t->seq.pos) * heads / step * step : 0;
+    t->advance(a, 0);
+    return true;
 }
 
 constexpr int DELTA_THREADS = 256;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Latent attention on tensor cores: bfloat16 queries, keys and outputs, float32 scores, softmax and
+// Attention on tensor cores: bfloat16 queries, keys and outputs, float32 scores, softmax and
 // sums. The algorithm is attention.cu's, with tiles of M = 16, 32 or 64 rows and a block of
 // ATTENTION_BLOCK keys a step: the 8 warps share the scores [M,KEYS] among them, leave the weights
 // in shared memory as bfloat16, and each has all rows of a stretch of the output's columns. The
@@ -37,42 +37,47 @@ template <int M> struct forward_tiles {
     row_states<M> *rows;
 };
 
-// Whether the weights fit into the columns of a block of keys that are no values: those are free
-// once the scores are there.
-__host__ __device__ inline bool weights_in_keys(int R, int D)
+// Where the weights fit into the columns of a block of keys that are no values, which are free once
+// the scores are there: whole lines, so that the order of vectors in a row is that of a tile of
+// their own. Negative: nowhere.
+__host__ __device__ inline int weight_column(const struct attention_shape &s)
 {
-    return R % KEYS == 0 && padded(D) >= R + KEYS;
+    if (s.value_at > 0)
+        return 0;
+    return s.Dv % KEYS == 0 && padded(s.Dk) >= s.Dv + KEYS ? s.Dv : -1;
 }
 
-template <int M> size_t forward_bytes(int R, int D, int buffers)
+template <int M> size_t forward_bytes(const struct attention_shape &s, int buffers)
 {
-    const size_t row = static_cast<size_t>(padded(D)) * sizeof(bf16);
-    return row * static_cast<size_t>(M + buffers * KEYS) + sizeof(row_states<M>) +
-           (weights_in_keys(R, D) ? 0 : M * KEYS * sizeof(bf16));
+    const int tiles = M * padded(s.Dk) + buffers * KEYS * key_columns(s, 64) +
+                      (weight_column(s) >= 0 ? 0 : M * KEYS);
+    return static_cast<size_t>(tiles) * sizeof(bf16) + sizeof(row_states<M>);
 }
 
-template <int M> __device__ __forceinline__ forward_tiles<M> carve_tiles(int R, int D, int buffers)
+template <int M>
+__device__ __forceinline__ forward_tiles<M> carve_tiles(const struct attention_shape &shape,
+                                                        int buffers)
 {
+    const int columns = key_columns(shape, 64);
     forward_tiles<M> s;
     bf16 *const memory = dynamic_shared<bf16>();
-    s.kv_size = KEYS * padded(D);
-    s.q = {memory, padded(D) / VECTOR};
-    s.kv = {memory + M * padded(D), s.q.vectors};
+    s.kv_size = KEYS * columns;
+    s.q = {memory, padded(shape.Dk) / VECTOR};
+    s.kv = {memory + M * padded(shape.Dk), columns / VECTOR};
     bf16 *const after = s.kv.data + buffers * s.kv_size;
     s.p = {after, KEYS / VECTOR};
-    if (weights_in_keys(R, D))
+    if (weight_column(shape) >= 0)
         s.p = {nullptr, 0}; // see weights_of_block
     s.rows = reinterpret_cast<row_states<M> *>(after + (s.p.data ? M * KEYS : 0));
     return s;
 }
 
-// Columns [R, R + KEYS) of the block of keys as a tile of their own: R is a multiple of 64, so the
-// order of vectors in a row is the same.
 template <int M>
 __device__ __forceinline__ tile_view weights_of_block(const forward_tiles<M> &s,
-                                                      const tile_view &kv, int R)
+                                                      const tile_view &kv,
+                                                      const struct attention_shape &shape)
 {
-    return s.p.data ? s.p : tile_view{kv.data + R, kv.vectors};
+    return s.p.data ? s.p : tile_view{kv.data + weight_column(shape), kv.vectors};
 }
 
 __device__ inline void load_block(const attention_args &a, const tile_rows &t, int key,
@@ -80,7 +85,7 @@ __device__ inline void load_block(const attention_args &a, const tile_rows &t, i
 {
     const bf16 *const block =
         static_cast<const bf16 *>(a.kv_blocks[t.blocks_at + key / ATTENTION_BLOCK]);
-    load_tile(to, block, KEYS, t.keys - key, a.shape.Dk);
+    load_key_tile(a.shape, to, block, t.part, KEYS, t.keys - key);
 }
 
 // Where the thread's scores stand in the tile.
@@ -250,9 +255,8 @@ __device__ inline void leave_split(const forward_plan &plan, const tile_rows &t,
             const int row = 16 * m + fragment_row(2 * half);
             if (row >= t.count)
                 continue;
-            const size_t at =
-                (t.base + static_cast<size_t>(row)) * static_cast<size_t>(plan.splits) +
-                static_cast<size_t>(split);
+            const size_t at = t.rows.at(t.first + row) * static_cast<size_t>(plan.splits) +
+                              static_cast<size_t>(split);
             float *const sums = plan.sums + at * static_cast<size_t>(plan.ld);
 #pragma unroll
             for (int n = 0; n < NT; n++) {
@@ -275,9 +279,10 @@ __device__ inline void take_split(const forward_plan &plan, const tile_rows &t,
 {
     const int columns = mine.columns(plan.a.shape.Dv);
     const attention_args &a = plan.a;
-    float4 *const totals = reinterpret_cast<float4 *>(plan.sums) +
-                           static_cast<size_t>(blockIdx.x) * (M / 16 * NT * MMA_THREADS) +
-                           threadIdx.x;
+    float4 *const totals =
+        reinterpret_cast<float4 *>(plan.sums) +
+        static_cast<size_t>(blockIdx.z * gridDim.x + blockIdx.x) * (M / 16 * NT * MMA_THREADS) +
+        threadIdx.x;
 #pragma unroll
     for (int m = 0; m < M / 16; m++) {
         softmax_state state[2];
@@ -312,7 +317,7 @@ __device__ inline void take_split(const forward_plan &plan, const tile_rows &t,
                 continue;
             const float inverse = 1.0f / state[half].sum;
             bf16 *const out = static_cast<bf16 *>(a.out) +
-                              (t.base + static_cast<size_t>(row)) * static_cast<size_t>(a.shape.Dv);
+                              t.rows.at(t.first + row) * static_cast<size_t>(a.shape.Dv);
 #pragma unroll
             for (int n = 0; n < NT; n++)
                 store_pair(out, VECTOR * (mine.first + n) + fragment_column(0), columns,
@@ -336,14 +341,16 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
     fragments<M / 16, NT> c;
     c.clear();
     start_split(s.rows);
-    load_tile(s.q, static_cast<const bf16 *>(a.q) + t.base * static_cast<size_t>(a.shape.Dk), M,
-              t.count, a.shape.Dk);
+    load_tile(s.q,
+              heads_source<bf16>{static_cast<const bf16 *>(a.q), static_cast<size_t>(a.shape.Dk),
+                                 t.rows, t.first},
+              M, t.count, a.shape.Dk);
     load_block(a, t, begin, s.kv);
     cp_async_commit();
     for (int key = begin, now = 0; key < end; key += KEYS) {
         const int next = key + KEYS, other = buffers == 2 ? 1 - now : 0;
         const tile_view kv = {s.kv.data + now * s.kv_size, s.kv.vectors};
-        const tile_view p = weights_of_block(s, kv, a.shape.Dv);
+        const tile_view p = weights_of_block(s, kv, a.shape);
         cp_async_wait<0>();
         __syncthreads();
         if (buffers == 2 && next < end) {
@@ -351,15 +358,15 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
             cp_async_commit();
         }
         scores<M> x;
-        multiply_rows<tiles::MT, tiles::NT>(&x, s.q, at.row, kv, at.column, kv.vectors);
-        mask_and_max<M>(&x, at, t, a.shape.H, key, s.rows);
+        multiply_rows<tiles::MT, tiles::NT>(&x, s.q, at.row, kv, at.column, s.q.vectors);
+        mask_and_max<M>(&x, at, t, t.rows.heads, key, s.rows);
         __syncthreads();
         scores_to_weights<M>(x, at, unit, p, s.rows);
         owner.scale_of_step(s.rows, unit);
         __syncthreads();
         owner.move_on(s.rows);
         scale_sums<M, NT>(&c, s.rows);
-        add_weighted<M / 16, NT>(&c, p, kv, KEYS, mine.first, mine.end);
+        add_weighted<M / 16, NT>(&c, p, values_of(kv, a.shape), KEYS, mine.first, mine.end);
         if (next < end && next % SPLIT_KEYS != 0 && buffers == 2) {
             now = other;
             continue;
@@ -391,7 +398,7 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
     }
     if (a.lse && plan.splits == 1 && static_cast<int>(threadIdx.x) < t.count) {
         const softmax_state total = s.rows->total[threadIdx.x];
-        a.lse[t.base + threadIdx.x] = total.max + logf(total.sum);
+        a.lse[t.rows.at(t.first + static_cast<int>(threadIdx.x))] = total.max + logf(total.sum);
     }
 }
 
@@ -407,15 +414,15 @@ template <int M, int NT>
 __global__ void __launch_bounds__(MMA_THREADS, 1) attend_bf16(const forward_plan plan, int buffers)
 {
     const attention_args &a = plan.a;
-    const forward_tiles<M> s = carve_tiles<M>(a.shape.Dv, a.shape.Dk, buffers);
+    const forward_tiles<M> s = carve_tiles<M>(a.shape, buffers);
     for (int i = 0; i * static_cast<int>(gridDim.x) < plan.tiles; i++) {
         const int item = plan.tiles - 1 - item_of(i); // the last first: they see the most keys
         attention_seq seq;
         int tile, begin, end;
         __syncthreads(); // all have done with the tiles of the item before
-        if (item < 0 || !find_tile(a.seqs, a.num_seqs, a.shape.H, M, item, &seq, &tile))
+        if (item < 0 || !find_queries(a.seqs, a.num_seqs, heads_of(a.shape), M, item, &seq, &tile))
             continue;
-        const tile_rows t = rows_of_tile(seq, tile, M, a.shape.H);
+        const tile_rows t = rows_of_tile(seq, tile, M, a.shape, static_cast<int>(blockIdx.z));
         if (keys_of_block(plan, t, &begin, &end))
             attend_tile<M, NT>(plan, t, begin, end, s, buffers);
     }
@@ -430,9 +437,9 @@ template <int M> static forward_kernel kernel_of(int R)
 
 template <int M> static int launch_forward(struct device *dev, const struct attention_args *a)
 {
-    const int D = a->shape.Dk;
-    const int buffers = fits_shared(dev, forward_bytes<M>(a->shape.Dv, D, 2)) ? 2 : 1;
-    const size_t bytes = forward_bytes<M>(a->shape.Dv, D, buffers);
+    const int buffers = fits_shared(dev, forward_bytes<M>(a->shape, 2)) ? 2 : 1;
+    const size_t bytes = forward_bytes<M>(a->shape, buffers);
+    const unsigned int parts = static_cast<unsigned int>(a->shape.kv_heads);
     struct forward_plan plan;
     int rc = check_shared(dev, bytes);
     if (rc == 0)
@@ -448,11 +455,12 @@ template <int M> static int launch_forward(struct device *dev, const struct atte
                                                                                       : 4);
         blocks = blocks < most ? blocks : static_cast<unsigned int>(most);
         rc = scratch(dev, SCRATCH_OUTER, &plan.sums,
-                     blocks * static_cast<size_t>(M * round_up(R_MAX, 64)));
+                     static_cast<size_t>(blocks * parts) *
+                         static_cast<size_t>(M * round_up(DV_MAX, 64)));
     }
     if (rc == 0)
-        rc = launch(dev, dim3(blocks, static_cast<unsigned int>(plan.splits)), dim3(MMA_THREADS),
-                    bytes, kernel_of<M>(a->shape.Dv), plan, buffers);
+        rc = launch(dev, dim3(blocks, static_cast<unsigned int>(plan.splits), parts),
+                    dim3(MMA_THREADS), bytes, kernel_of<M>(a->shape.Dv), plan, buffers);
     return rc ? rc : combine_splits<bf16>(dev, plan);
 }
 
@@ -460,13 +468,12 @@ template <int M> static int launch_forward(struct device *dev, const struct atte
 // memory does not hold that.
 int attend_bfloat16(struct device *dev, const struct attention_args *a)
 {
-    const long long rows = static_cast<long long>(a->T) * a->shape.H, seqs = a->num_seqs;
-    const int D = a->shape.Dk;
+    const long long rows = static_cast<long long>(a->T) * heads_of(a->shape), seqs = a->num_seqs;
     if (wide_shape(dev, &a->shape))
         return attend_wide(dev, a);
-    if (rows > 32 * seqs && fits_shared(dev, forward_bytes<64>(a->shape.Dv, D, 1)))
+    if (rows > 32 * seqs && fits_shared(dev, forward_bytes<64>(a->shape, 1)))
         return launch_forward<64>(dev, a);
-    if (rows > 16 * seqs && fits_shared(dev, forward_bytes<32>(a->shape.Dv, D, 1)))
+    if (rows > 16 * seqs && fits_shared(dev, forward_bytes<32>(a->shape, 1)))
         return launch_forward<32>(dev, a);
     return launch_forward<16>(dev, a);
 }

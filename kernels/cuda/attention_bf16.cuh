@@ -36,17 +36,18 @@ struct tile_view {
     }
 };
 
-// Starts copying the first `valid` of `rows` rows, `width` elements wide and apart; the rest of the
-// rows and of the tile's width becomes zero. What cp.async cannot copy is there after a barrier.
-__device__ inline void load_tile(const tile_view &to, const bf16 *from, int rows, int valid,
+// Starts copying the first `valid` of `rows` rows, `width` elements wide, to the first
+// padded(width) columns; the rest of the rows and of these columns becomes zero. What cp.async
+// cannot copy is there after a barrier.
+template <typename Source>
+__device__ inline void load_tile(const tile_view &to, const Source &from, int rows, int valid,
                                  int width)
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
-    const bool whole = width % VECTOR == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0;
+    const bool whole = width % VECTOR == 0 && from.aligned();
     for (int r = static_cast<int>(threadIdx.x) / WARP; r < rows; r += MMA_WARPS) {
-        const bf16 *const row =
-            r < valid ? from + static_cast<size_t>(r) * static_cast<size_t>(width) : from;
-        for (int v = lane; v < to.vectors; v += WARP) {
+        const bf16 *const row = r < valid ? from.row(r) : from.data;
+        for (int v = lane; v < padded(width) / VECTOR; v += WARP) {
             const int left = r < valid ? width - v * VECTOR : 0;
             if (whole) {
                 cp_async_16_zero(to.at(r, v), left > 0 ? row + v * VECTOR : row, left > 0 ? 16 : 0);
@@ -56,6 +57,24 @@ __device__ inline void load_tile(const tile_view &to, const bf16 *from, int rows
                 to.at(r, v)[j] = j < left ? row[v * VECTOR + j] : __float2bfloat16_rn(0.0f);
         }
     }
+}
+
+// A tile of keys: rows of key_columns(shape, 64), the values of which begin at a whole line.
+__device__ __forceinline__ tile_view values_of(const tile_view &kv, const struct attention_shape &s)
+{
+    return {kv.data + value_column(s, 64), kv.vectors};
+}
+
+// Rows of one part of keys, row 0 at `row`.
+__device__ inline void load_key_tile(const struct attention_shape &s, const tile_view &to,
+                                     const bf16 *row, int part, int rows, int valid)
+{
+    const size_t stride = static_cast<size_t>(row_of(s));
+    const bf16 *const key = row + part_of(s, part);
+    load_tile(to, strided_source<bf16>{key, stride}, rows, valid, s.Dk);
+    if (s.value_at > 0)
+        load_tile(values_of(to, s), strided_source<bf16>{key + s.value_at, stride}, rows, valid,
+                  s.Dv);
 }
 
 // What a thread holds of MT x NT matrices [16,8]: see mma_m16n8k16_bf16.
@@ -163,12 +182,17 @@ __device__ __forceinline__ void add_weighted(fragments<MT, NT> *d, const tile_vi
 struct vector_range {
     int first, end;
 
-    __device__ __forceinline__ void place(int width)
+    // Of warp `warp` of `warps` that share a row of `width`; none when it is not one of them.
+    __device__ __forceinline__ void place(int width, int warp, int warps)
     {
         const int vectors = (width + VECTOR - 1) / VECTOR;
-        const int per_warp = (vectors + MMA_WARPS - 1) / MMA_WARPS;
-        first = static_cast<int>(threadIdx.x) / WARP * per_warp;
+        const int per_warp = (vectors + warps - 1) / warps;
+        first = warp < 0 ? vectors : warp * per_warp;
         end = first + per_warp < vectors ? first + per_warp : vectors;
+    }
+    __device__ __forceinline__ void place(int width)
+    {
+        place(width, static_cast<int>(threadIdx.x) / WARP, MMA_WARPS);
     }
     // Columns of a row of `width` that are before the end.
     __device__ __forceinline__ int columns(int width) const

@@ -20,16 +20,16 @@ constexpr int WEIGHT_LD = TILE + 4; // floats between the weights of one row and
 // that 8 rows at one column lie in different banks.
 __host__ __device__ inline int shared_ld(int width) { return 4 * ((width + 3) / 4 | 1); }
 
-// Starts copying the first `valid` of `rows` rows, `width` floats wide and apart, to shared memory,
-// `ld` apart; the rest of the rows, and of the last vector of each, becomes zero.
-__device__ inline void load_rows(float *to, int ld, const float *from, int rows, int valid,
+// Starts copying the first `valid` of `rows` rows, `width` floats wide, to shared memory, `ld`
+// apart; the rest of the rows, and of the last vector of each, becomes zero.
+template <typename Source>
+__device__ inline void load_rows(float *to, int ld, const Source &from, int rows, int valid,
                                  int width)
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
-    const bool whole = width % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0;
+    const bool whole = width % 4 == 0 && from.aligned();
     for (int r = static_cast<int>(threadIdx.x) / WARP; r < rows; r += WARPS) {
-        const float *row =
-            r < valid ? from + static_cast<size_t>(r) * static_cast<size_t>(width) : from;
+        const float *row = r < valid ? from.row(r) : from.data;
         if (whole) {
             for (int c = 4 * lane; c < width; c += 4 * WARP)
                 cp_async_16_zero(to + r * ld + c, row + c, r < valid ? 16 : 0);
@@ -39,6 +39,18 @@ __device__ inline void load_rows(float *to, int ld, const float *from, int rows,
                                 r < valid && c < width ? 4 : 0);
         }
     }
+}
+
+// Rows of one part of keys, row 0 at `row`: the keys, and the values that are not among them.
+__device__ inline void load_key_rows(const struct attention_shape &s, float *to, int ld,
+                                     const float *row, int part, int rows, int valid)
+{
+    const size_t stride = static_cast<size_t>(row_of(s));
+    const float *const key = row + part_of(s, part);
+    load_rows(to, ld, strided_source<float>{key, stride}, rows, valid, s.Dk);
+    if (s.value_at > 0)
+        load_rows(to + value_column(s, 4), ld, strided_source<float>{key + s.value_at, stride},
+                  rows, valid, s.Dv);
 }
 
 // out[warp][16][8 NT]: this warp's share of the inner products of 16 rows of x and 8 NT rows of y,

@@ -32,7 +32,8 @@ inline size_t tiles_enough(int size) { return size >= 64 ? 2 : 8; }
 inline int plan_forward(struct device *dev, const struct attention_args *a, int size,
                         struct forward_plan *plan)
 {
-    const size_t tiles = tiles_at_most(a->T, a->num_seqs, a->shape.H, size);
+    const size_t tiles = tiles_at_most(a->T, a->num_seqs, heads_of(a->shape), size);
+    const size_t parts = static_cast<size_t>(a->shape.kv_heads);
     const size_t rows = static_cast<size_t>(a->T) * static_cast<size_t>(a->shape.H);
     const int splits = splits_of(a->max_keys), ld = round_up(a->shape.Dv, 4);
     const size_t states = rows * static_cast<size_t>(splits);
@@ -40,7 +41,7 @@ inline int plan_forward(struct device *dev, const struct attention_args *a, int 
     const size_t bytes = state_bytes + states * static_cast<size_t>(ld) * sizeof(float);
     *plan = {*a, static_cast<int>(tiles), 1, ld, nullptr, nullptr};
     if (splits == 1 || bytes > SPLIT_BYTES_MAX ||
-        tiles >= tiles_enough(size) * static_cast<size_t>(dev->cuda->num_sms))
+        tiles * parts >= tiles_enough(size) * static_cast<size_t>(dev->cuda->num_sms))
         return 0;
     unsigned char *memory = nullptr;
     const int rc = scratch(dev, SCRATCH_OUTER, &memory, bytes);
@@ -70,8 +71,8 @@ __device__ __forceinline__ void store_partial(const forward_plan &plan, const ti
                                               int column, int split, float4 sum,
                                               softmax_state state)
 {
-    const size_t at = (t.base + static_cast<size_t>(row)) * static_cast<size_t>(plan.splits) +
-                      static_cast<size_t>(split);
+    const size_t at =
+        t.rows.at(t.first + row) * static_cast<size_t>(plan.splits) + static_cast<size_t>(split);
     *reinterpret_cast<float4 *>(plan.sums + at * static_cast<size_t>(plan.ld) + column) = sum;
     if (column == 0)
         plan.state[at] = state;
@@ -92,23 +93,25 @@ __device__ __forceinline__ void merge_row_states(const tile_rows &t, const softm
 
 constexpr int COMBINE_TILE = 16, COMBINE_THREADS = 128;
 
-// Merges the splits of one row in order. grid: (tiles, COMBINE_TILE).
+// Merges the splits of one row in order. grid: (tiles, COMBINE_TILE, parts).
 template <typename T>
 __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_plan plan)
 {
     const attention_args &a = plan.a;
     attention_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, COMBINE_TILE, last_first(), &seq, &tile))
+    if (!find_queries(a.seqs, a.num_seqs, heads_of(a.shape), COMBINE_TILE, last_first(), &seq,
+                      &tile))
         return;
-    const tile_rows t = rows_of_tile(seq, tile, COMBINE_TILE, a.shape.H);
+    const int part = static_cast<int>(blockIdx.z);
+    const tile_rows t = rows_of_tile(seq, tile, COMBINE_TILE, a.shape, part);
     const int row = static_cast<int>(blockIdx.y);
     if (row >= t.count)
         return;
-    const size_t at = t.base + static_cast<size_t>(row);
+    const size_t at = t.rows.at(t.first + row);
     const softmax_state *state = plan.state + at * static_cast<size_t>(plan.splits);
     const float *sums = plan.sums + at * static_cast<size_t>(plan.splits * plan.ld);
-    const int splits = splits_of(keys_of_row(t, row, a.shape.H));
+    const int splits = splits_of(keys_of_row(t, row, t.rows.heads));
     T *out = static_cast<T *>(a.out) + at * static_cast<size_t>(a.shape.Dv);
     for (int c = 4 * static_cast<int>(threadIdx.x); c < a.shape.Dv; c += 4 * COMBINE_THREADS) {
         softmax_state total = state[0];
@@ -131,9 +134,11 @@ template <typename T> int combine_splits(struct device *dev, const struct forwar
 {
     if (plan.splits == 1)
         return 0;
-    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, plan.a.shape.H, COMBINE_TILE);
-    return launch(dev, dim3(static_cast<unsigned int>(tiles), COMBINE_TILE), dim3(COMBINE_THREADS),
-                  0, combine_rows<T>, plan);
+    const struct attention_shape &s = plan.a.shape;
+    const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, heads_of(s), COMBINE_TILE);
+    const dim3 grid(static_cast<unsigned int>(tiles), COMBINE_TILE,
+                    static_cast<unsigned int>(s.kv_heads));
+    return launch(dev, grid, dim3(COMBINE_THREADS), 0, combine_rows<T>, plan);
 }
 
 } // namespace attention

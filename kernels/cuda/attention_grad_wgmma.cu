@@ -309,9 +309,9 @@ __global__ void __launch_bounds__(GRAD_THREADS, 1) query_grad_wgmma(const grad_p
     const attention_grad_args &a = plan.a;
     attention_grad_seq seq;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, a.shape.H, WIDE_ROWS, last_first(), &seq, &tile))
+    if (!find_queries(a.seqs, a.num_seqs, a.shape.H, WIDE_ROWS, last_first(), &seq, &tile))
         return;
-    const tile_rows t = queries_of_tile(seq, tile, WIDE_ROWS, a.shape.H);
+    const tile_rows t = queries_of_tile(seq, tile, WIDE_ROWS, a.shape, 0);
     grad_wide_shared *const s = dynamic_shared<grad_wide_shared>();
     init_grad_barriers(s, 0);
     __syncthreads();
@@ -367,7 +367,7 @@ __device__ inline bool find_key_tile(const key_plan &plan, int index, key_item *
 {
     const attention_grad_args &a = plan.grad.a;
     int tile;
-    if (!find_tile(a.seqs, a.num_seqs, 1, WIDE_ROWS, plan.first + index, &item->seq, &tile))
+    if (!find_queries(a.seqs, a.num_seqs, 1, WIDE_ROWS, plan.first + index, &item->seq, &tile))
         return false;
     const int key = tile * WIDE_ROWS, left = item->seq.len - key;
     item->index = index;

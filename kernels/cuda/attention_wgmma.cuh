@@ -149,7 +149,7 @@ struct item_finder {
             seq.len = __shfl_sync(ALL_LANES, seq.len, from);
             seq.pos = __shfl_sync(ALL_LANES, seq.pos, from);
             seq.block = __shfl_sync(ALL_LANES, seq.block, from);
-            item->t = rows_of_tile(seq, tile, ROWS, a.shape.H);
+            item->t = rows_of_tile(seq, tile, ROWS, a.shape, 0);
             item->begin = i % of_tile * SPLIT_KEYS;
             item->end = item->t.keys;
             if (plan.splits > 1 && item->begin + SPLIT_KEYS < item->end)
