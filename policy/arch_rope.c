@@ -8,7 +8,7 @@
 static void read_yarn(struct reader *r, struct arch *a, const struct json *v)
 {
     struct arch_yarn *y = &a->yarn;
-    y->factor = reader_real(r, v, "factor", 1, 1e6, NAN);
+    y->factor = reader_real(r, v, "factor", 1, 1e6, (double)NAN);
     y->original_positions =
         reader_int(r, v, "original_max_position_embeddings", 1, 1 << 24, a->max_positions);
     y->beta_fast = reader_real(r, v, "beta_fast", 1e-6, 1e6, 32);
@@ -22,9 +22,9 @@ static void read_yarn(struct reader *r, struct arch *a, const struct json *v)
 static void read_llama3(struct reader *r, struct arch *a, const struct json *v)
 {
     struct arch_llama3 *s = &a->llama3;
-    s->factor = reader_real(r, v, "factor", 1, 1e6, NAN);
-    s->low_freq_factor = reader_real(r, v, "low_freq_factor", 1e-6, 1e6, NAN);
-    s->high_freq_factor = reader_real(r, v, "high_freq_factor", 1e-6, 1e6, NAN);
+    s->factor = reader_real(r, v, "factor", 1, 1e6, (double)NAN);
+    s->low_freq_factor = reader_real(r, v, "low_freq_factor", 1e-6, 1e6, (double)NAN);
+    s->high_freq_factor = reader_real(r, v, "high_freq_factor", 1e-6, 1e6, (double)NAN);
     s->original_positions =
         reader_int(r, v, "original_max_position_embeddings", 1, 1 << 24, a->max_positions);
     if (r->num_faults == 0 && s->high_freq_factor <= s->low_freq_factor) {
