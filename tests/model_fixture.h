@@ -136,25 +136,28 @@ struct groups {
     struct pack shared, repeated;
 };
 
-// Prompts with lengths around the block of attention; in the two rounds, 1 to 9 samples of them.
-static inline struct groups groups_open(int V, int round)
+// The first sample of a group goes on into the next block of attention, the third is empty.
+static inline int group_sample_len(int i) { return i == 0 ? 66 : i == 2 ? 0 : 1 + i * 29 % 9; }
+
+// Prompts with lengths around the block of attention, of one to nine samples.
+static inline struct groups groups_open(int V)
 {
     enum { GROUPS = 5, LONGEST = 130 };
-    static const int prompts[GROUPS] = {1, 63, 64, 65, LONGEST};
+    static const int prompts[GROUPS] = {1, 63, 64, 65, LONGEST}, sizes[GROUPS] = {9, 1, 3, 4, 2};
     struct groups x = {0};
-    for (int g = 0, n = round * GROUPS; g < GROUPS; g++, n++) {
-        int tokens[LONGEST], completion[LONGEST], len = prompts[g], samples = 1 + n % 9;
+    for (int g = 0; g < GROUPS; g++) {
+        int tokens[LONGEST], completion[LONGEST], len = prompts[g];
         for (int t = 0; t < len; t++) {
-            tokens[t] = (t * t * 7 + t * 3 + n) % V;
+            tokens[t] = (t * t * 7 + t * 3 + g) % V;
         }
         pack_sequence(&x.shared, tokens, len, NULL, 0);
         for (int t = 1; t < len; t++) {
             pack_target(&x.shared, x.shared.T - len + t - 1, tokens[t], 1);
         }
-        for (int i = 0; i < samples; i++) {
-            const int drawn = i == 2 ? 0 : 1 + (i * 29 + n * 11) % 100, row = x.repeated.T;
+        for (int i = 0; i < sizes[g]; i++) {
+            const int drawn = group_sample_len(i), row = x.repeated.T;
             for (int t = 0; t < drawn; t++) {
-                completion[t] = (t * t * 5 + t * i + n) % V;
+                completion[t] = (t * t * 5 + t * i + g) % V;
             }
             pack_sequence(&x.repeated, tokens, len, completion, drawn);
             for (int t = i == 0 ? 1 : len; t < len + drawn; t++) {

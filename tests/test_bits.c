@@ -294,18 +294,16 @@ static void forward(struct fixture *f, const struct pack *pack, float *logprob, 
 
 static void check_groups(struct fixture *f)
 {
-    for (int round = 0; round < 2; round++) {
-        struct groups x = groups_open(f->p->arch.V, round);
-        const size_t n = (size_t)x.shared.num_targets;
-        assert_int_equal(x.repeated.num_targets, n);
-        assert_true(x.shared.T < x.repeated.T);
-        float *results = mem_floats(4 * n);
-        forward(f, &x.repeated, results, results + n);
-        forward(f, &x.shared, results + 2 * n, results + 3 * n);
-        assert_same_bits("a group's results", results + 2 * n, results, 2 * n);
-        free(results);
-        groups_close(&x);
-    }
+    struct groups x = groups_open(f->p->arch.V);
+    const size_t n = (size_t)x.shared.num_targets;
+    assert_int_equal(x.repeated.num_targets, n);
+    assert_true(x.shared.T < x.repeated.T);
+    float *results = mem_floats(4 * n);
+    forward(f, &x.repeated, results, results + n);
+    forward(f, &x.shared, results + 2 * n, results + 3 * n);
+    assert_same_bits("a group's results", results + 2 * n, results, 2 * n);
+    free(results);
+    groups_close(&x);
 }
 
 static void a_group_packed_with_its_prompt_once_has_the_bits_of_its_samples(void **state)
@@ -342,7 +340,7 @@ static struct outcome forward_backward(enum dtype dtype, const char *model, int 
                                        size_t *num_grads, size_t *num_targets)
 {
     struct fixture f = fixture_open_as(dtype, model, device, threads);
-    struct groups groups = groups_open(f.p->arch.V, 1);
+    struct groups groups = groups_open(f.p->arch.V);
     const size_t n = (size_t)(f.next.num_targets + groups.shared.num_targets);
     struct outcome o = {mem_floats(n), mem_floats(n), NULL};
     float *logprob = o.logprob, *entropy = o.entropy;

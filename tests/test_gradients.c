@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of what the golden models do not have, against finite differences: the value head,
 // entropy, a model without experts or without shared ones, rotation by halves, grouped-query
-// attention with every bias and norm, a tied head, and sequences that continue one; of these, on the
-// golden models, against sequences alone; and those of layers that are computed again.
+// attention with every bias and norm, a tied head, and sequences that continue one; of these, on
+// the golden models, against sequences alone; and those of layers that are computed again.
 #include "tests/model_fixture.h"
 
 #include "base/philox.h"
@@ -287,26 +287,23 @@ static void check_groups(struct fixture *f, double tolerance)
 {
     double worst = 0;
     assert_ok(policy_train_begin(f->p));
-    for (int round = 0; round < 2; round++) {
-        struct groups x = groups_open(f->p->arch.V, round);
-        float *repeated = gradient_of(f, &x.repeated), *shared = gradient_of(f, &x.shared);
-        for (int i = 0; i < f->p->params.num_tensors; i++) {
-            const struct param_tensor *t = &f->p->params.tensors[i];
-            double difference = 0, norm = 0;
-            for (size_t j = t->offset; j < t->offset + t->size; j++) {
-                difference += pow((double)shared[j] - (double)repeated[j], 2);
-                norm += pow((double)repeated[j], 2);
-            }
-            worst = fmax(worst, norm > 0 ? sqrt(difference / norm) : difference);
-            if (!(difference <= tolerance * tolerance * norm)) {
-                fail_msg("%s, %s: off by %.3g of its norm", f->name, t->name,
-                         sqrt(difference / norm));
-            }
+    struct groups x = groups_open(f->p->arch.V);
+    float *repeated = gradient_of(f, &x.repeated), *shared = gradient_of(f, &x.shared);
+    for (int i = 0; i < f->p->params.num_tensors; i++) {
+        const struct param_tensor *t = &f->p->params.tensors[i];
+        double difference = 0, norm = 0;
+        for (size_t j = t->offset; j < t->offset + t->size; j++) {
+            difference += pow((double)shared[j] - (double)repeated[j], 2);
+            norm += pow((double)repeated[j], 2);
         }
-        free(repeated);
-        free(shared);
-        groups_close(&x);
+        worst = fmax(worst, norm > 0 ? sqrt(difference / norm) : difference);
+        if (!(difference <= tolerance * tolerance * norm)) {
+            fail_msg("%s, %s: off by %.3g of its norm", f->name, t->name, sqrt(difference / norm));
+        }
     }
+    free(repeated);
+    free(shared);
+    groups_close(&x);
     print_message("# %s, %s: gradients of tensors differ by at most %.2g of their norm\n", f->name,
                   f->dev->name, worst);
 }
