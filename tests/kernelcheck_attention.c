@@ -618,14 +618,14 @@ static const struct attention_case attention_grad_shapes[] = {
     {3, 24, 16, 2, 1, 20, .followers = 9, .prefix = 65},
     {2, 17, 3, 2, 0, 60, .gap = 1, .followers = 3, .prefix = 200},
     {6, 16, 0, 2, 0, 70, .gap = 1, .kv_heads = 2, .followers = 3, .prefix = 65},
-    {8, 64, 0, 2, 1, 20, .kv_heads = 2, .followers = 2, .prefix = 130},
+    {4, 64, 0, 2, 1, 20, .kv_heads = 2, .followers = 2, .prefix = 66},
     {4, 80, 0, 2, 0, 40, .kv_heads = 4, .followers = 4, .prefix = 64},
     {5, 33, 7, 2, 0, 66, .followers = 4, .prefix = 63, .bf16 = true},
     {4, 32, 8, 2, 1, 66, .followers = 2, .prefix = 64, .bf16 = true},
     {3, 24, 16, 2, 0, 20, .gap = 1, .followers = 9, .prefix = 65, .bf16 = true, .dkv16 = true},
     {3, 512, 64, 2, 0, 9, .followers = 3, .prefix = 65, .bf16 = true},
     {6, 16, 0, 2, 0, 70, .gap = 1, .kv_heads = 2, .followers = 3, .prefix = 65, .bf16 = true},
-    {8, 64, 0, 2, 1, 20, .kv_heads = 2, .followers = 2, .prefix = 130, .bf16 = true},
+    {4, 64, 0, 2, 1, 20, .kv_heads = 2, .followers = 2, .prefix = 66, .bf16 = true},
     {8, 128, 0, 2, 1, 40, .kv_heads = 1, .followers = 3, .prefix = 1, .bf16 = true, .dkv16 = true},
 };
 static const struct attention_case attention_grad_cpu[] = {
