@@ -192,8 +192,8 @@
     X(int, save_every, 0, 0, 1000000000, "steps between checkpoints; 0: only at the end of a stage") \
     X(int, save_total_limit, 0, 0, 1000000, "checkpoints that are kept, the newest; 0: all") \
     X(int, micro_batch_tokens, 16384, 1, 100000000, \
-      "tokens that go through the model at once in an update, at most; a longer sequence goes alone, and a prompt counts " \
-      "once for samples that follow it") \
+      "tokens that go through the model at once in an update, at most; a longer sequence goes alone, and a prompt " \
+      "counts once for samples that follow it") \
     X(flag, gradient_checkpointing, false, 0, 0, \
       "updates keep the input of each layer alone and compute the layer again on the way back: less memory, a third " \
       "more work, the same results") \
@@ -253,8 +253,8 @@
       "V3 models: step of the routing bias towards balanced experts (arXiv:2412.19437, 2.1.2)") \
     X(real, aux_loss_alpha, 0.0, 0, 1e3, \
       "models with experts: weight of the balance loss of each sequence (arXiv:2405.04434, 2.2.3; of V3 models " \
-      "arXiv:2412.19437, eq. 17-20), summed over layers; 0: none, whatever aux_loss_alpha the model's config.json has " \
-      "(DeepSeek's have 0.001); the metric loss is without it") \
+      "arXiv:2412.19437, eq. 17-20), summed over layers; 0: none, whatever aux_loss_alpha the model's config.json " \
+      "has (DeepSeek's have 0.001); the metric loss is without it") \
     X(rewards, reward, CONFIG_NONE, 0, 0, "overrides the config's reward, source by source") \
     X(rollout, rollout, CONFIG_NONE, 0, 0, "overrides keys of the config's rollout") \
     X(optimizer, optimizer, CONFIG_NONE, 0, 0, "overrides keys of the config's optimizer") \

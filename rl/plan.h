@@ -44,6 +44,8 @@ void plan_close(struct plan_basis *b);
 int plan_memory(struct plan *out, const struct plan_basis *b, const struct config *c);
 // ERR_ENV when the plan does not fit, with the table and the knobs in the message.
 int plan_check(const struct plan *p, const struct plan_basis *b, const struct config *c);
+// Logs the table, or ends with what plan_check says.
+int plan_begin(const struct plan_basis *b, const struct config *c);
 
 // rc, with the table and the knobs added to its message when it is the device's that an allocation
 // was refused.

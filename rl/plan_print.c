@@ -3,6 +3,7 @@
 #include "rl/plan.h"
 
 #include "base/error.h"
+#include "base/log.h"
 #include "rl/session.h"
 
 #include <stdio.h>
@@ -219,6 +220,22 @@ int plan_explain(int rc, const struct plan_basis *b, const struct config *c)
         plan_write_knobs(&text, &p, b, c, p.total > refused ? p.total - refused : 0);
     }
     err_set(rc, "%s", text.data);
+    strbuf_free(&text);
+    return rc;
+}
+
+int plan_begin(const struct plan_basis *b, const struct config *c)
+{
+    struct strbuf text = {0};
+    struct plan plan;
+    int rc = plan_memory(&plan, b, c);
+    if (rc == 0)
+        rc = plan_check(&plan, b, c);
+    if (rc == 0) {
+        plan_write(&text, &plan, b);
+        for (char *line = strtok(text.data, "\n"); line != NULL; line = strtok(NULL, "\n"))
+            log_line(LOG_INFO, "%s", line);
+    }
     strbuf_free(&text);
     return rc;
 }

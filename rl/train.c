@@ -251,24 +251,6 @@ static int open_shared(struct train *r, int cpus)
     return rc != 0 ? rc : plan_open(&r->basis, t);
 }
 
-// Tells what memory the run will take, and ends it here when there is not so much.
-static int check_memory(struct train *r)
-{
-    const struct config *c = r->t.config;
-    struct strbuf text = {0};
-    struct plan plan;
-    int rc = plan_memory(&plan, &r->basis, c);
-    if (rc == 0)
-        rc = plan_check(&plan, &r->basis, c);
-    if (rc == 0) {
-        plan_write(&text, &plan, &r->basis);
-        for (char *line = strtok(text.data, "\n"); line != NULL; line = strtok(NULL, "\n"))
-            log_line(LOG_INFO, "%s", line);
-    }
-    strbuf_free(&text);
-    return rc;
-}
-
 static int open_all(struct train *r)
 {
     struct trainer *t = &r->t;
@@ -278,7 +260,7 @@ static int open_all(struct train *r)
         rc = open_sandbox(t, cpus); // before weights are loaded: what it forks stays small
     if (rc == 0)
         rc = open_shared(r, cpus);
-    return rc != 0 ? rc : check_memory(r);
+    return rc != 0 ? rc : plan_begin(&r->basis, r->t.config);
 }
 
 static int open_run_files(struct train *r)

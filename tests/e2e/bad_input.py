@@ -315,8 +315,8 @@ def check_writing(tokenizer):
 
 def check_memory(good):
     """A model of some 8 TB: refused with the table and two settings, before anything of it is allocated."""
-    huge = put("huge.json", json.dumps({**good, "model": {**good["model"], "hidden_size": 1 << 20, "vocab_size": 1 << 20,
-                                                          "num_hidden_layers": 2}}))
+    sizes = {"hidden_size": 1 << 20, "vocab_size": 1 << 20, "num_hidden_layers": 2}
+    huge = put("huge.json", json.dumps({**good, "model": {**good["model"], **sizes}}))
     words = ["does not fit", "memory of stage grpo", "weights, float32", "moments of AdamW", "total", "the machine has",
              "--set run.", "saves"]
     refused(ENVIRONMENT, words, "plan", huge)

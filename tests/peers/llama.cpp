@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The generation that `gradus bench rollout` times, with llama.cpp: B sequences with prompts of P random tokens, then
-// N new tokens of each, one a step. Prints a JSON line {"batch","prefill","decode"}, tokens a second of the fastest of
-// RUNS runs after one that warms up. tests/peers/rollout.py builds and runs it.
-// usage: llama MODEL.gguf B P N THREADS GROUP      (GROUP sequences share a prompt)
+// The generation that `gradus bench rollout` times, with llama.cpp: B sequences with prompts of P
+// random tokens, then N new tokens of each, one a step. Prints a JSON line
+// {"batch","prefill","decode"}, tokens a second of the fastest of RUNS runs after one that warms
+// up. tests/peers/rollout.py builds and runs it. usage: llama MODEL.gguf B P N THREADS GROUP (GROUP
+// sequences share a prompt)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,7 +18,8 @@ struct shape {
 
 static double seconds()
 {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
 }
 
 static void check(bool right, const char *what)
@@ -104,10 +106,12 @@ int main(int argc, char **argv)
         const double end = seconds();
         if (run == 0)
             continue;
-        best_prefill = std::max(best_prefill, double(s.sequences / s.group) * s.prompt / (middle - begin));
+        best_prefill =
+            std::max(best_prefill, double(s.sequences / s.group) * s.prompt / (middle - begin));
         best_decode = std::max(best_decode, double(s.sequences) * s.added / (end - middle));
     }
-    std::printf("{\"batch\": %d, \"prefill\": %.2f, \"decode\": %.2f}\n", s.sequences, best_prefill, best_decode);
+    std::printf("{\"batch\": %d, \"prefill\": %.2f, \"decode\": %.2f}\n", s.sequences, best_prefill,
+                best_decode);
     llama_batch_free(batch);
     llama_free(context);
     llama_model_free(model);
