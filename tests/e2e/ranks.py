@@ -168,8 +168,9 @@ def check_same_bits(work):
 
 
 def check_rounding(work):
-    """One shard a rank: sums in another order. Supervised steps see the same tokens whatever was rounded; the losses
-    are means over some 600 tokens in double precision, of gradients that float32 sums round; measured 6e-9 here."""
+    """One shard a rank: sums in another order. Supervised steps see the same tokens whatever was rounded, but AdamW makes
+    whole steps of gradients that are all rounding: measured 6e-9 and 2e-6 on two CPUs, and up to 1e-5 on one rank that
+    cuts its micro-batches otherwise. A sum that misses a rank's part is off by a tenth and more."""
     name = "without shards, 2 and 4 ranks have the loss of one within rounding"
     plain = os.path.join(work, "plain")
     code, said = run_alone(plain)
@@ -184,7 +185,7 @@ def check_rounding(work):
                 if off > worst:
                     worst, at = off, f"{n} ranks, step {x['step']}"
     print(f"# the losses of the sft stage differ by at most {worst:.1e} of themselves ({at})")
-    report(code == 0 and 0 < worst < 1e-6, name, said)
+    report(code == 0 and 0 < worst < 1e-4, name, said)
 
 
 def check_traffic(work):
