@@ -169,8 +169,8 @@ def check_same_bits(work):
 
 def check_rounding(work):
     """One shard a rank: sums in another order. Supervised steps see the same tokens whatever was rounded, but AdamW
-    makes whole steps of gradients that are all rounding: measured 6e-9 and 2e-6 on two CPUs, and up to 1e-5 on one rank that
-    cuts its micro-batches otherwise. A sum that misses a rank's part is off by a tenth and more."""
+    makes whole steps of gradients that are all rounding: measured 6e-9 and 2e-6 on two CPUs, and up to 1e-5 on one
+    rank that cuts its micro-batches otherwise. A sum that misses a rank's part is off by a tenth and more."""
     name = "without shards, 2 and 4 ranks have the loss of one within rounding"
     plain = os.path.join(work, "plain")
     code, said = run_alone(plain)
