@@ -44,7 +44,6 @@ static ALWAYS_INLINE void tile_run(const struct tile *t, const int rows, const i
         }
     for (int l = t->k; l > 0; l--) {
         vec y[2];
-        gemm_prefetch(b, rows);
         for (int j = 0; j < vecs; j++)
             y[j] = masked && j == vecs - 1 ? vec_load_mask(b + j * VEC_WIDTH, last)
                                            : vec_load(b + j * VEC_WIDTH);

@@ -36,15 +36,4 @@ static inline size_t gemm_packed_size(int k, int n)
     return ((size_t)k + 1) / 2 * 2 * (((size_t)n + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
 }
 
-// A tile of few rows reads B as fast as memory gives it: asked for a page ahead, which the hardware
-// does not do by itself. b: what a step of the depth reads, two vectors.
-#define GEMM_FEW_ROWS       4
-#define GEMM_PREFETCH_AHEAD 4096
-static inline __attribute__((always_inline)) void gemm_prefetch(const void *b, const int rows)
-{
-    const char *at = (const char *)b + GEMM_PREFETCH_AHEAD;
-    for (size_t i = 0; rows <= GEMM_FEW_ROWS && i < GEMM_COLS * sizeof(float); i += 64)
-        _mm_prefetch(at + i, _MM_HINT_T0);
-}
-
 #endif

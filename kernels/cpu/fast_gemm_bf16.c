@@ -91,7 +91,6 @@ static ALWAYS_INLINE void tile_run(const struct tile *t, const int rows, const i
                                   j == vecs - 1 ? t->last : VEC_WIDTH)
                     : vec_zero();
     for (int p = t->pairs; p > 0; p--) {
-        gemm_prefetch(b, rows);
         tile_step(acc, a, a_row, b, rows, vecs);
         b += 2 * GEMM_COLS;
         for (int i = 0; i < (rows + 2) / 3; i++)
