@@ -28,6 +28,13 @@ extern "C" {
 struct team;
 struct device;
 
+// Of functions that kernels of a GPU call as well.
+#ifdef __CUDACC__
+#define KERNELS_ANYWHERE __host__ __device__
+#else
+#define KERNELS_ANYWHERE
+#endif
+
 enum dtype { DTYPE_F32, DTYPE_BF16 };
 
 static inline size_t dtype_size(enum dtype type) { return type == DTYPE_BF16 ? 2 : 4; }
@@ -178,11 +185,11 @@ struct attention_shape {
 };
 
 // Elements of a part of a row, and of a row.
-static inline int attention_part(const struct attention_shape *s)
+KERNELS_ANYWHERE static inline int attention_part(const struct attention_shape *s)
 {
     return s->value_at == 0 ? s->Dk : s->Dk + s->Dv;
 }
-static inline int attention_row(const struct attention_shape *s)
+KERNELS_ANYWHERE static inline int attention_row(const struct attention_shape *s)
 {
     return s->kv_heads * attention_part(s);
 }

@@ -55,8 +55,8 @@ __device__ inline void load_keys(const attention_args &a, const tile_rows &t, in
     const size_t at = static_cast<size_t>(key % ATTENTION_BLOCK);
     const float *block =
         static_cast<const float *>(a.kv_blocks[t.blocks_at + key / ATTENTION_BLOCK]);
-    load_key_rows(a.shape, to, ld, block + at * static_cast<size_t>(row_of(a.shape)), t.part, KEYS,
-                  t.keys - key);
+    load_key_rows(a.shape, to, ld, block + at * static_cast<size_t>(attention_row(&a.shape)),
+                  t.part, KEYS, t.keys - key);
 }
 
 // From scores to weights: a warp has a row at a time, a lane a key.

@@ -30,14 +30,10 @@ __host__ __device__ inline int heads_of(const struct attention_shape &s)
     return s.H / s.kv_heads;
 }
 
-// Where a part begins in a row, and elements of a row.
+// Where a part begins in a row.
 __host__ __device__ inline int part_of(const struct attention_shape &s, int part)
 {
-    return part * (s.value_at == 0 ? s.Dk : s.Dk + s.Dv);
-}
-__host__ __device__ inline int row_of(const struct attention_shape &s)
-{
-    return part_of(s, s.kv_heads);
+    return part * attention_part(&s);
 }
 
 // Of a row of keys in shared memory, in vectors of `to` elements: the column where the value

@@ -69,7 +69,7 @@ __device__ __forceinline__ tile_view values_of(const tile_view &kv, const struct
 __device__ inline void load_key_tile(const struct attention_shape &s, const tile_view &to,
                                      const bf16 *row, int part, int rows, int valid)
 {
-    const size_t stride = static_cast<size_t>(row_of(s));
+    const size_t stride = static_cast<size_t>(attention_row(&s));
     const bf16 *const key = row + part_of(s, part);
     load_tile(to, strided_source<bf16>{key, stride}, rows, valid, s.Dk);
     if (s.value_at > 0)

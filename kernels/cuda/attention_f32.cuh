@@ -45,7 +45,7 @@ __device__ inline void load_rows(float *to, int ld, const Source &from, int rows
 __device__ inline void load_key_rows(const struct attention_shape &s, float *to, int ld,
                                      const float *row, int part, int rows, int valid)
 {
-    const size_t stride = static_cast<size_t>(row_of(s));
+    const size_t stride = static_cast<size_t>(attention_row(&s));
     const float *const key = row + part_of(s, part);
     load_rows(to, ld, strided_source<float>{key, stride}, rows, valid, s.Dk);
     if (s.value_at > 0)

@@ -95,7 +95,7 @@ __device__ inline void load_keys(const attention_grad_args &a, const grad_layout
 {
     load_key_rows(a.shape, kv, l.ld,
                   static_cast<const float *>(a.kv) +
-                      static_cast<size_t>(at) * static_cast<size_t>(row_of(a.shape)),
+                      static_cast<size_t>(at) * static_cast<size_t>(attention_row(&a.shape)),
                   part, TILE, valid);
 }
 
@@ -177,8 +177,9 @@ __device__ inline void store_key_sums(const attention_grad_args &a, const key_ti
     for (int i = 0; i < N; i++) {
         if (c.row + i >= t.count)
             continue;
-        float *const to = static_cast<float *>(a.dkv) + part_of(s, part) +
-                          static_cast<size_t>(t.at + c.row + i) * static_cast<size_t>(row_of(s));
+        float *const to =
+            static_cast<float *>(a.dkv) + part_of(s, part) +
+            static_cast<size_t>(t.at + c.row + i) * static_cast<size_t>(attention_row(&s));
         if (value)
             c.store(to + s.value_at - values, i, values + s.Dv);
         else

@@ -49,7 +49,7 @@ __device__ inline void load_row_tiles(const attention_grad_args &a, const attent
 __device__ __forceinline__ const bf16 *key_row(const attention_grad_args &a, int at)
 {
     return static_cast<const bf16 *>(a.kv) +
-           static_cast<size_t>(at) * static_cast<size_t>(row_of(a.shape));
+           static_cast<size_t>(at) * static_cast<size_t>(attention_row(&a.shape));
 }
 
 // What both kernels know of a row: -lse log2(e) and delta, so that p = 2^(unit s - ...). Rows past
@@ -314,7 +314,7 @@ __global__ void __launch_bounds__(MMA_THREADS, 1) key_grad_bf16(const grad_plan 
     }
     cp_async_wait<0>(); // of keys that no row sees
     const auto to = [&](int i) {
-        return static_cast<size_t>(t.at + i) * static_cast<size_t>(row_of(shape)) +
+        return static_cast<size_t>(t.at + i) * static_cast<size_t>(attention_row(&shape)) +
                static_cast<size_t>(part_of(shape, part));
     };
     if (mine.any_keys())
