@@ -254,13 +254,8 @@ static void check_finite_part(struct tensor_report *r, const struct tensor *t)
     const size_t n = (size_t)tensor_count(t);
     float *x = mem_floats(n);
     tensor_to_floats(x, t);
-    size_t bad = 0, first = 0;
-    for (size_t i = n; i-- > 0;) {
-        if (!isfinite(x[i])) {
-            bad++;
-            first = i;
-        }
-    }
+    size_t first;
+    const size_t bad = tensor_nonfinite(x, n, &first);
     if (bad > 0) {
         tensor_report_add(r, t->name, "holds %g at index %zu (%zu of its %zu values)",
                           (double)x[first], first, bad, n);

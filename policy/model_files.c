@@ -5,7 +5,6 @@
 #include "base/json.h"
 #include "policy/adapter.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -322,13 +321,8 @@ static void dequantise(float *w, const struct tensor *t, const struct tensor *sc
 static int check_finite_tensor(const struct model_files *f, const struct param_tensor *t,
                                const float *x, struct model_load *load)
 {
-    size_t bad = 0, first = 0;
-    for (size_t i = t->size; i-- > 0;) {
-        if (!isfinite(x[i])) {
-            bad++;
-            first = i;
-        }
-    }
+    size_t first;
+    const size_t bad = tensor_nonfinite(x, t->size, &first);
     if (load->allow_nonfinite) {
         load->nonfinite += (int64_t)bad;
         return 0;

@@ -16,15 +16,15 @@ bool model_files_have(const struct model_files *f, const char *name);
 // How many layers for multi-token prediction, past the model's last, the files really hold.
 int model_files_mtp_layers(const struct model_files *f, const struct arch *a);
 
-// Makes p's block (its layout is filled) on dev and reads every tensor into it. Missing, misshapen
-// and unexpected tensors are listed together; those of multi-token-prediction layers, a tied head
-// and rotary tables are passed over. F8_E4M3 is multiplied by its blocks' scales, NAME_scale_inv. A
-// value head that is absent is zero.
 struct model_load {
     const struct adapter *adapter; // merged into the weights; NULL: none
     bool allow_nonfinite;
     int64_t nonfinite; // out: values that are NaN or Inf, where that is allowed
 };
+// Makes p's block (its layout is filled) on dev and reads every tensor into it. Missing, misshapen
+// and unexpected tensors are listed together; those of multi-token-prediction layers, a tied head
+// and rotary tables are passed over. F8_E4M3 is multiplied by its blocks' scales, NAME_scale_inv. A
+// value head that is absent is zero.
 int model_files_load(struct params *p, struct device *dev, const struct arch *a,
                      const struct model_files *f, struct model_load *load);
 

@@ -64,8 +64,6 @@ struct policy {
 // arch.fp8_rows says.
 int policy_open(struct policy **out, struct device *dev, const char *dir, enum dtype dtype,
                 bool value_head);
-// The architecture of a directory's config.json.
-int policy_read_arch(struct arch *out, const char *dir);
 // The same with what is rarer. adapter: directory of a LoRA adapter in PEFT's files, which is
 // merged into the weights (policy/adapter.h says of which kinds); all that does not fit comes in
 // one list.
@@ -76,6 +74,8 @@ struct policy_source {
 };
 int policy_open_source(struct policy **out, struct device *dev, const struct policy_source *source,
                        enum dtype dtype);
+// The architecture of a directory's config.json.
+int policy_read_arch(struct arch *out, const char *dir);
 // New weights: normal with init_range for matrices (norms 1, biases 0), a function of (seed, tensor
 // name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
@@ -137,7 +137,7 @@ int policy_forward(struct policy *p, const struct policy_batch *b, bool train, f
                    float *entropy);
 // grad += d(loss)/d(weights), from d(loss)/d(logprob) and d(loss)/d(entropy) (NULL: zero),
 // [num_targets], and that of balance_weight times the sum of the sequences' balance losses (a
-// prefix, and what continues it, each being a sequence).
+// prefix being a part of each sequence that continues it).
 int policy_backward(struct policy *p, const struct policy_batch *b, const float *dlogprob,
                     const float *dentropy);
 

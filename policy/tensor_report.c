@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,4 +107,16 @@ bool tensor_has_shape(const struct tensor *t, int rank, const int64_t *shape)
 bool tensor_is_float(const struct tensor *t)
 {
     return t->dtype == TENSOR_F32 || t->dtype == TENSOR_BF16 || t->dtype == TENSOR_F16;
+}
+
+size_t tensor_nonfinite(const float *x, size_t n, size_t *first)
+{
+    size_t count = 0;
+    for (size_t i = n; i-- > 0;) {
+        if (!isfinite(x[i])) {
+            count++;
+            *first = i;
+        }
+    }
+    return count;
 }

@@ -24,5 +24,7 @@ int tensor_report_end(struct tensor_report *r, const char *fmt, ...)
 const char *tensor_shape_text(char buf[64], int rank, const int64_t *shape);
 bool tensor_has_shape(const struct tensor *t, int rank, const int64_t *shape);
 bool tensor_is_float(const struct tensor *t); // F32, BF16 or F16
+// How many of n values are NaN or Inf; *first is the index of the first of them.
+size_t tensor_nonfinite(const float *x, size_t n, size_t *first);
 
 #endif

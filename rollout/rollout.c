@@ -217,8 +217,8 @@ int rollout_plan(struct rollout_memory *out, struct device *dev, const struct ar
     const int64_t rows = (int64_t)num_requests * q->prompt_len + (samples > batch ? batch : 0);
     const int prefill = rows < options.prefill_tokens ? (int)rows : options.prefill_tokens;
     const int positions = q->prompt_len + q->sampling.max_tokens;
-    int64_t limit,
-        pages = fewer_pages(num_requests * batcher_pages_all(q), batcher_pages_one(q), batch);
+    int64_t limit;
+    int64_t pages = fewer_pages(num_requests * batcher_pages_all(q), batcher_pages_one(q), batch);
     const int rc = pages_in_memory(&limit, dev, page);
     if (rc != 0)
         return rc;
