@@ -282,7 +282,7 @@ static int run_attention(struct run *r, struct attention_shape shape, int count,
 {
     const int blocks = count * (keys / ATTENTION_BLOCK);
     const size_t row = (size_t)attention_row(&shape), T = (size_t)count * (size_t)queries;
-    const size_t heads = (size_t)shape.H, size = r->type == DTYPE_BF16 ? 2 : 4;
+    const size_t heads = (size_t)shape.H, size = dtype_size(r->type);
     const unsigned char *kv = input(r, (size_t)blocks * ATTENTION_BLOCK * row);
     const void **table = mem_array0((size_t)blocks, sizeof *table);
     for (int i = 0; i < blocks; i++)

@@ -42,6 +42,12 @@ const char *config_stage_kind_name(enum config_stage_kind kind)
     return names[kind];
 }
 
+bool config_stage_generates(const struct config_stage *s)
+{
+    return s->kind == STAGE_GRPO ||
+           (s->kind == STAGE_PRM && s->samples_from == SAMPLES_FROM_POLICY);
+}
+
 // ---- checks that no single key can fail, and values derived from other keys
 
 // Where faults are reported: the config, and the node of the object that is being checked.

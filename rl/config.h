@@ -159,6 +159,7 @@ const struct config_reward *config_reward_of(const struct config_rewards *reward
                                              const char *source);
 const struct config_source *config_source_of(const struct config *c, const char *name);
 const char *config_stage_kind_name(enum config_stage_kind kind);
+bool config_stage_generates(const struct config_stage *s); // it trains on samples of the policy
 
 // The tables as a person reads them (key NULL: all keys; else a dotted path such as
 // "rollout.top_p", ERR_CONFIG when there is none), and as a JSON Schema (draft 2020-12).

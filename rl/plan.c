@@ -21,17 +21,11 @@ static void add_task(struct plan_tasks *l, const struct task *task)
     l->sequence = sequence > l->sequence ? sequence : l->sequence;
 }
 
-static bool generates(const struct config_stage *s)
-{
-    return s->kind == STAGE_GRPO ||
-           (s->kind == STAGE_PRM && s->samples_from == SAMPLES_FROM_POLICY);
-}
-
 static int look_at_training(struct plan_tasks *out, const struct trainer *t,
                             const struct config_stage *s, struct arena *a)
 {
     struct source_mix mix;
-    const int all = generates(s) ? s->rollout.num_prompts : s->batch;
+    const int all = config_stage_generates(s) ? s->rollout.num_prompts : s->batch;
     const int n = all < LOOKED_AT ? all : LOOKED_AT;
     int rc = s->kind == STAGE_EVAL ? 0 : source_mix_open(&mix, t->sources, &s->sources, 0);
     for (int i = 0; i < n && rc == 0 && s->kind != STAGE_EVAL; i++) {
@@ -250,7 +244,7 @@ static int stage_needs(struct needs *n, const struct plan_basis *b, const struct
     const int longest = b->train[stage].sequence;
     int rc = 0;
     begin_needs(n, c, stage);
-    if (generates(s))
+    if (config_stage_generates(s))
         rc = add_samples(n, b, c, stage);
     else if (s->kind == STAGE_SFT)
         add_update(n, POLICY, packed_pass(c, s->batch, longest), longest);

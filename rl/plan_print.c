@@ -35,8 +35,7 @@ static void write_stage(struct strbuf *out, const struct config_stage *s)
         strbuf_printf(out, "%d steps", s->steps);
     else
         strbuf_printf(out, "%g epochs", s->epochs);
-    const bool generates =
-        s->kind == STAGE_GRPO || (s->kind == STAGE_PRM && s->samples_from == SAMPLES_FROM_POLICY);
+    const bool generates = config_stage_generates(s);
     if (generates)
         strbuf_printf(out, " of %d prompts x %d samples, at most %d tokens each",
                       s->rollout.num_prompts, s->rollout.num_generations,

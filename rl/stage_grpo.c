@@ -5,9 +5,8 @@
 // all tokens that it runs.
 //
 // Samples whose advantage is 0 on every token have no gradient without a KL term or a balance loss,
-// and are not run
-// (but the first of each update, so that the check always has tokens): the sum is the same without
-// them.
+// and are not run (but the first of each update, so that the check always has tokens): the sum is
+// the same without them.
 #include "rl/grpo_batch.h"
 #include "rl/trainer.h"
 
