@@ -19,24 +19,15 @@
 #include "policy/pack.h"
 #include "policy/policy.h"
 #include "policy/safetensors.h"
+#include "tests/assert_ok.h"
 #include "tests/devices.h"
+#include "tests/golden_models.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static const char *const golden_models[] = {"deepseek_v2_lite_tiny",
-                                            "deepseek_v2_tiny",
-                                            "deepseek_v3_tiny",
-                                            "deepseek_v3_nogroup_tiny",
-                                            "llama_tiny",
-                                            "llama_bias_tiny",
-                                            "qwen2_tiny",
-                                            "qwen3_tiny",
-                                            "qwen3_moe_tiny"};
-enum { NUM_GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models };
 
 struct fixture {
     const char *name;
@@ -58,13 +49,6 @@ static inline char *golden_path(const char *model, const char *file)
     strbuf_printf(&b, "%s/models/%s/%s", TEST_GOLDEN, model, file);
     return strbuf_take(&b);
 }
-
-#define assert_ok(call)                                                                            \
-    do {                                                                                           \
-        if (call) {                                                                                \
-            fail_msg("%s: %s", #call, err_message());                                              \
-        }                                                                                          \
-    } while (0)
 
 static inline const float *golden_floats(const struct fixture *f, const char *name)
 {

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/team.h"
 #include "rl/plan.h"
+#include "tests/assert_ok.h"
 #include "tests/devices.h"
 #include "tests/fenced_device.h"
 
@@ -19,13 +20,6 @@
 #include <string.h>
 
 #define CONFIG TEST_GOLDEN "/../e2e/small.json"
-
-#define assert_ok(call)                                                                            \
-    do {                                                                                           \
-        if (call) {                                                                                \
-            fail_msg("%s: %s", #call, err_message());                                              \
-        }                                                                                          \
-    } while (0)
 
 // A run on a device that counts, before its models are opened.
 struct world {

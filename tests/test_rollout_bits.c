@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "policy/pack.h"
 #include "rollout/batcher.h"
+#include "tests/golden_models.h"
 #include "tests/rollout_fixture.h"
 
 // ---- promise 1
@@ -208,17 +209,8 @@ static void check_greedy(const char *dir)
 static void greedy_texts_are_those_of_transformers(void **state)
 {
     (void)state;
-    static const char *const names[] = {"deepseek_v2_lite_tiny",
-                                        "deepseek_v2_tiny",
-                                        "deepseek_v3_tiny",
-                                        "deepseek_v3_nogroup_tiny",
-                                        "llama_tiny",
-                                        "llama_bias_tiny",
-                                        "qwen2_tiny",
-                                        "qwen3_tiny",
-                                        "qwen3_moe_tiny"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *dir = golden_dir(names[i]);
+    for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
+        char *dir = golden_dir(golden_models[i]);
         const bool there = dir_exists(dir);
         if (there)
             check_greedy(dir);

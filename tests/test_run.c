@@ -14,6 +14,7 @@
 #include "rl/metrics.h"
 #include "rl/rundir.h"
 #include "rl/stats.h"
+#include "tests/assert_ok.h"
 #include "tests/devices.h"
 
 #include <math.h>
@@ -21,12 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define assert_ok(call)                                                                            \
-    do {                                                                                           \
-        if (call)                                                                                  \
-            fail_msg("%s: %s", #call, err_message());                                              \
-    } while (0)
 
 // ---- a run directory with two checkpoints of a small model
 
