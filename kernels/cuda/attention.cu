@@ -174,8 +174,7 @@ __global__ void __launch_bounds__(THREADS, 1) attend_f32(const forward_plan plan
         now = other;
     }
     if (a.lse && plan.splits == 1 && static_cast<int>(threadIdx.x) < t.count)
-        a.lse[t.rows.at(t.first + static_cast<int>(threadIdx.x))] =
-            s.total[threadIdx.x].max + logf(s.total[threadIdx.x].sum);
+        a.lse[t.rows.at(t.first + static_cast<int>(threadIdx.x))] = log_sum(s.total[threadIdx.x]);
 }
 
 int check_shape(const struct device *dev, const struct attention_shape *s)

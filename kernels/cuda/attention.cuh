@@ -198,6 +198,13 @@ __device__ __forceinline__ float merge_values(merge_factors f, float total, floa
     return fmaf(split, f.take, total * f.keep);
 }
 
+// The log of a row's sum of e^score over all of its keys. There is one at least: where nothing was
+// summed, the scores were not finite.
+__device__ __forceinline__ float log_sum(softmax_state total)
+{
+    return total.sum == 0.0f ? NAN : total.max + logf(total.sum);
+}
+
 // One tile of a forward pass as every variant sees it.
 struct tile_rows {
     size_t base;   // of its first row, in all rows of q, where they lie one after the other

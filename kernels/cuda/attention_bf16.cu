@@ -398,7 +398,7 @@ __device__ inline void attend_tile(const forward_plan &plan, const tile_rows &t,
     }
     if (a.lse && plan.splits == 1 && static_cast<int>(threadIdx.x) < t.count) {
         const softmax_state total = s.rows->total[threadIdx.x];
-        a.lse[t.rows.at(t.first + static_cast<int>(threadIdx.x))] = total.max + logf(total.sum);
+        a.lse[t.rows.at(t.first + static_cast<int>(threadIdx.x))] = log_sum(total);
     }
 }
 

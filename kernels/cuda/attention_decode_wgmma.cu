@@ -537,7 +537,7 @@ __device__ inline void store_outputs(const attention_args &a, const tile_rows &t
                 out[j * STRIP_COLUMNS + line_of(h)] =
                     __float2bfloat16_rn(sums[j][element_of_row(i, h)] * inverse);
         if (a.lse && threadIdx.x < 4)
-            a.lse[at] = total[i].max + logf(total[i].sum);
+            a.lse[at] = log_sum(total[i]);
     }
 }
 

@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_pl
         const four v = {{sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse}};
         store_four(out + c, a.shape.Dv - c, v);
         if (c == 0 && a.lse)
-            a.lse[at] = total.max + logf(total.sum);
+            a.lse[at] = log_sum(total);
     }
 }
 

@@ -452,7 +452,7 @@ __device__ inline void store_outputs(const attention_args &a, const tile_rows &t
                 store_pairs(to + 8 * (j + static_cast<int>(threadIdx.x) % 4), vectors, pair);
         }
         if (a.lse && row < t.count && w == 0 && threadIdx.x % 4 == 0)
-            a.lse[t.base + static_cast<size_t>(row)] = total[h].max + logf(total[h].sum);
+            a.lse[t.base + static_cast<size_t>(row)] = log_sum(total[h]);
     }
 }
 
