@@ -52,6 +52,9 @@ static void print_times(const struct bench *b, const struct arch *a,
     snprintf(name, sizeof name, "decode, %d sequences%s, %d new tokens", B,
              g->group > 1 ? " in groups" : "", NEW);
     bench_print_rate(b, "rollout", name, drawn, decode, moved, best->decode);
+    snprintf(name, sizeof name, "completions, prompts%s included", g->group > 1 ? ", shared," : "");
+    bench_print_rate(b, "rollout", name, (double)B * NEW, prefill + decode, 0,
+                     best->prefill + best->decode);
 }
 
 static int bench_batch(const struct bench *b, struct policy *policy,

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Generation beside llama.cpp on the same shape: `gradus bench rollout` and llama.cpp in turn, several times, and the
-medians of the ratios of neighbouring runs, which a machine that others use disturbs least. A peer alone: no test needs
-it. llama.cpp comes with PyPI's llama-cpp-python; its library and headers are taken from there.
+medians of the ratios of neighbouring runs, which a machine that others use disturbs least: prompts' tokens a second,
+new tokens a second of the steps that give them, and of prompts and steps together. A peer alone: no test needs it.
+llama.cpp comes with PyPI's llama-cpp-python; its library and headers are taken from there.
 
 usage: rollout.py MODEL FILE.gguf [--gradus PROGRAM] [--batches 1,8,32,64] [--prompt P] [--group G] [--pairs N]
 MODEL is a preset of `gradus bench` or a config.json; FILE.gguf a bfloat16 model of that shape. Run it with the Python
@@ -42,12 +43,14 @@ def ours(options, batch):
 def theirs(program, options, batch):
     out = subprocess.run([program, options.gguf, str(batch), str(options.prompt), str(NEW), "2", str(options.group)],
                          check=True, capture_output=True, text=True).stdout
-    return json.loads(out)
+    rate = json.loads(out)
+    prompts, drawn = batch // options.group * options.prompt, batch * NEW
+    return {**rate, "completions": drawn / (prompts / rate["prefill"] + drawn / rate["decode"])}
 
 
 def measure(program, options, batch):
     pairs = [(ours(options, batch), theirs(program, options, batch)) for _ in range(options.pairs)]
-    for case in "prefill", "decode":
+    for case in "prefill", "decode", "completions":
         ratio = statistics.median(a[case] / b[case] for a, b in pairs)
         print(json.dumps({"bench": "rollout", "case": f"{options.model}, {case}, {batch} sequences", "metric": "tokens",
                           "value": statistics.median(a[case] for a, _ in pairs), "unit": "tokens/s",
