@@ -56,12 +56,16 @@ struct pack_args {
 // C[g] = A[g] B[g], or += when accumulate; g < batch. Either a batch of m-row matrices (strides),
 // or, with segments, one tall A and C of m rows, of which [segments[g], segments[g+1]) belong to
 // B[g] (experts); stride_a and stride_c are then unused. Sum over k ascending. a_type and b_type
-// are the same; c_type is float32 where they are.
+// are the same; c_type is float32 where they are. A device that reads plain matrices takes B as it
+// lies in float32 too, rounded to b_type, with the bits of its packed form: for products of many
+// rows, which then need no packed form of their own.
 struct matmul_args {
     const void *a; // [m,k] each
     size_t lda, stride_a;
-    const void *b; // packed, batch of [k,n]
-    void *c;       // [m,n] each
+    const void *b;        // packed, batch of [k,n]
+    const float *plain;   // [k,n] each, instead of b
+    size_t ldb, stride_b; // of plain
+    void *c;              // [m,n] each
     size_t ldc, stride_c;
     int m, n, k, batch;
     const int *segments; // [batch+1] or NULL
@@ -444,6 +448,7 @@ struct adamw_args {
 };
 
 struct kernels {
+    bool reads_plain; // matmul_args.plain
     // Elements of a packed [k,n] matrix; device.h has a call for it.
     size_t (*matmul_packed_size)(const struct device *, int k, int n);
     int (*matmul_pack)(struct device *, const struct pack_args *);

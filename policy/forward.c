@@ -11,13 +11,18 @@
 int product(const struct policy *p, const struct matrix *m, enum way way, struct matmul_args args)
 {
     args.b = way == TO_OUT ? m->to_out : m->to_in;
+    if (!args.b) {
+        assert(way == TO_IN && p->dev->k->reads_plain);
+        args.plain = p->params.data + m->offset;
+        args.ldb = (size_t)m->in;
+        args.stride_b = m->stride;
+    }
     args.k = way == TO_OUT ? m->in : m->out;
     args.n = way == TO_OUT ? m->out : m->in;
     args.lda = args.lda ? args.lda : (size_t)args.k;
     args.ldc = args.ldc ? args.ldc : (size_t)args.n;
     args.batch = m->count;
     args.a_type = args.b_type = m->type;
-    assert(args.b);
     return p->dev->k->matmul(p->dev, &args);
 }
 

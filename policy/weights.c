@@ -110,15 +110,16 @@ static size_t place(struct matrix *m, const struct device *dev, bool to_out, boo
 
 static size_t place_all(struct policy_packed *w, const struct policy *p, char *block)
 {
+    const bool to_in = w->train && !p->dev->k->reads_plain; // else the block itself serves
     size_t used = 0;
     for (int l = 0; l < p->arch.L; l++) {
         for (int i = 0; i < W_LAYER_COUNT; i++) {
-            used += place(&w->layers[l].m[i], p->dev, i != W_UK || w->both, i == W_UK || w->both,
+            used += place(&w->layers[l].m[i], p->dev, i != W_UK || w->train, i == W_UK || to_in,
                           block ? block + used : NULL);
         }
     }
-    used += place(&w->head, p->dev, true, w->both, block ? block + used : NULL);
-    used += place(&w->score, p->dev, true, w->both, block ? block + used : NULL);
+    used += place(&w->head, p->dev, true, w->train, block ? block + used : NULL);
+    used += place(&w->score, p->dev, true, to_in, block ? block + used : NULL);
     return used;
 }
 
@@ -153,7 +154,7 @@ static int pack(const struct matrix *m, const struct policy *p)
 // Room for all packed forms that are needed.
 static int make_block(struct policy_packed *w, const struct policy *p)
 {
-    w->both = p->grad != NULL;
+    w->train = p->grad != NULL;
     device_release(w->dev, w->block);
     w->block = NULL;
     int rc = device_alloc_zero(w->dev, &w->block, place_all(w, p, NULL));
@@ -164,7 +165,7 @@ static int make_block(struct policy_packed *w, const struct policy *p)
 int weights_pack(struct policy_packed *w, const struct policy *p)
 {
     int rc = 0;
-    if (!w->block || w->both != (p->grad != NULL)) {
+    if (!w->block || w->train != (p->grad != NULL)) {
         rc = make_block(w, p);
     }
     for (int l = 0; l < p->arch.L && rc == 0; l++) {
@@ -193,10 +194,10 @@ static struct policy_packed *find_all(const struct policy *p)
     return w;
 }
 
-size_t weights_bytes(const struct policy *p, bool both)
+size_t weights_bytes(const struct policy *p, bool train)
 {
     struct policy_packed *w = find_all(p);
-    w->both = both;
+    w->train = train;
     const size_t bytes = place_all(w, p, NULL);
     weights_free(&w);
     return bytes;

@@ -6,7 +6,8 @@
 
 #include "policy/policy.h"
 
-// `count` matrices [out,in] of the block. A packed form exists where a pass needs it.
+// `count` matrices [out,in] of the block. A packed form exists where a pass needs it: that of the
+// backward pass where the device does not read the block itself (kernels.reads_plain).
 struct matrix {
     size_t offset, stride; // in floats
     int count, out, in;    // count 0: the model has no such weight
@@ -45,16 +46,16 @@ struct policy_packed {
     struct matrix head;           // [V,C]; the embedding's when tied
     struct matrix score;          // [1,C], float32 as well
     size_t embed, norm, score_bias;
-    bool both;          // packed both ways, for training
+    bool train;         // packed for the backward pass as well
     void *block;        // all packed forms, in the memory of dev
     struct device *dev; // borrowed
 };
 
 // Finds the weights of p and packs them.
 int weights_open(struct policy_packed **out, const struct policy *p);
-// Bytes of the packed forms, both: those of training as well; p need not have parameters.
-size_t weights_bytes(const struct policy *p, bool both);
-// Packs again, and both ways once p has gradients.
+// Bytes of the packed forms, train: those of the backward pass as well; p need not have parameters.
+size_t weights_bytes(const struct policy *p, bool train);
+// Packs again, and for the backward pass once p has gradients.
 int weights_pack(struct policy_packed *w, const struct policy *p);
 void weights_free(struct policy_packed **w);
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cases of the matrix products.
+#include "kernels/block.h"
+#include "kernels/device.h"
 #include "tests/kernelcheck.h"
 #include <math.h>
 #include <stdlib.h>
@@ -16,6 +18,7 @@ struct matmul_shape {
     bool overwrite; // of a weight gradient
     int special;
     enum { ALL_F32, SUMS_F32, ALL_BF16 } types; // the latter two: bfloat16 in
+    bool plain;                                 // B as it lies, rows padded as well
 };
 
 static enum element input_element(const struct matmul_shape *s)
@@ -92,7 +95,7 @@ static int *segment_rows(struct call *c, const struct matmul_shape *s, const str
 struct product {
     const struct array *a, *b, *c;
     const int *segments;
-    size_t lda, stride_a, ldc, stride_c;
+    size_t lda, stride_a, ldb, ldc, stride_c;
     int m, n, k, batch;
 };
 
@@ -107,7 +110,8 @@ static void product_scale(const struct product *p, double *scale)
             double *out = scale + g * p->stride_c + i * p->ldc;
             for (size_t l = 0; l < k; l++)
                 for (size_t j = 0; j < n; j++)
-                    out[j] += fabs((double)a[l] * (double)array_floats(p->b)[(g * k + l) * n + j]);
+                    out[j] +=
+                        fabs((double)a[l] * (double)array_floats(p->b)[(g * k + l) * p->ldb + j]);
         }
     }
 }
@@ -124,6 +128,44 @@ static const char *layout_name(enum layout layout)
     return names[layout];
 }
 
+// Weights of the rows [g k, (g + 1) k) of one tall matrix: B[g].
+static const struct array *weights_of(struct call *c, struct matmul_args *a,
+                                      const struct matmul_shape *s)
+{
+    a->ldb = (size_t)s->n;
+    if (!s->plain)
+        return call_packed_as(c, &a->b, "b", input_element(s), s->k, s->n, s->batch, 1.0);
+    a->ldb += (size_t)s->pad;
+    a->stride_b = (size_t)s->k * a->ldb;
+    const size_t rows = (size_t)s->batch * (size_t)s->k;
+    return call_in(c, &a->plain, "b", span_rows(rows, a->ldb, (size_t)s->n), NULL, 1.0);
+}
+
+// Devices that do not read plain matrices are given packed ones.
+static int run_matmul(struct device *dev, const void *args)
+{
+    struct matmul_args a = *(const struct matmul_args *)args;
+    if (!a.plain || dev->k->reads_plain)
+        return dev->k->matmul(dev, &a);
+    const size_t size = matmul_packed_size(dev, a.k, a.n) * (size_t)a.batch;
+    void *packed = NULL;
+    int rc = device_alloc_zero(dev, &packed, size * dtype_size(a.b_type) + 1);
+    if (rc == 0)
+        rc = dev->k->matmul_pack(dev, &(struct pack_args){.b = a.plain,
+                                                          .ldb = a.ldb,
+                                                          .stride_b = a.stride_b,
+                                                          .k = a.k,
+                                                          .n = a.n,
+                                                          .count = a.batch,
+                                                          .out = packed,
+                                                          .out_type = a.b_type});
+    a.b = packed;
+    a.plain = NULL;
+    rc = rc ? rc : dev->k->matmul(dev, &a);
+    device_release(dev, packed);
+    return rc;
+}
+
 static void build_matmul(struct call *c, const void *shape, const struct rows *rows)
 {
     const struct matmul_shape *s = shape;
@@ -132,8 +174,9 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
     const int lead = tall ? s->pad : 0, m = rows->n + 2 * lead;
     const int *order = s->layout == LAYOUT_HEADS || s->batch == 1 ? rows->id : NULL;
     struct array *segments = NULL;
-    call_text(c, "m %d n %d k %d batch %d %s pad %d%s%s", rows->n, s->n, s->k, s->batch,
-              layout_name(s->layout), s->pad, s->accumulate ? " accumulate" : "", types_name(s));
+    call_text(c, "m %d n %d k %d batch %d %s pad %d%s%s%s", rows->n, s->n, s->k, s->batch,
+              layout_name(s->layout), s->pad, s->accumulate ? " accumulate" : "", types_name(s),
+              s->plain ? " plain" : "");
     *a = (struct matmul_args){.n = s->n, .k = s->k, .batch = s->batch, .accumulate = s->accumulate};
     a->m = m;
     a->a_type = a->b_type = input_type(s);
@@ -147,8 +190,7 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
     const struct array *x = call_in_as(c, &a->a, "a", input_element(s),
                                        matrices(s, m, s->k, &a->lda, &a->stride_a), order, 1.0);
     c->special = 0;
-    const struct array *b =
-        call_packed_as(c, &a->b, "b", input_element(s), s->k, s->n, s->batch, 1.0);
+    const struct array *b = weights_of(c, a, s);
     const struct span span = matrices(s, m, s->n, &a->ldc, &a->stride_c);
     const enum element element = s->types == ALL_BF16 ? ELEMENT_BF16 : ELEMENT_F32;
     struct array *out = s->accumulate ? call_inout_as(c, &a->c, "c", element, span, order)
@@ -165,6 +207,7 @@ static void build_matmul(struct call *c, const void *shape, const struct rows *r
                               .segments = tall ? array_ints(segments) : NULL,
                               .lda = a->lda,
                               .stride_a = a->stride_a,
+                              .ldb = a->ldb,
                               .ldc = a->ldc,
                               .stride_c = a->stride_c,
                               .m = m,
@@ -230,11 +273,24 @@ static const struct matmul_shape matmul_shapes[] = {
     {65, 33, 129, 12, LAYOUT_SEGMENTS, .accumulate = true, .types = ALL_BF16},
     {64, 24, 16, 64, LAYOUT_SEGMENTS, .types = SUMS_F32},
     {300, 264, 72, 3, LAYOUT_SEGMENTS, .pad = 8, .types = ALL_BF16},
+    {5, 7, 0, 1, .plain = true},
+    {1, 1, 1, 1, .plain = true},
+    {9, 33, 129, 1, .pad = 1, .accumulate = true, .plain = true},
+    {13, 65, 48, 3, LAYOUT_HEADS, .plain = true},
+    {130, 200, 513, 1, .pad = 3, .plain = true},
+    {20, 24, 5000, 1, .plain = true},
+    {65, 33, 129, 12, LAYOUT_SEGMENTS, .pad = 2, .accumulate = true, .plain = true},
+    {1, 1, 1, 1, .types = ALL_BF16, .plain = true},
+    {13, 65, 47, 3, LAYOUT_HEADS, .types = ALL_BF16, .plain = true},
+    {130, 200, 513, 1, .pad = 3, .types = SUMS_F32, .plain = true},
+    {65, 33, 129, 12, LAYOUT_SEGMENTS, .pad = 2, .types = SUMS_F32, .plain = true},
 };
 static const struct matmul_shape matmul_cpu[] = {
     {1, 512, 512, 1},
     {1024, 512, 512, 1},
+    {1024, 512, 512, 1, .plain = true},
     {4096, 512, 512, 16, LAYOUT_SEGMENTS},
+    {4096, 512, 512, 16, LAYOUT_SEGMENTS, .plain = true},
     {1, 512, 512, 1, .types = ALL_BF16},
     {8, 512, 512, 1, .types = ALL_BF16},
     {16, 512, 512, 1, .types = ALL_BF16},
@@ -242,6 +298,7 @@ static const struct matmul_shape matmul_cpu[] = {
     {64, 512, 512, 1, .types = ALL_BF16},
     {64, 2048, 2048, 1, .types = ALL_BF16},
     {1024, 512, 512, 1, .types = ALL_BF16},
+    {1024, 512, 512, 1, .types = ALL_BF16, .plain = true},
     {1024, 1024, 1024, 1, .types = ALL_BF16},
     {4096, 512, 512, 16, LAYOUT_SEGMENTS, .types = ALL_BF16},
     {1024, 128, 64, 8, LAYOUT_HEADS, .types = ALL_BF16},
@@ -468,7 +525,6 @@ static const struct pack_shape pack_shapes[] = {
 static const struct pack_shape pack_cpu[] = {{512, 4096, 1, true}};
 static const struct pack_shape pack_gpu[] = {{4096, 8192, 1, true}};
 
-SLOT_CALL(matmul, matmul_args)
 SLOT_CALL(matmul_grad, matmul_grad_args)
 
 static const struct slot list[] = {

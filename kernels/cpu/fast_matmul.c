@@ -73,6 +73,13 @@ static size_t panel_elements(int k, enum dtype type)
     return type == DTYPE_BF16 ? gemm_bf16_panel(k) : (size_t)k * GEMM_COLS;
 }
 
+static void pack_panel(const struct pack_args *a, size_t g, int panel, void *out)
+{
+    for (int v = 0; v < GEMM_COLS; v += VEC_WIDTH)
+        (a->transposed ? pack_transposed : pack_columns)(a, g * a->stride_b, panel * GEMM_COLS + v,
+                                                         (float *)out + v);
+}
+
 static void pack_share(void *arg, int rank, int size)
 {
     const struct pack_job *job = arg;
@@ -83,11 +90,7 @@ static void pack_share(void *arg, int rank, int size)
     for (int i = begin; i < end; i++) {
         const size_t g = (size_t)(i / job->panels), panel = (size_t)(i % job->panels);
         const size_t at = g * packed + panel * panel_elements(a->k, a->out_type);
-        float *out = (float *)(void *)((char *)a->out + at * dtype_size(a->out_type));
-        for (int v = 0; v < GEMM_COLS; v += VEC_WIDTH) {
-            const int col = (int)panel * GEMM_COLS + v;
-            (a->transposed ? pack_transposed : pack_columns)(a, g * a->stride_b, col, out + v);
-        }
+        pack_panel(a, g, (int)panel, (char *)a->out + at * dtype_size(a->out_type));
     }
 }
 
@@ -115,16 +118,14 @@ static const void *at_element(const void *array, enum dtype type, size_t i)
     return (const char *)array + i * dtype_size(type);
 }
 
-// Rows [row, row + m) of all groups, all of group g, times columns [col, col + n) of B[g]; col at
-// the start of a panel.
-static void group_product(const struct matmul_args *a, float *work, int g, int row, int m, int col,
-                          int n)
+// Rows [row, row + m) of all groups, all of group g, times columns [col, col + n) of B[g], whose
+// panels begin at b.
+static void group_product(const struct matmul_args *a, float *work, int g, int row, int m,
+                          const void *b, int col, int n)
 {
     const size_t in = (size_t)(a->segments ? row : row - g * a->m), group = (size_t)g;
-    const size_t panel = (size_t)(col / GEMM_COLS) * panel_elements(a->k, a->b_type);
     const void *x =
         at_element(a->a, a->a_type, in * a->lda + (a->segments ? 0 : group * a->stride_a));
-    const void *b = at_element(a->b, a->b_type, group * gemm_packed_size(a->k, a->n) + panel);
     const size_t c = in * a->ldc + (size_t)col + (a->segments ? 0 : group * a->stride_c);
     const enum gemm_mode mode = a->accumulate ? GEMM_CHAIN : GEMM_SET;
     if (a->a_type == DTYPE_BF16) {
@@ -169,27 +170,88 @@ static int matmul_rows(const struct matmul_args *a)
     return a->segments[a->batch] - a->segments[0];
 }
 
+// What a thread computes: rows of all groups, and panels of columns.
+struct matmul_part {
+    int row, row_end, panel, panel_end;
+};
+
+// Where one group's rows [begin, end) are of the thread's.
+static bool rows_of_part(const struct matmul_args *a, const struct matmul_part *p, int g,
+                         int *begin, int *end)
+{
+    const int first = a->segments ? a->segments[0] : 0;
+    group_rows(a->segments, a->m, g, begin, end);
+    *begin = *begin > first + p->row ? *begin : first + p->row;
+    *end = *end < first + p->row_end ? *end : first + p->row_end;
+    return *begin < *end;
+}
+
 static void matmul_share(void *arg, int rank, int size)
 {
     const struct matmul_job *job = arg;
     const struct matmul_args *a = job->a;
     float *work = cpu_scratch(job->dev, rank, gemm_bf16_work(a->k));
-    const int rows = matmul_rows(a), first = a->segments ? a->segments[0] : 0;
-    const int panels = (a->n + GEMM_COLS - 1) / GEMM_COLS;
-    int row_begin = 0, row_end = rows, panel_begin = 0, panel_end = panels;
+    const int rows = matmul_rows(a), panels = (a->n + GEMM_COLS - 1) / GEMM_COLS;
+    struct matmul_part part = {0, rows, 0, panels};
     if (rows >= 2 * size * GEMM_ROWS || rows >= panels * GEMM_ROWS)
-        team_share(rows, 1, rank, size, &row_begin, &row_end);
+        team_share(rows, 1, rank, size, &part.row, &part.row_end);
     else
-        team_share(panels, 1, rank, size, &panel_begin, &panel_end);
-    const int col = panel_begin * GEMM_COLS;
-    const int col_end = panel_end == panels ? a->n : panel_end * GEMM_COLS;
-    for (int g = 0; g < a->batch && col < col_end; g++) {
-        int begin, end;
-        group_rows(a->segments, a->m, g, &begin, &end);
-        begin = begin > first + row_begin ? begin : first + row_begin;
-        end = end < first + row_end ? end : first + row_end;
-        if (begin < end)
-            group_product(a, work, g, begin, end - begin, col, col_end - col);
+        team_share(panels, 1, rank, size, &part.panel, &part.panel_end);
+    const int col = part.panel * GEMM_COLS;
+    const int col_end = part.panel_end == panels ? a->n : part.panel_end * GEMM_COLS;
+    const size_t first = (size_t)part.panel * panel_elements(a->k, a->b_type);
+    for (int g = 0, begin, end; g < a->batch && col < col_end; g++) {
+        const size_t at = (size_t)g * gemm_packed_size(a->k, a->n) + first;
+        if (rows_of_part(a, &part, g, &begin, &end))
+            group_product(a, work, g, begin, end - begin, at_element(a->b, a->b_type, at), col,
+                          col_end - col);
+    }
+}
+
+// ---- B as it lies: a thread packs some panels at a time, and multiplies by them
+
+#define PLAIN_FLOATS (64 * 1024) // of these panels, which stay in the second-level cache
+
+// Panels of all columns are cut among as many threads as there are panels, rows among the rest.
+static struct matmul_part plain_part(int rows, int panels, int rank, int size)
+{
+    const int across = size < panels ? size : panels, down = size / across;
+    struct matmul_part part = {0};
+    if (rank >= across * down)
+        return part;
+    team_share(panels, 1, rank % across, across, &part.panel, &part.panel_end);
+    team_share(rows, 1, rank / across, down, &part.row, &part.row_end);
+    return part;
+}
+
+static void plain_share(void *arg, int rank, int size)
+{
+    const struct matmul_job *job = arg;
+    const struct matmul_args *a = job->a;
+    const struct pack_args pack = {.b = a->plain,
+                                   .ldb = a->ldb,
+                                   .stride_b = a->stride_b,
+                                   .k = a->k,
+                                   .n = a->n,
+                                   .out_type = a->b_type};
+    const int panels = (a->n + GEMM_COLS - 1) / GEMM_COLS;
+    const size_t bytes = panel_elements(a->k, a->b_type) * dtype_size(a->b_type);
+    const int fit = bytes > 0 ? (int)(PLAIN_FLOATS * sizeof(float) / bytes) : panels;
+    const int step = fit < 1 ? 1 : fit < panels ? fit : panels;
+    const struct matmul_part part = plain_part(matmul_rows(a), panels, rank, size);
+    const size_t work = gemm_bf16_work(a->k);
+    float *scratch = cpu_scratch(job->dev, rank, work + (size_t)step * bytes / sizeof(float));
+    char *packed = (char *)(scratch + work);
+    for (int g = 0, begin, end; g < a->batch; g++) {
+        if (!rows_of_part(a, &part, g, &begin, &end))
+            continue;
+        for (int p = part.panel; p < part.panel_end; p += step) {
+            const int last = part.panel_end - p < step ? part.panel_end : p + step;
+            const int col = p * GEMM_COLS, col_end = last == panels ? a->n : last * GEMM_COLS;
+            for (int i = p; i < last; i++)
+                pack_panel(&pack, (size_t)g, i, packed + (size_t)(i - p) * bytes);
+            group_product(a, scratch, g, begin, end - begin, packed, col, col_end - col);
+        }
     }
 }
 
@@ -210,8 +272,8 @@ int FAST(matmul)(struct device *dev, const struct matmul_args *a)
     assert(a->n >= 0 && a->k >= 0 && a->batch >= 0);
     assert(a->a_type == a->b_type && (a->a_type == DTYPE_BF16 || a->c_type == DTYPE_F32));
     struct matmul_job job = {dev, a};
-    if (a->batch > 0)
-        cpu_run(dev, matmul_work(a), matmul_share, &job);
+    if (a->batch > 0 && a->n > 0)
+        cpu_run(dev, matmul_work(a), a->plain ? plain_share : matmul_share, &job);
     return 0;
 }
 

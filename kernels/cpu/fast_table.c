@@ -2,6 +2,7 @@
 #include "kernels/cpu/fast.h"
 
 const struct kernels FAST(kernels) = {
+    .reads_plain = true,
     .matmul_packed_size = FAST(matmul_packed_size),
     .matmul_pack = FAST(matmul_pack),
     .matmul = FAST(matmul),

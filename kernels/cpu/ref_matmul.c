@@ -26,6 +26,19 @@ int ref_matmul_pack(struct device *dev, const struct pack_args *a)
     return 0;
 }
 
+// B[g][l,j].
+static double element_of_b(const struct matmul_args *a, size_t g, size_t l, size_t j)
+{
+    if (!a->plain)
+        return (double)element_read(a->b, a->b_type, (g * (size_t)a->k + l) * (size_t)a->n + j);
+    union {
+        float wide;
+        uint16_t half;
+    } rounded;
+    element_write(&rounded, a->b_type, 0, a->plain[g * a->stride_b + l * a->ldb + j]);
+    return (double)element_read(&rounded, a->b_type, 0);
+}
+
 int ref_matmul(struct device *dev, const struct matmul_args *a)
 {
     (void)dev;
@@ -43,7 +56,7 @@ int ref_matmul(struct device *dev, const struct matmul_args *a)
                 double sum = a->accumulate ? (double)element_read(a->c, a->c_type, c) : 0.0;
                 for (size_t l = 0; l < k; l++)
                     sum += (double)element_read(a->a, a->a_type, first_a + i * a->lda + l) *
-                           (double)element_read(a->b, a->b_type, (g * k + l) * n + j);
+                           element_of_b(a, g, l, j);
                 element_write(a->c, a->c_type, c, (float)sum);
             }
     }
