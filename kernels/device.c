@@ -135,6 +135,7 @@ int device_open(struct device **out, struct team *team, enum device_isa isa)
     dev->team = team;
     snprintf(dev->name, sizeof dev->name, "%s", device_isa_name(dev->isa));
     dev->k = table_of(dev->isa);
+    dev->reads_plain = true;
     dev->memory = &host_memory;
     dev->scratch = scratch_create(team_size(team));
     *out = dev;

@@ -61,6 +61,7 @@ struct device {
     const struct device_recorder *recorder; // NULL: the device cannot record
     struct team *team;                      // borrowed; NULL: the calling thread alone
     enum device_isa isa;                    // of a CPU; on a GPU, of the host's side
+    bool reads_plain;                       // takes matmul_args.plain
     size_t refused; // bytes of the last alloc that there was no room for; 0: there was for all
     struct device_scratch *scratch; // of a CPU: one growing buffer per rank, owned
     struct cuda_state *cuda;        // of a GPU (cuda/cuda.cuh), owned; NULL on a CPU

@@ -448,7 +448,6 @@ struct adamw_args {
 };
 
 struct kernels {
-    bool reads_plain; // matmul_args.plain
     // Elements of a packed [k,n] matrix; device.h has a call for it.
     size_t (*matmul_packed_size)(const struct device *, int k, int n);
     int (*matmul_pack)(struct device *, const struct pack_args *);

@@ -12,7 +12,7 @@ int product(const struct policy *p, const struct matrix *m, enum way way, struct
 {
     args.b = way == TO_OUT ? m->to_out : m->to_in;
     if (!args.b) {
-        assert(way == TO_IN && p->dev->k->reads_plain);
+        assert(way == TO_IN && p->dev->reads_plain);
         args.plain = p->params.data + m->offset;
         args.ldb = (size_t)m->in;
         args.stride_b = m->stride;

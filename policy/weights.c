@@ -110,7 +110,7 @@ static size_t place(struct matrix *m, const struct device *dev, bool to_out, boo
 
 static size_t place_all(struct policy_packed *w, const struct policy *p, char *block)
 {
-    const bool to_in = w->train && !p->dev->k->reads_plain; // else the block itself serves
+    const bool to_in = w->train && !p->dev->reads_plain; // else the block itself serves
     size_t used = 0;
     for (int l = 0; l < p->arch.L; l++) {
         for (int i = 0; i < W_LAYER_COUNT; i++) {

@@ -7,7 +7,7 @@
 #include "policy/policy.h"
 
 // `count` matrices [out,in] of the block. A packed form exists where a pass needs it: that of the
-// backward pass where the device does not read the block itself (kernels.reads_plain).
+// backward pass where the device does not read the block itself (device.reads_plain).
 struct matrix {
     size_t offset, stride; // in floats
     int count, out, in;    // count 0: the model has no such weight

@@ -302,6 +302,7 @@ int fenced_open(struct device **out, struct team *team, enum device_isa isa)
     free(inner); // what it owns moved over
     f->inner = f->dev.k;
     f->dev.k = &fenced_kernels;
+    f->dev.reads_plain = false; // as GPUs
     f->memory = *f->dev.memory;
     f->memory.alloc = fenced_alloc;
     f->memory.release = fenced_release;

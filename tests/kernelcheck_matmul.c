@@ -145,7 +145,7 @@ static const struct array *weights_of(struct call *c, struct matmul_args *a,
 static int run_matmul(struct device *dev, const void *args)
 {
     struct matmul_args a = *(const struct matmul_args *)args;
-    if (!a.plain || dev->k->reads_plain)
+    if (!a.plain || dev->reads_plain)
         return dev->k->matmul(dev, &a);
     const size_t size = matmul_packed_size(dev, a.k, a.n) * (size_t)a.batch;
     void *packed = NULL;

@@ -2,7 +2,6 @@
 #include "kernels/cpu/fast.h"
 
 const struct kernels FAST(kernels) = {
-    .reads_plain = true,
     .matmul_packed_size = FAST(matmul_packed_size),
     .matmul_pack = FAST(matmul_pack),
     .matmul = FAST(matmul),

@@ -2,7 +2,6 @@
 #include "kernels/cpu/reference.h"
 
 const struct kernels reference_kernels = {
-    .reads_plain = true,
     .matmul_packed_size = ref_matmul_packed_size,
     .matmul_pack = ref_matmul_pack,
     .matmul = ref_matmul,
