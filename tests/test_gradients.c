@@ -314,7 +314,7 @@ static void check_groups(struct fixture *f, double tolerance)
 static void a_group_has_the_gradient_of_its_samples(void **state)
 {
     (void)state;
-    const char *const models[] = {"deepseek_v2_tiny", "qwen3_moe_tiny"};
+    static const char *const models[] = {"deepseek_v2_tiny", "qwen3_moe_tiny"};
     int devices[TEST_DEVICES_MAX], n = test_devices(devices);
     for (int d = 0; d < n; d++) {
         for (int i = 0; i < 4; i++) {
@@ -443,20 +443,11 @@ static void check_recomputed(struct fixture *f)
     free(d);
 }
 
-// Mixtures of either attention, and layers without experts and with biases.
 static void recomputed_layers_give_the_same_bits(void **state)
 {
     (void)state;
-    const char *const models[] = {"deepseek_v2_tiny", "llama_bias_tiny", "qwen3_moe_tiny"};
-    int devices[TEST_DEVICES_MAX], n = test_devices(devices);
-    for (int d = 0; d < n; d++) {
-        for (int i = 0; i < 6; i++) {
-            const enum dtype dtype = i % 2 ? DTYPE_BF16 : DTYPE_F32;
-            struct fixture f = fixture_open_as(dtype, models[i / 2], devices[d], 2);
-            check_recomputed(&f);
-            fixture_close(&f);
-        }
-    }
+    on_every_model(check_recomputed);
+    on_every_model_as(DTYPE_BF16, check_recomputed);
 }
 
 int main(void)
