@@ -8,6 +8,8 @@
 // shared memory, and add the second products to sums [64,576] in their registers: columns [0,256)
 // in warpgroup 0, the rest in warpgroup 1. What stays is copied once; what changes is copied in
 // units, each filled again when the warpgroup whose columns it holds has read it for the last time.
+// The two are one piece of code, `w` being the warpgroup: compute-sanitizer wants all threads of a
+// barrier at one place.
 //
 // A tile of keys near the start of a sequence is seen by many more rows than one near its end. So
 // its rows are cut into chunks, counted from the start of the sequence, whose sums are added in
@@ -66,9 +68,8 @@ __device__ __forceinline__ void produce_half(const strip_source<WIDTH> &from, un
 // ---- products
 
 // Sums [64,256] of a warpgroup, and [64,64] of the Dr columns in the second.
-template <int W> struct grad_sums {
-    float values[WIDE_R / 4];
-    float rest[W == 1 ? WIDE_DR / 2 : 1];
+struct grad_sums {
+    float values[WIDE_R / 4], rest[WIDE_DR / 2];
 
     __device__ __forceinline__ void clear()
     {
@@ -76,7 +77,7 @@ template <int W> struct grad_sums {
         for (int i = 0; i < WIDE_R / 4; i++)
             values[i] = 0.0f;
 #pragma unroll
-        for (int i = 0; i < (W == 1 ? WIDE_DR / 2 : 1); i++)
+        for (int i = 0; i < WIDE_DR / 2; i++)
             rest[i] = 0.0f;
     }
     __device__ __forceinline__ void keep()
@@ -86,16 +87,17 @@ template <int W> struct grad_sums {
     }
     // += weights [64,64] x [64,576] or, not REST, [64,512].
     template <bool REST>
-    __device__ __forceinline__ void add(const unsigned char *weights, const unsigned char *x)
+    __device__ __forceinline__ void add(const unsigned char *weights, const unsigned char *x, int w)
     {
 #pragma unroll
-        for (int i = 0; i < WIDE_ROWS; i += 16) {
+        for (int i = 0; i < WIDE_ROWS; i += 16)
             wgmma<false, true>(values, strip_rows(weights, i),
-                               strip_columns(x + W * UNIT_STRIPS * STRIP_BYTES, i));
-            if constexpr (REST && W == 1)
+                               strip_columns(x + w * UNIT_STRIPS * STRIP_BYTES, i));
+        if (REST && w == 1)
+#pragma unroll
+            for (int i = 0; i < WIDE_ROWS; i += 16)
                 wgmma<false, true>(rest, strip_rows(weights, i),
                                    strip_columns(x + VALUE_STRIPS * STRIP_BYTES, i));
-        }
         wgmma_commit();
     }
 };
@@ -104,13 +106,12 @@ template <int W> struct grad_sums {
 using step_scores = float[WIDE_ROWS / 2];
 using half_scores = float[WIDE_ROWS / 4];
 
-// x y^T over the strips [first, first + COUNT).
-template <int COUNT>
+// x y^T over the strips [first, end).
 __device__ __forceinline__ void multiply_strips(step_scores &d, const unsigned char *x,
-                                                const unsigned char *y, int first)
+                                                const unsigned char *y, int first, int end)
 {
 #pragma unroll 1
-    for (int i = first; i < first + COUNT; i++) {
+    for (int i = first; i < end; i++) {
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < STRIP_COLUMNS; k += 16)
@@ -122,39 +123,44 @@ __device__ __forceinline__ void multiply_strips(step_scores &d, const unsigned c
 
 constexpr int EXCHANGE_LEFT = 1, EXCHANGE_TAKEN = 2, WEIGHTS_LEFT = 3; // barriers
 
+// Strips that warpgroup w multiplies: of scores all, of dp those of the values.
+__device__ __forceinline__ int score_strips(int w) { return w == 0 ? STRIPS : VALUE_STRIPS; }
+
 // Warpgroup 0 has scores and gives columns [32,64), warpgroup 1 has dp and gives columns [0,32):
 // then each has both for its own half.
-template <int W>
-__device__ __forceinline__ void exchange(const step_scores &x, grad_wide_shared *s,
+__device__ __forceinline__ void exchange(const step_scores &x, grad_wide_shared *s, int w,
                                          half_scores &scores, half_scores &dp)
 {
+    constexpr int HALF = WIDE_ROWS / 4;
     const int thread = static_cast<int>(threadIdx.x) % WARPGROUP;
-    float4 *const give = reinterpret_cast<float4 *>(W == 0 ? s->ds : s->p) + thread;
-    const float4 *const take = reinterpret_cast<const float4 *>(W == 0 ? s->p : s->ds) + thread;
-    constexpr int mine = W * WIDE_ROWS / 4, others = (1 - W) * WIDE_ROWS / 4;
+    float4 *const give = reinterpret_cast<float4 *>(w == 0 ? s->ds : s->p) + thread;
+    const float4 *const take = reinterpret_cast<const float4 *>(w == 0 ? s->p : s->ds) + thread;
 #pragma unroll
-    for (int i = 0; i < WIDE_ROWS / 16; i++)
-        give[i * WARPGROUP] = make_float4(x[others + 4 * i], x[others + 4 * i + 1],
-                                          x[others + 4 * i + 2], x[others + 4 * i + 3]);
+    for (int i = 0; i < HALF; i += 4) {
+        float others[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            others[e] = w == 0 ? x[HALF + i + e] : x[i + e];
+        give[i / 4 * WARPGROUP] = make_float4(others[0], others[1], others[2], others[3]);
+    }
     named_barrier(EXCHANGE_LEFT, GRAD_CONSUMERS);
 #pragma unroll
-    for (int i = 0; i < WIDE_ROWS / 16; i++) {
-        const float4 got = take[i * WARPGROUP];
+    for (int i = 0; i < HALF; i += 4) {
+        const float4 got = take[i / 4 * WARPGROUP];
         const float other[4] = {got.x, got.y, got.z, got.w};
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            scores[4 * i + e] = W == 0 ? x[mine + 4 * i + e] : other[e];
-            dp[4 * i + e] = W == 0 ? other[e] : x[mine + 4 * i + e];
+            scores[i + e] = w == 0 ? x[i + e] : other[e];
+            dp[i + e] = w == 0 ? other[e] : x[HALF + i + e];
         }
     }
     named_barrier(EXCHANGE_TAKEN, GRAD_CONSUMERS);
 }
 
 // Where the thread's elements 4 j + 2 h of a half stand in a tile of weights.
-template <int W>
-__device__ __forceinline__ uint32_t *weight_pair(unsigned char *tile, int row, int j)
+__device__ __forceinline__ uint32_t *weight_pair(unsigned char *tile, int row, int w, int j)
 {
-    return reinterpret_cast<uint32_t *>(strip_vector(tile, row, W * (WIDE_ROWS / 16) + j) +
+    return reinterpret_cast<uint32_t *>(strip_vector(tile, row, w * (WIDE_ROWS / 16) + j) +
                                         threadIdx.x % 4 * sizeof(uint32_t));
 }
 
@@ -182,41 +188,34 @@ __device__ __forceinline__ float2 row_constant(const grad_plan &plan, const atte
     return make_float2(-plan.a.lse[at] * UNIT_LOG2_E, plan.delta[at]);
 }
 
-__device__ __forceinline__ void free_unit(mbarrier *empty)
-{
-    if (threadIdx.x % WARP == 0)
-        mbarrier_arrive(empty);
-}
-
 template <int COLS> struct sums_tile {
     static constexpr int cols = COLS, sums = COLS / 2;
 };
 
-// To rows of WIDE_D at `to`, `rows` of them.
-template <int W, typename T>
-__device__ __forceinline__ void store_sums(const grad_sums<W> &c, T *to, int rows)
+// Of warpgroup w, to rows of WIDE_D at `to`, `rows` of them.
+template <typename T>
+__device__ __forceinline__ void store_sums(const grad_sums &c, int w, T *to, int rows)
 {
     // The threads of the second warpgroup count as rows from 64 on.
-    T *const first = to - W * WIDE_ROWS * WIDE_D;
+    T *const first = to - w * WIDE_ROWS * WIDE_D;
     const bool vectors = reinterpret_cast<uintptr_t>(to) % 16 == 0;
     wgmma_result<T> r = {
-        first + W * (WIDE_R / 2), WIDE_D, rows + W * WIDE_ROWS, WIDE_R / 2, false, vectors};
+        first + w * (WIDE_R / 2), WIDE_D, rows + w * WIDE_ROWS, WIDE_R / 2, false, vectors};
     wgmma_store<sums_tile<WIDE_R / 2>>(r, c.values);
-    if constexpr (W == 1) {
+    if (w == 1) {
         r.c = first + WIDE_R;
         r.cols = WIDE_DR;
         wgmma_store<sums_tile<WIDE_DR>>(r, c.rest);
     }
 }
 
-template <int W>
-__device__ __forceinline__ void store_sums_as(dtype type, const grad_sums<W> &c, void *to,
+__device__ __forceinline__ void store_sums_as(dtype type, const grad_sums &c, int w, void *to,
                                               size_t first_row, int rows)
 {
     if (type == DTYPE_BF16)
-        store_sums<W>(c, static_cast<bf16 *>(to) + first_row * WIDE_D, rows);
+        store_sums(c, w, static_cast<bf16 *>(to) + first_row * WIDE_D, rows);
     else
-        store_sums<W>(c, static_cast<float *>(to) + first_row * WIDE_D, rows);
+        store_sums(c, w, static_cast<float *>(to) + first_row * WIDE_D, rows);
 }
 
 // ---- dq: rows stay, keys change
@@ -242,63 +241,61 @@ __device__ inline void query_grad_copies(const grad_plan &plan, const attention_
 }
 
 // ds of the warpgroup's half of a step.
-template <int W>
 __device__ __forceinline__ void query_weights(const half_scores &x, const half_scores &dp,
                                               const float2 (&row)[2], const int (&keys)[2], int key,
-                                              float scale, grad_wide_shared *s)
+                                              float scale, grad_wide_shared *s, int w)
 {
     const float unit = scale * UNIT_LOG2_E;
 #pragma unroll
     for (int j = 0; j < WIDE_ROWS / 16; j++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float w[2];
+            float ds[2];
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const int column = W * WIDE_ROWS / 2 + 8 * j + fragment_column(e);
+                const int column = w * WIDE_ROWS / 2 + 8 * j + fragment_column(e);
                 const int i = 4 * j + 2 * h + e;
                 const float p = exp2_approx(fmaf(x[i], unit, row[h].x));
-                w[e] = key + column < keys[h] ? scale * (p * (dp[i] - row[h].y)) : 0.0f;
+                ds[e] = key + column < keys[h] ? scale * (p * (dp[i] - row[h].y)) : 0.0f;
             }
-            *weight_pair<W>(s->ds, first_row_of_thread() + 8 * h, j) = bf16_pair(w[0], w[1]);
+            *weight_pair(s->ds, first_row_of_thread() + 8 * h, w, j) = bf16_pair(ds[0], ds[1]);
         }
 }
 
-template <int W>
 __device__ inline void query_grad_products(const grad_plan &plan, const attention_grad_seq &seq,
-                                           const tile_rows &t, grad_wide_shared *s)
+                                           const tile_rows &t, grad_wide_shared *s, int w)
 {
     const attention_grad_args &a = plan.a;
+    const unsigned char *const x = w == 0 ? s->q : s->dout;
     const int first = first_row_of_thread();
     const float2 row[2] = {row_constant(plan, seq, t.first + first),
                            row_constant(plan, seq, t.first + first + 8)};
     const int keys[2] = {keys_of_row(t, first, a.shape.H), keys_of_row(t, first + 8, a.shape.H)};
-    grad_sums<W> c;
+    grad_sums c;
     c.clear();
     wait_strips(&s->fixed, 0);
     uint32_t phase = 0;
     for (int key = 0; key < t.keys; key += KEYS, phase ^= 1) {
-        step_scores x = {};
+        step_scores d = {};
         half_scores scores, dp;
-        wgmma_keep(x);
+        wgmma_keep(d);
         wait_strips(&s->full[0], phase);
-        multiply_strips<UNIT_STRIPS>(x, W == 0 ? s->q : s->dout, s->kv, 0);
+        multiply_strips(d, x, s->kv, 0, UNIT_STRIPS);
         wait_strips(&s->full[1], phase);
-        multiply_strips<(W == 0 ? STRIPS : VALUE_STRIPS) - UNIT_STRIPS>(x, W == 0 ? s->q : s->dout,
-                                                                        s->kv, UNIT_STRIPS);
+        multiply_strips(d, x, s->kv, UNIT_STRIPS, score_strips(w));
         wgmma_wait<0>();
-        wgmma_keep(x);
-        exchange<W>(x, s, scores, dp);
-        query_weights<W>(scores, dp, row, keys, key, a.shape.scale, s);
+        wgmma_keep(d);
+        exchange(d, s, w, scores, dp);
+        query_weights(scores, dp, row, keys, key, a.shape.scale, s, w);
         weights_left();
         c.keep();
         wgmma_fence();
-        c.template add<true>(s->ds, s->kv);
+        c.add<true>(s->ds, s->kv, w);
         wgmma_wait<0>();
         c.keep();
-        free_unit(&s->empty[W]);
+        arrive_warp(&s->empty[w]);
     }
-    store_sums_as<W>(a.dq_type, c, a.dq, t.base, t.count);
+    store_sums_as(a.dq_type, c, w, a.dq, t.base, t.count);
 }
 
 #endif // HOPPER_CODE
@@ -316,12 +313,9 @@ __global__ void __launch_bounds__(GRAD_THREADS, 1) query_grad_wgmma(const grad_p
     init_grad_barriers(s, 0);
     __syncthreads();
     const int w = __shfl_sync(ALL_LANES, static_cast<int>(threadIdx.x) / WARPGROUP, 0);
-    if (w == 0) {
+    if (w < 2) {
         registers_raise<232>();
-        query_grad_products<0>(plan, seq, t, s);
-    } else if (w == 1) {
-        registers_raise<232>();
-        query_grad_products<1>(plan, seq, t, s);
+        query_grad_products(plan, seq, t, s, w);
     } else {
         registers_lower<40>();
         query_grad_copies(plan, seq, t, s);
@@ -431,10 +425,9 @@ __device__ inline void key_grad_copies(const grad_plan &plan, const key_item &it
 
 // p and ds of the warpgroup's half of a step, whose first row is `first`: rows of the tiles are
 // keys and columns are rows.
-template <int W>
 __device__ __forceinline__ void key_weights(const half_scores &x, const half_scores &dp, int key,
                                             int first, const attention_grad_args &a,
-                                            grad_wide_shared *s)
+                                            grad_wide_shared *s, int w)
 {
     const float unit = a.shape.scale * UNIT_LOG2_E;
     const int at = key + first_row_of_thread();
@@ -442,7 +435,7 @@ __device__ __forceinline__ void key_weights(const half_scores &x, const half_sco
     const bool whole = key + WIDE_ROWS - 1 <= first / a.shape.H;
 #pragma unroll
     for (int j = 0; j < WIDE_ROWS / 16; j++) {
-        const int column = W * WIDE_ROWS / 2 + 8 * j + fragment_column(0);
+        const int column = w * WIDE_ROWS / 2 + 8 * j + fragment_column(0);
         const float2 constant[2] = {s->rows[column], s->rows[column + 1]};
         int last[2] = {key + WIDE_ROWS, key + WIDE_ROWS};
         if (!whole)
@@ -457,61 +450,60 @@ __device__ __forceinline__ void key_weights(const half_scores &x, const half_sco
                 p[e] = at + 8 * h <= last[e] ? p[e] : 0.0f;
                 ds[e] = a.shape.scale * (p[e] * (dp[i] - constant[e].y));
             }
-            *weight_pair<W>(s->p, first_row_of_thread() + 8 * h, j) = bf16_pair(p[0], p[1]);
-            *weight_pair<W>(s->ds, first_row_of_thread() + 8 * h, j) = bf16_pair(ds[0], ds[1]);
+            *weight_pair(s->p, first_row_of_thread() + 8 * h, w, j) = bf16_pair(p[0], p[1]);
+            *weight_pair(s->ds, first_row_of_thread() + 8 * h, w, j) = bf16_pair(ds[0], ds[1]);
         }
     }
 }
 
-// The scores of all, transposed, or dp: of warpgroup W.
-template <int W>
-__device__ __forceinline__ void key_scores(step_scores &x, grad_wide_shared *s, uint32_t phase)
+// The scores of all, transposed, or dp: of warpgroup w.
+__device__ __forceinline__ void key_scores(step_scores &x, grad_wide_shared *s, uint32_t phase,
+                                           int w)
 {
-    const unsigned char *const rows = W == 0 ? s->q : s->dout;
-    constexpr int unit = W == 0 ? 2 : 0;
+    const unsigned char *const rows = w == 0 ? s->q : s->dout;
+    const int unit = w == 0 ? 2 : 0;
     wgmma_keep(x);
     wait_strips(&s->full[unit], phase);
-    multiply_strips<UNIT_STRIPS>(x, s->kv, rows, 0);
+    multiply_strips(x, s->kv, rows, 0, UNIT_STRIPS);
     wait_strips(&s->full[unit + 1], phase);
-    multiply_strips<(W == 0 ? STRIPS : VALUE_STRIPS) - UNIT_STRIPS>(x, s->kv, rows, UNIT_STRIPS);
+    multiply_strips(x, s->kv, rows, UNIT_STRIPS, score_strips(w));
     wgmma_wait<0>();
     wgmma_keep(x);
 }
 
-template <int W>
 __device__ inline void key_grad_products(const key_plan &plan, const key_item &item,
-                                         grad_wide_shared *s)
+                                         grad_wide_shared *s, int w)
 {
     const attention_grad_args &a = plan.grad.a;
-    grad_sums<W> c;
+    grad_sums c;
     c.clear();
     wait_strips(&s->fixed, 0);
     uint32_t phase = 0;
     for (int row = item.begin; row < item.end; row += WIDE_ROWS, phase ^= 1) {
         step_scores x = {};
         half_scores scores, dp;
-        key_scores<W>(x, s, phase);
-        exchange<W>(x, s, scores, dp);
+        key_scores(x, s, phase, w);
+        exchange(x, s, w, scores, dp);
         wait_strips(&s->full[3], phase); // the constants
-        key_weights<W>(scores, dp, item.key, row, a, s);
+        key_weights(scores, dp, item.key, row, a, s, w);
         weights_left();
-        wait_strips(&s->full[W], phase);
-        wait_strips(&s->full[2 + W], phase);
+        wait_strips(&s->full[w], phase);
+        wait_strips(&s->full[2 + w], phase);
         c.keep();
         wgmma_fence();
-        c.template add<false>(s->p, s->dout);
-        c.template add<true>(s->ds, s->q);
+        c.add<false>(s->p, s->dout, w);
+        c.add<true>(s->ds, s->q, w);
         wgmma_wait<1>();
-        free_unit(&s->empty[W]);
+        arrive_warp(&s->empty[w]);
         wgmma_wait<0>();
         c.keep();
-        free_unit(&s->empty[2 + W]);
+        arrive_warp(&s->empty[2 + w]);
     }
     if (item.chunks() - item.skipped(a.shape.H) > 1)
-        store_sums<W>(c, chunk_sums(plan, item.index, item.chunk), WIDE_ROWS);
+        store_sums(c, w, chunk_sums(plan, item.index, item.chunk), WIDE_ROWS);
     else
-        store_sums_as<W>(a.dkv_type, c, a.dkv, static_cast<size_t>(item.seq.key + item.key),
-                         item.keys);
+        store_sums_as(a.dkv_type, c, w, a.dkv, static_cast<size_t>(item.seq.key + item.key),
+                      item.keys);
 }
 
 #endif // HOPPER_CODE
@@ -528,12 +520,9 @@ __global__ void __launch_bounds__(GRAD_THREADS, 1) key_grad_wgmma(const key_plan
     init_grad_barriers(s, WIDE_ROWS);
     __syncthreads();
     const int w = __shfl_sync(ALL_LANES, static_cast<int>(threadIdx.x) / WARPGROUP, 0);
-    if (w == 0) {
+    if (w < 2) {
         registers_raise<232>();
-        key_grad_products<0>(plan, item, s);
-    } else if (w == 1) {
-        registers_raise<232>();
-        key_grad_products<1>(plan, item, s);
+        key_grad_products(plan, item, s, w);
     } else {
         registers_lower<40>();
         key_grad_copies(plan.grad, item, s);

@@ -206,8 +206,10 @@ __device__ __forceinline__ void wait_strips(mbarrier *full, uint32_t phase)
     fence_async_proxy();
 }
 
+// When all lanes have done what the barrier's other side waits for.
 __device__ __forceinline__ void arrive_warp(mbarrier *b)
 {
+    __syncwarp();
     if (threadIdx.x % WARP == 0)
         mbarrier_arrive(b);
 }
