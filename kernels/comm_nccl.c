@@ -132,7 +132,8 @@ static int join(struct comm *c, struct nccl_state *s)
     return rc == ncclSuccess ? 0 : fault(s, rc, "start");
 }
 
-// Whether two ranks compute on one GPU, which NCCL does not allow.
+// Whether two ranks compute on one GPU, which NCCL allows only when its own variable says so (newer
+// ones; those that do not know it fail at the start).
 static int share_gpu(struct comm *c, bool *shared)
 {
     struct {
@@ -149,7 +150,7 @@ static int share_gpu(struct comm *c, bool *shared)
         same += memcmp(&all[r], &mine, sizeof mine) == 0;
     free(offset);
     free(all);
-    *shared = same > 1;
+    *shared = same > 1 && getenv("NCCL_MULTI_RANK_GPU_ENABLE") == NULL;
     return rc != 0 ? rc : comm_any(c, shared);
 }
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of several processes: they write what one process writes, and a rank that fails ends all of them.
 
-usage: ranks.py GRADUS CONFIG MPIRUN     (TAP on standard output; MPIRUN empty: built without MPI)
+usage: ranks.py GRADUS CONFIG MPIRUN [--set KEY=VALUE]...     (TAP on standard output; MPIRUN empty: no MPI)
 
 Ranks are started by mpirun, and, where a test needs to reach one of them or there is no MPI, as torchrun does it: by
 RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. What is mpirun's own is skipped without it, and counted.
@@ -20,7 +20,7 @@ import time
 import tap
 from tap import report
 
-gradus, config, mpirun = os.path.abspath(sys.argv[1]), sys.argv[2], sys.argv[3]
+gradus, config, mpirun, *settings = os.path.abspath(sys.argv[1]), *sys.argv[2:]
 # As root, and on more ranks than there are cores; Open MPI's shared memory asks for what containers forbid.
 MPI = [mpirun, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca",
        "btl_vader_single_copy_mechanism", "none"]
@@ -41,7 +41,7 @@ def skip(name):
 
 
 def command(run, *more, of=config):
-    return [gradus, "train", of, "--run", run, *more]
+    return [gradus, "train", of, "--run", run, *settings, *more]
 
 
 def unused_port():
