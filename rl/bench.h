@@ -32,6 +32,7 @@ struct bench_options {
     int threads;     // 0: as many as this process may use
     const char *isa; // NULL: the best
     const char *type;
+    const char *only; // a part of the names of the cases to be measured; NULL: all
     bool gpu, json;
 };
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rl/bench_kernels.h"
 
+#include "base/error.h"
 #include "base/mem.h"
 #include "rl/bench_memory.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 // Sizes of the model (kernels/letters.h), and of what is given to it.
 struct sizes {
@@ -471,10 +473,13 @@ static const struct {
     {"adamw", adamw},
 };
 
-int bench_kernels(const struct bench *b)
+int bench_kernels(const struct bench *b, const char *only)
 {
-    int rc = 0;
+    int rc = 0, chosen = 0;
     for (size_t i = 0; i < sizeof cases / sizeof *cases && rc == 0; i++) {
+        if (only != NULL && strstr(cases[i].name, only) == NULL)
+            continue;
+        chosen++;
         struct run r = {
             .b = b, .s = b->gpu ? gpu_sizes : cpu_sizes, .type = b->type, .m = {.dev = b->dev}};
         rc = cases[i].run(&r);
@@ -485,5 +490,7 @@ int bench_kernels(const struct bench *b)
         }
         bench_memory_free(&r.m);
     }
+    if (chosen == 0)
+        return err_set(ERR_CONFIG, "bench kernels: no case is called like \"%s\"", only);
     return rc;
 }

@@ -6,7 +6,8 @@
 
 #include "rl/bench.h"
 
-// Errors: what the device says; ERR_ENV.
-int bench_kernels(const struct bench *b);
+// only: a part of the names of the cases to be measured; NULL: all. Errors: ERR_CONFIG when no case
+// is called so; what the device says; ERR_ENV.
+int bench_kernels(const struct bench *b, const char *only);
 
 #endif

@@ -37,7 +37,7 @@ static int run(enum what what, const struct bench_options *o, const char *model,
                (double)arch_num_parameters(&arch, false) / 1e6,
                (double)arch_num_parameters(&arch, true) / 1e6);
     if (rc == 0)
-        rc = what == KERNELS   ? bench_kernels(&b)
+        rc = what == KERNELS   ? bench_kernels(&b, o->only)
              : what == ROLLOUT ? bench_rollout(&b, &arch, generation)
                                : bench_update(&b, &arch, tokens, generation->group);
     bench_close(&b);
@@ -46,7 +46,7 @@ static int run(enum what what, const struct bench_options *o, const char *model,
 
 int verb_bench(int argc, char **argv)
 {
-    const char *name = NULL, *model = NULL, *only = NULL;
+    const char *name = NULL, *model = NULL;
     int tokens = 0;
     struct bench_generation generation = {0};
     struct bench_options o = {0};
@@ -72,8 +72,8 @@ int verb_bench(int argc, char **argv)
          "of the kernels, or slots of the sandbox; 0: as many as this process may use (0)"},
         {"--isa", "NAME", OPTION_STRING, &o.isa, 0, 0, false,
          "reference, avx2, avx512, avx512bf16 or amx; default: the best of this CPU"},
-        {"--only", "TEXT", OPTION_STRING, &only, 0, 0, false,
-         "of the sandbox: cases whose name holds it"},
+        {"--only", "TEXT", OPTION_STRING, &o.only, 0, 0, false,
+         "of kernels and the sandbox: cases whose name holds it"},
         {"--json", NULL, OPTION_FLAG, &o.json, 0, 0, false, "one JSON object a case"},
         {0}};
     const int rc =
@@ -86,6 +86,6 @@ int verb_bench(int argc, char **argv)
         return err_set(ERR_CONFIG,
                        "bench: unknown bench \"%s\"; there are: kernels, rollout, update, sandbox",
                        name);
-    return what == SANDBOX ? bench_sandbox(o.threads, only, o.json)
+    return what == SANDBOX ? bench_sandbox(o.threads, o.only, o.json)
                            : run(what, &o, model, &generation, tokens);
 }
