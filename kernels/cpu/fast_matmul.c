@@ -187,27 +187,18 @@ static bool rows_of_part(const struct matmul_args *a, const struct matmul_part *
     return *begin < *end;
 }
 
-// What a part costs in tiles of the product: those themselves, and bringing up a panel of B, which
-// is as much as computing `panel` tiles, and a tile's rows of A, about two fifths of one.
-static long part_cost(const struct matmul_part *p, int panel)
-{
-    const long panels = p->panel_end - p->panel;
-    const long tiles = (p->row_end - p->row + GEMM_ROWS - 1) / GEMM_ROWS;
-    return 5 * tiles * panels + 5 * panel * panels + 2 * tiles;
-}
-
 // The thread's part of rows x panels. They are cut `across` panels and, with the threads that this
-// leaves, down the rows, in the way in which the largest part costs least.
-static struct matmul_part cut_product(int rows, int panels, int panel, int rank, int size)
+// leaves, down the rows, in the way that leaves the fewest tiles to a thread; of equal ways in the
+// one in which each thread sees the least of B.
+static struct matmul_part cut_product(int rows, int panels, int rank, int size)
 {
     int across = 1;
     long least = LONG_MAX;
     for (int n = 1; n <= size && n <= panels; n++) {
-        const int down = size / n;
-        const struct matmul_part largest = {0, (rows + down - 1) / down, 0, (panels + n - 1) / n};
-        const long cost = part_cost(&largest, panel);
-        if (cost < least)
-            least = cost, across = n;
+        const int down = size / n, share = (rows + down - 1) / down;
+        const long tiles = (long)((share + GEMM_ROWS - 1) / GEMM_ROWS) * ((panels + n - 1) / n);
+        if (tiles <= least)
+            least = tiles, across = n;
     }
     const int down = size / across;
     struct matmul_part part = {0};
@@ -224,7 +215,7 @@ static void matmul_share(void *arg, int rank, int size)
     const struct matmul_args *a = job->a;
     float *work = cpu_scratch(job->dev, rank, gemm_bf16_work(a->k));
     const int rows = matmul_rows(a), panels = (a->n + GEMM_COLS - 1) / GEMM_COLS;
-    const struct matmul_part part = cut_product(rows, panels, 1, rank, size);
+    const struct matmul_part part = cut_product(rows, panels, rank, size);
     const int col = part.panel * GEMM_COLS;
     const int col_end = part.panel_end == panels ? a->n : part.panel_end * GEMM_COLS;
     const size_t first = (size_t)part.panel * panel_elements(a->k, a->b_type);
@@ -239,7 +230,6 @@ static void matmul_share(void *arg, int rank, int size)
 // ---- B as it lies: a thread packs some panels at a time, and multiplies by them
 
 #define PLAIN_FLOATS (64 * 1024) // of these panels, which stay in the second-level cache
-#define PLAIN_PANEL  3           // tiles in whose time a panel is packed
 
 static void plain_share(void *arg, int rank, int size)
 {
@@ -255,7 +245,7 @@ static void plain_share(void *arg, int rank, int size)
     const size_t bytes = panel_elements(a->k, a->b_type) * dtype_size(a->b_type);
     const int fit = bytes > 0 ? (int)(PLAIN_FLOATS * sizeof(float) / bytes) : panels;
     const int step = fit < 1 ? 1 : fit < panels ? fit : panels;
-    const struct matmul_part part = cut_product(matmul_rows(a), panels, PLAIN_PANEL, rank, size);
+    const struct matmul_part part = cut_product(matmul_rows(a), panels, rank, size);
     const size_t work = gemm_bf16_work(a->k);
     float *scratch = cpu_scratch(job->dev, rank, work + (size_t)step * bytes / sizeof(float));
     char *packed = (char *)(scratch + work);
