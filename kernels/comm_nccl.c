@@ -132,8 +132,15 @@ static int join(struct comm *c, struct nccl_state *s)
     return rc == ncclSuccess ? 0 : fault(s, rc, "start");
 }
 
-// Whether two ranks compute on one GPU, which NCCL allows only when its own variable says so (newer
-// ones; those that do not know it fail at the start).
+// Newer NCCLs serve ranks that share a GPU when this variable of theirs says so; those that do not
+// know it fail at the start.
+static bool may_share_gpu(void)
+{
+    const char *says = getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+    return says != NULL && strcmp(says, "0") != 0;
+}
+
+// Whether two ranks compute on one GPU.
 static int share_gpu(struct comm *c, bool *shared)
 {
     struct {
@@ -150,7 +157,7 @@ static int share_gpu(struct comm *c, bool *shared)
         same += memcmp(&all[r], &mine, sizeof mine) == 0;
     free(offset);
     free(all);
-    *shared = same > 1 && getenv("NCCL_MULTI_RANK_GPU_ENABLE") == NULL;
+    *shared = same > 1;
     return rc != 0 ? rc : comm_any(c, shared);
 }
 
@@ -158,7 +165,7 @@ int comm_open_nccl(struct comm *c, struct device *dev, const char **how)
 {
     bool shared = false;
     int rc = share_gpu(c, &shared);
-    if (rc != 0 || shared) {
+    if (rc != 0 || (shared && !may_share_gpu())) {
         *how = "way of the host: ranks share a GPU";
         return rc;
     }

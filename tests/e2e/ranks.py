@@ -4,7 +4,8 @@
 usage: ranks.py GRADUS CONFIG MPIRUN [--set KEY=VALUE]...     (TAP on standard output; MPIRUN empty: no MPI)
 
 Ranks are started by mpirun, and, where a test needs to reach one of them or there is no MPI, as torchrun does it: by
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. What is mpirun's own is skipped without it, and counted.
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. What is mpirun's own is skipped without it, and counted. Where the
+environment asks NCCL to let ranks share a GPU (NCCL_MULTI_RANK_GPU_ENABLE), all is skipped unless it does.
 """
 import fcntl
 import json
@@ -138,6 +139,13 @@ def parameters(checkpoint):
     header.pop("__metadata__")
     sizes = [(t["data_offsets"][1] - t["data_offsets"][0]) // 4 for t in header.values()]
     return sum(sizes), len(sizes)
+
+
+def skip_without_nccl(work):
+    code, said = run_ranks(2, os.path.join(work, "nccl"))
+    if code == 5 and "NCCL, start" in said or code == 0 and "by NCCL" not in said:
+        print("1..0 # SKIP ranks cannot share a GPU by NCCL here: " + said.strip().splitlines()[0])
+        sys.exit()
 
 
 # ---- the same result
@@ -354,6 +362,8 @@ def check_programs(work):
 
 
 with tempfile.TemporaryDirectory() as top:
+    if "NCCL_MULTI_RANK_GPU_ENABLE" in environment:
+        skip_without_nccl(top)
     alone = check_same_bits(top)
     check_rounding(top)
     check_traffic(top)
