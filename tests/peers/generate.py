@@ -8,25 +8,14 @@ ways (see step.py). No test needs it.
 usage: generate.py [--gradus PROGRAM] [--batches 1,8,32,64] [--pairs N]       (needs: pip install torch transformers)
 """
 import argparse
-import json
-import pathlib
-import statistics
-import subprocess
 import time
 
 import torch
 
+from rollout import NEW, ROOT, measure
 from step import SHAPE, model_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROMPT, NEW, THREADS = 128, 64, 2
-
-
-def ours(gradus, batch):
-    out = subprocess.run([gradus, "bench", "rollout", "--json", "--dtype", "bfloat16", "--threads", str(THREADS),
-                          "--model", "small", "--batch", str(batch), "--prompt", str(PROMPT)], check=True,
-                         capture_output=True, text=True).stdout
-    return {row["case"].split(",")[0]: row["value"] for row in map(json.loads, out.splitlines())}
+PROMPT, THREADS = 128, 2  # as rollout.py runs us
 
 
 def seconds(call):
@@ -52,17 +41,13 @@ def main():
     parser.add_argument("--gradus", default=ROOT / "build/rl/gradus")
     parser.add_argument("--batches", default="1,8,32,64")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.set_defaults(model="small", prompt=PROMPT, group=1)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     models = [model_of(torch.bfloat16, experts) for experts in ("grouped_mm", "eager")]
     for batch in map(int, options.batches.split(",")):
         theirs(models, batch)
-        pairs = [(ours(options.gradus, batch), theirs(models, batch)) for _ in range(options.pairs)]
-        for case in "prefill", "decode":
-            print(json.dumps({"bench": "rollout", "case": f"small, {case}, {batch} sequences", "metric": "tokens",
-                              "value": statistics.median(a[case] for a, _ in pairs), "unit": "tokens/s",
-                              "peer": "transformers", "peer_value": statistics.median(b[case] for _, b in pairs),
-                              "ratio": round(statistics.median(a[case] / b[case] for a, b in pairs), 2)}), flush=True)
+        measure(options, batch, "transformers", lambda: theirs(models, batch))
 
 
 if __name__ == "__main__":

@@ -45,17 +45,19 @@ def theirs(program, options, batch):
                          check=True, capture_output=True, text=True).stdout
     rate = json.loads(out)
     prompts, drawn = batch // options.group * options.prompt, batch * NEW
-    return {**rate, "completions": drawn / (prompts / rate["prefill"] + drawn / rate["decode"])}
+    return {"prefill": rate["prefill"], "decode": rate["decode"],
+            "completions": drawn / (prompts / rate["prefill"] + drawn / rate["decode"])}
 
 
-def measure(program, options, batch):
-    pairs = [(ours(options, batch), theirs(program, options, batch)) for _ in range(options.pairs)]
-    for case in "prefill", "decode", "completions":
+def measure(options, batch, peer, theirs):
+    """Runs in turn; theirs() gives the peer's rates of the cases that it has."""
+    pairs = [(ours(options, batch), theirs()) for _ in range(options.pairs)]
+    for case in pairs[0][1]:
         ratio = statistics.median(a[case] / b[case] for a, b in pairs)
         print(json.dumps({"bench": "rollout", "case": f"{options.model}, {case}, {batch} sequences", "metric": "tokens",
-                          "value": statistics.median(a[case] for a, _ in pairs), "unit": "tokens/s",
-                          "peer": "llama.cpp", "peer_value": statistics.median(b[case] for _, b in pairs),
-                          "ratio": round(ratio, 2)}), flush=True)
+                          "value": statistics.median(a[case] for a, _ in pairs), "unit": "tokens/s", "peer": peer,
+                          "peer_value": statistics.median(b[case] for _, b in pairs), "ratio": round(ratio, 2)}),
+              flush=True)
 
 
 def main():
@@ -71,7 +73,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         program = build(pathlib.Path(folder))
         for batch in map(int, options.batches.split(",")):
-            measure(program, options, batch)
+            measure(options, batch, "llama.cpp", lambda: theirs(program, options, batch))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ a CPU); the best of them is what step.c is to be compared with.
 
 usage: step.py THREADS [float32|bfloat16]...      (needs: pip install torch transformers)
 """
+import copy
 import multiprocessing
 import resource
 import statistics
@@ -29,9 +30,10 @@ SHAPE = DeepseekV3Config(
 
 def model_of(dtype, experts):
     torch.manual_seed(0)
-    SHAPE._attn_implementation = "sdpa"
-    SHAPE._experts_implementation = experts
-    return DeepseekV3ForCausalLM(SHAPE).to(dtype)
+    shape = copy.deepcopy(SHAPE)  # a model keeps it, and asks it at every pass
+    shape._attn_implementation = "sdpa"
+    shape._experts_implementation = experts
+    return DeepseekV3ForCausalLM(shape).to(dtype)
 
 
 def logprobs(model, tokens, scored=LENGTH - 1):
