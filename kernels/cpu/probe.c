@@ -23,11 +23,9 @@ bool probe_avx512(void)
 
 bool probe_avx512bf16(void) { return probe_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
-// Tiles are state that a process has to ask the kernel for (Linux 5.16 and later). Only a build
-// that was asked to looks for them.
+// Tiles are state that a process has to ask the kernel for (Linux 5.16 and later).
 bool probe_amx(void)
 {
-#ifdef AMX_WANTED
     const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24; // leaf 7, EDX
     const long request = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     unsigned a, b, c, d;
@@ -35,9 +33,6 @@ bool probe_amx(void)
         (d & (amx_bf16 | amx_tile)) != (amx_bf16 | amx_tile))
         return false;
     return syscall(SYS_arch_prctl, request, tile_data) == 0;
-#else
-    return false;
-#endif
 }
 
 // Twelve chains that wait for no other, so that the rate is what counts.
