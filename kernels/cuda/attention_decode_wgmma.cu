@@ -24,16 +24,16 @@ namespace attention
 
 constexpr int UNIT_STRIPS = 2, RING = 12;
 constexpr int FEW_BYTES = DECODE_ROWS * ROW_BYTES; // a strip of queries or weights
-constexpr int WARPS = WARPGROUP / WARP;
-constexpr int WEIGHTS_LD = DECODE_ROWS + 4; // lanes of a warp read 32 banks
+constexpr int WEIGHTS_LD = DECODE_ROWS + 4;        // lanes of a warp read 32 banks
 
 struct decode_shared {
     unsigned char ring[RING][UNIT_STRIPS * STRIP_BYTES];
     unsigned char q[STRIPS * FEW_BYTES], p[2][FEW_BYTES]; // p: a block's weights, keys in a row
     float weights[2][KEYS][WEIGHTS_LD];                   // before they are rounded
-    mbarrier full[RING], empty[RING], q_full, q_empty;
-    float max[2][WARPS][DECODE_ROWS], sum[2][DECODE_ROWS], keep[DECODE_ROWS];
-    wide_item item; // comes with q
+    mbarrier full[RING], empty[RING], q_full, q_empty, item_full;
+    float4 max[2][DECODE_ROWS]; // of the block's four warps
+    float sum[2][DECODE_ROWS], keep[DECODE_ROWS];
+    wide_item item; // free again when q is
 };
 
 #if HOPPER_CODE
@@ -44,9 +44,10 @@ __device__ inline void init_barriers(decode_shared *s)
         return;
     for (int i = 0; i < RING; i++) {
         mbarrier_init(&s->full[i], WARPGROUP);
-        mbarrier_init(&s->empty[i], WARPS);
+        mbarrier_init(&s->empty[i], WARPGROUP / WARP);
     }
-    mbarrier_init(&s->q_full, WARPGROUP + 1); // and the item's writer
+    mbarrier_init(&s->q_full, WARPGROUP);
+    mbarrier_init(&s->item_full, 1);
     mbarrier_init(&s->q_empty, WIDE_CONSUMERS / WARP);
     mbarrier_init_done();
 }
@@ -112,9 +113,11 @@ struct decode_cursor {
     }
 };
 
+using key_source = strip_source<WIDE_D, true>;
+
 // The two blocks of a pair as sources.
 struct pair_source {
-    strip_source<WIDE_D> of[2];
+    key_source of[2];
     bool both, first; // first: of the item
     wide_item item;
 
@@ -140,7 +143,7 @@ __device__ __forceinline__ void produce_unit(const pair_source &from, int i, dec
         }
     } else {
         const int b = from.both ? (i - 1) % 2 : 0, t = from.both ? (i - 1) / 2 : i - 1;
-        const strip_source<WIDE_D> source = b == 0 ? from.of[0] : from.of[1];
+        const key_source source = b == 0 ? from.of[0] : from.of[1];
         source.load<UNIT_STRIPS>(to, value_strip(b, t));
         aligned = source.aligned();
     }
@@ -158,10 +161,11 @@ __device__ __forceinline__ void produce_queries(const forward_plan &plan, const 
     *phase ^= 1;
     if (threadIdx.x % WARPGROUP == 0) {
         s->item = item;
-        mbarrier_arrive(&s->q_full);
+        mbarrier_arrive(&s->item_full);
     }
-    if (item.t.count > 0)
-        q.load<STRIPS, DECODE_ROWS>(s->q, 0);
+    if (item.t.count == 0)
+        return;
+    q.load<STRIPS, DECODE_ROWS>(s->q, 0);
     arrive_strips(&s->q_full, q.aligned());
 }
 
@@ -172,6 +176,7 @@ __device__ inline void decode_produce(const forward_plan &plan, decode_shared *s
     ring_place at;
     uint32_t q_phase = 0;
     cursor.find(plan);
+    wait_for_last(); // its queries and keys, and its use of scratch memory
     while (cursor.item.t.count > 0) {
         const pair_source pair(cursor);
         const int units = pair.both ? PAIR_UNITS<true> : PAIR_UNITS<false>;
@@ -270,7 +275,7 @@ __device__ __forceinline__ void score_block(decode_scores &x, decode_shared *s, 
 // Hides the keys that a row does not see; the largest score of each row over the warp's keys to
 // shared memory.
 __device__ __forceinline__ void hide_and_max(decode_scores &x, const decode_rows &rows, int key,
-                                             float (&largest)[WARPS][DECODE_ROWS])
+                                             float4 (&largest)[DECODE_ROWS])
 {
 #pragma unroll
     for (int i = 0; i < 8; i++)
@@ -282,7 +287,7 @@ __device__ __forceinline__ void hide_and_max(decode_scores &x, const decode_rows
         for (int lanes = 4; lanes < WARP; lanes *= 2)
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, lanes));
         if (threadIdx.x % WARP < 4)
-            largest[warp_of_group()][decode_rows::row(i)] = most;
+            reinterpret_cast<float *>(&largest[decode_rows::row(i)])[warp_of_group()] = most;
     }
 }
 
@@ -296,8 +301,10 @@ __device__ __forceinline__ void move_on(decode_rows *rows, decode_shared *s, flo
         const int row = decode_rows::row(i);
         float now = rows->max[i];
 #pragma unroll
-        for (int j = 0; j < (BOTH ? 2 : 1) * WARPS; j++)
-            now = fmaxf(now, s->max[j / WARPS][j % WARPS][row]);
+        for (int b = 0; b < (BOTH ? 2 : 1); b++) {
+            const float4 of = s->max[b][row];
+            now = fmaxf(now, fmaxf(fmaxf(of.x, of.y), fmaxf(of.z, of.w)));
+        }
         keep[i] = kept_part(rows->max[i], now, unit);
         rows->max[i] = now;
         if (threadIdx.x < 4) // of the first warpgroup, for both
@@ -426,15 +433,15 @@ __device__ __forceinline__ void attend_pair(const attention_args &a, decode_shar
     if (BOTH) {
         add_values<BOTH>(c, s, w, w, *pair);
         add_values<BOTH>(c, s, w, 1 - w, *pair);
-        add_weights(rows, s, w, mine);
         release<BOTH, 3>(s, w, w, 0, *pair);
+        add_weights(rows, s, w, mine);
         release<BOTH, 2>(s, w, w, 1, *pair);
         release<BOTH, 1>(s, w, 1 - w, 0, *pair);
         release<BOTH, 0>(s, w, 1 - w, 1, *pair);
     } else {
         add_values<BOTH>(c, s, w, 0, *pair);
-        add_weights(rows, s, w, mine);
         release<BOTH, 1>(s, w, 0, 0, *pair);
+        add_weights(rows, s, w, mine);
         release<BOTH, 0>(s, w, 0, 1, *pair);
     }
     keep_sums(c);
@@ -579,11 +586,12 @@ __device__ inline void decode_consume(const forward_plan &plan, decode_shared *s
     ring_place pair;
     uint32_t q_phase = 0;
     for (;;) {
-        wait_strips(&s->q_full, q_phase);
-        q_phase ^= 1;
+        mbarrier_wait(&s->item_full, q_phase);
         const wide_item item = s->item;
         if (item.t.count == 0)
             return;
+        wait_strips(&s->q_full, q_phase);
+        q_phase ^= 1;
         attend_item(plan, item, s, w, &pair);
     }
 }
@@ -593,6 +601,7 @@ __device__ inline void decode_consume(const forward_plan &plan, decode_shared *s
 __global__ void __launch_bounds__(WIDE_THREADS, 1) decode_wgmma(const forward_plan plan)
 {
 #if HOPPER_CODE
+    let_next_begin(); // combine_splits, which waits
     decode_shared *const s = dynamic_shared<decode_shared>();
     init_barriers(s);
     __syncthreads();
@@ -617,8 +626,8 @@ int attend_decode(struct device *dev, const struct attention_args *a)
         return rc;
     const size_t items = static_cast<size_t>(plan.tiles) * static_cast<size_t>(plan.splits);
     const size_t sms = static_cast<size_t>(dev->cuda->num_sms);
-    rc = launch(dev, dim3(static_cast<unsigned int>(items < sms ? items : sms)), dim3(WIDE_THREADS),
-                sizeof(decode_shared), decode_wgmma, plan);
+    rc = launch_early(dev, dim3(static_cast<unsigned int>(items < sms ? items : sms)),
+                      dim3(WIDE_THREADS), sizeof(decode_shared), decode_wgmma, plan);
     return rc ? rc : combine_splits<bf16>(dev, plan);
 }
 

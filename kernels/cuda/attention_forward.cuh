@@ -100,8 +100,10 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_pl
     const attention_args &a = plan.a;
     attention_seq seq;
     int tile;
-    if (!find_queries(a.seqs, a.num_seqs, heads_of(a.shape), COMBINE_TILE, last_first(), &seq,
-                      &tile))
+    const bool found = find_queries(a.seqs, a.num_seqs, heads_of(a.shape), COMBINE_TILE,
+                                    last_first(), &seq, &tile);
+    wait_for_last();
+    if (!found)
         return;
     const int part = static_cast<int>(blockIdx.z);
     const tile_rows t = rows_of_tile(seq, tile, COMBINE_TILE, a.shape, part);
@@ -116,7 +118,7 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_rows(const forward_pl
     for (int c = 4 * static_cast<int>(threadIdx.x); c < a.shape.Dv; c += 4 * COMBINE_THREADS) {
         softmax_state total = state[0];
         float4 sum = *reinterpret_cast<const float4 *>(sums + c);
-#pragma unroll 4
+#pragma unroll 8 // loads that are under way together
         for (int s = 1; s < splits; s++) {
             const float4 x = *reinterpret_cast<const float4 *>(
                 sums + static_cast<size_t>(s) * static_cast<size_t>(plan.ld) + c);
@@ -138,7 +140,7 @@ template <typename T> int combine_splits(struct device *dev, const struct forwar
     const size_t tiles = tiles_at_most(plan.a.T, plan.a.num_seqs, heads_of(s), COMBINE_TILE);
     const dim3 grid(static_cast<unsigned int>(tiles), COMBINE_TILE,
                     static_cast<unsigned int>(s.kv_heads));
-    return launch(dev, grid, dim3(COMBINE_THREADS), 0, combine_rows<T>, plan);
+    return launch_early(dev, grid, dim3(COMBINE_THREADS), 0, combine_rows<T>, plan);
 }
 
 } // namespace attention

@@ -25,9 +25,9 @@ namespace attention
 struct wide_shared {
     unsigned char q[TILE_BYTES], kv[2][TILE_BYTES];
     // Of a block's units: 0 has the values that its own warpgroup reads first, 1 the rest.
-    mbarrier full[2][2], empty[2][2], q_full, q_empty;
+    mbarrier full[2][2], empty[2][2], q_full, q_empty, item_full;
     float max[2][WIDE_ROWS], sum[2][WIDE_ROWS];
-    wide_item item; // comes with q
+    wide_item item; // free again when q is
 };
 
 #if HOPPER_CODE
@@ -43,7 +43,8 @@ __device__ inline void init_barriers(wide_shared *s)
             mbarrier_init(&s->full[b][u], WARPGROUP);
             mbarrier_init(&s->empty[b][u], WARPGROUP / WARP);
         }
-    mbarrier_init(&s->q_full, WARPGROUP + 1); // and the item's writer
+    mbarrier_init(&s->q_full, WARPGROUP);
+    mbarrier_init(&s->item_full, 1);
     mbarrier_init(&s->q_empty, WIDE_CONSUMERS / WARP);
     mbarrier_init_done();
 }
@@ -81,10 +82,11 @@ __device__ __forceinline__ void produce_queries(const forward_plan &plan, const 
     phase->q ^= 1;
     if (threadIdx.x % WARPGROUP == 0) {
         s->item = item;
-        mbarrier_arrive(&s->q_full);
+        mbarrier_arrive(&s->item_full);
     }
-    if (item.t.count > 0)
-        q.load<STRIPS>(s->q, 0);
+    if (item.t.count == 0)
+        return;
+    q.load<STRIPS>(s->q, 0);
     arrive_strips(&s->q_full, q.aligned());
 }
 
@@ -495,11 +497,12 @@ __device__ inline void wide_consume(const forward_plan &plan, wide_shared *s, in
 {
     wide_phases phase;
     for (;;) {
-        wait_strips(&s->q_full, phase.q);
-        phase.q ^= 1;
+        mbarrier_wait(&s->item_full, phase.q);
         const wide_item item = s->item;
         if (item.t.count == 0)
             return;
+        wait_strips(&s->q_full, phase.q);
+        phase.q ^= 1;
         attend_item(plan, item, s, w, &phase);
     }
 }

@@ -59,8 +59,9 @@ __device__ __forceinline__ unsigned char *strip_vector(unsigned char *strip, int
     return strip + row * ROW_BYTES + ((v ^ (row & 7)) << 4);
 }
 
-// Where a warpgroup copies rows from: `valid` rows of WIDTH elements; later ones become zero.
-template <int WIDTH> struct strip_source {
+// Where a warpgroup copies rows from: `valid` rows of WIDTH elements; later ones become zero. ONCE:
+// rows that hardly anything else will read soon.
+template <int WIDTH, bool ONCE = false> struct strip_source {
     const bf16 *p;
     int valid;
 
@@ -85,14 +86,19 @@ template <int WIDTH> struct strip_source {
                                 from + (i < valid ? i : 0) * WIDTH + s * STRIP_COLUMNS, i < valid);
             return;
         }
+        const uint64_t policy = ONCE ? l2_evict_first() : 0;
 #pragma unroll
         for (int i = 0; i < ROWS / PASS; i++) {
-            const int row = thread / 8 + i * PASS;
+            const int row = thread / 8 + i * PASS, bytes = row < valid ? 16 : 0;
             const bf16 *const source = from + (row < valid ? row : 0) * WIDTH;
 #pragma unroll
-            for (int s = 0; s < COUNT; s++)
-                cp_async_16_zero(to + i * PASS * ROW_BYTES + s * BYTES, source + s * STRIP_COLUMNS,
-                                 row < valid ? 16 : 0);
+            for (int s = 0; s < COUNT; s++) {
+                unsigned char *const at = to + i * PASS * ROW_BYTES + s * BYTES;
+                if (ONCE)
+                    cp_async_16_zero(at, source + s * STRIP_COLUMNS, bytes, policy);
+                else
+                    cp_async_16_zero(at, source + s * STRIP_COLUMNS, bytes);
+            }
         }
     }
 

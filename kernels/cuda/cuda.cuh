@@ -53,19 +53,26 @@ int scratch(struct device *dev, enum cuda_scratch_use use, T **out, size_t count
 }
 
 // Puts kernel<<<grid, block, shared_bytes>>>(args...) on the device's stream. A grid without blocks
-// is nothing to do.
+// is nothing to do. early: its blocks may begin before the kernel before it has ended, and each
+// thread calls wait_for_last before it reads what that writes.
 template <typename... Params, typename... Args>
-int launch(struct device *dev, dim3 grid, dim3 block, size_t shared_bytes,
-           void (*kernel)(Params...), Args... args)
+int launch_as(struct device *dev, bool early, dim3 grid, dim3 block, size_t shared_bytes,
+              void (*kernel)(Params...), Args... args)
 {
     const size_t shared_without_asking = 48 * 1024;
+    const int hopper = 90;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
         return 0;
+    cudaLaunchAttribute serial = {};
+    serial.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    serial.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = dev->cuda->stream;
+    config.attrs = &serial;
+    config.numAttrs = early && dev->cuda->arch >= hopper ? 1 : 0;
     cudaError_t error = cudaSuccess;
     if (shared_bytes > shared_without_asking)
         error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
@@ -76,6 +83,20 @@ int launch(struct device *dev, dim3 grid, dim3 block, size_t shared_bytes,
     return error == cudaSuccess
                ? 0
                : cuda_fail_launch(dev, error, reinterpret_cast<const void *>(kernel));
+}
+
+template <typename... Params, typename... Args>
+int launch(struct device *dev, dim3 grid, dim3 block, size_t shared_bytes,
+           void (*kernel)(Params...), Args... args)
+{
+    return launch_as(dev, false, grid, block, shared_bytes, kernel, args...);
+}
+
+template <typename... Params, typename... Args>
+int launch_early(struct device *dev, dim3 grid, dim3 block, size_t shared_bytes,
+                 void (*kernel)(Params...), Args... args)
+{
+    return launch_as(dev, true, grid, block, shared_bytes, kernel, args...);
 }
 
 // Blocks of `per` items that hold n items.

@@ -22,6 +22,25 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// ---- a kernel that begins before the one before it has ended (launch_early), on GPUs from Hopper
+// on; on others nothing
+
+// Lets the next one begin when all blocks have said so and there is room beside them.
+__device__ __forceinline__ void let_next_begin()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits for the end of the kernel before, and for what it has written. Every thread calls it.
+__device__ __forceinline__ void wait_for_last()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // ---- asynchronous copies from global to shared memory; both addresses aligned to the size
 
 __device__ __forceinline__ void cp_async_16(void *to_shared, const void *from)
@@ -36,6 +55,22 @@ __device__ __forceinline__ void cp_async_16_zero(void *to_shared, const void *fr
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)),
                  "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+// For data that is hardly read again soon: the L2 cache gives its lines up before others.
+__device__ __forceinline__ uint64_t l2_evict_first()
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+__device__ __forceinline__ void cp_async_16_zero(void *to_shared, const void *from, int bytes,
+                                                 uint64_t policy)
+{
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                     shared_address(to_shared)),
+                 "l"(from), "r"(bytes), "l"(policy)
                  : "memory");
 }
 

@@ -8,6 +8,10 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+// Kernels run one after the other.
+inline void let_next_begin() {}
+inline void wait_for_last() {}
+
 template <typename T> T *dynamic_shared() { return static_cast<T *>(emul::dynamic_shared()); }
 
 inline void cp_async_16(void *to_shared, const void *from)
@@ -18,6 +22,12 @@ inline void cp_async_16(void *to_shared, const void *from)
 inline void cp_async_16_zero(void *to_shared, const void *from, int bytes)
 {
     emul::async_copy(to_shared, from, bytes, 16);
+}
+
+inline uint64_t l2_evict_first() { return 0; }
+inline void cp_async_16_zero(void *to_shared, const void *from, int bytes, uint64_t)
+{
+    cp_async_16_zero(to_shared, from, bytes);
 }
 
 inline void cp_async_4_zero(void *to_shared, const void *from, int bytes)
