@@ -287,6 +287,15 @@ void file_map_close(struct file_map *m)
     *m = (struct file_map){0};
 }
 
+void file_map_forget(const struct file_map *m, size_t begin, size_t n)
+{
+    const size_t around = (size_t)64 << 10; // what Linux maps at once around a byte that is read
+    begin = begin / around * around;
+    const size_t end = begin + n + 2 * around, last = end < m->size ? end : m->size;
+    if (m->data)
+        (void)madvise((void *)(uintptr_t)(m->data + begin), last - begin, MADV_DONTNEED);
+}
+
 bool file_exists(const char *path)
 {
     struct stat st;

@@ -28,6 +28,8 @@ struct file_map {
 };
 int file_map_open(struct file_map *out, const char *path, int code);
 void file_map_close(struct file_map *m);
+// Bytes [begin, begin + n) of the file take no memory of the process until they are read again.
+void file_map_forget(const struct file_map *m, size_t begin, size_t n);
 
 bool file_exists(const char *path);
 bool dir_exists(const char *path);

@@ -64,7 +64,7 @@ void policy_memory(struct policy_memory *out, struct device *dev, const struct a
                    const struct policy_use *use)
 {
     struct policy p = {.arch = *arch, .dtype = use->dtype, .dev = dev, .recompute = use->recompute};
-    params_layout(&p.params, arch);
+    params_layout(&p.params, arch, use->read_only);
     *out = (struct policy_memory){0};
     out->bytes[PART_WEIGHTS] = p.params.size * sizeof(float);
     out->bytes[PART_PACKED] = weights_bytes(&p, use->train);

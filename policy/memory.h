@@ -8,7 +8,7 @@
 #include "policy/parallel.h"
 
 enum policy_part {
-    PART_WEIGHTS,     // float32
+    PART_WEIGHTS,     // float32: all, or what is read as such
     PART_PACKED,      // as products read them, of the policy's type
     PART_GRADIENTS,   // float32, as are moments
     PART_MOMENTS,     // of AdamW, of this rank's range
@@ -24,6 +24,7 @@ struct policy_memory {
 
 struct policy_use { // what a policy is for
     enum dtype dtype;
+    bool read_only;                   // policy_source.read_only
     bool train;                       // with gradients and an optimiser
     bool recompute;                   // policy.recompute
     const struct policy_pass *passes; // [num_passes]

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "policy/adapter.h"
+#include "policy/intake.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -334,37 +335,49 @@ static int check_finite_tensor(const struct model_files *f, const struct param_t
                               f->dir, t->name, (double)x[first], first, bad, t->size);
 }
 
-// One tensor by way of x, host memory that it fits.
-static int load_tensor(struct params *p, const struct param_tensor *t, const struct arch *a,
-                       const struct model_files *f, struct model_load *load, float *x)
+// The pages of a tensor that was read.
+static void forget(const struct model_files *f, const struct tensor *t)
+{
+    const uint8_t *data = t->data;
+    for (int i = 0; i < f->num_shards; i++) {
+        const struct file_map *m = &f->shards[i].file->map;
+        if (data >= m->data && data < m->data + m->size) {
+            file_map_forget(m, (size_t)(data - m->data), t->size);
+        }
+    }
+}
+
+static int load_tensor(const struct intake *in, const struct param_tensor *t,
+                       const struct model_files *f, struct model_load *load)
 {
     const struct tensor *have = find(f, t->name);
+    float *x = intake_room(in, t);
     if (!have) {
         return 0;
     }
     tensor_to_floats(x, have);
+    forget(f, have);
     if (have->dtype == TENSOR_F8_E4M3) {
-        dequantise(x, have, find_scale(f, have->name), a);
+        dequantise(x, have, find_scale(f, have->name), &in->p->arch);
     }
     if (load->adapter) {
-        adapter_merge(load->adapter, t, x, p->dev->team);
+        adapter_merge(load->adapter, t, x, in->p->dev->team);
     }
     int rc = check_finite_tensor(f, t, x, load);
-    return rc ? rc : p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
+    return rc ? rc : intake_take(in, t);
 }
 
-int model_files_load(struct params *p, struct device *dev, const struct arch *a,
-                     const struct model_files *f, struct model_load *load)
+int model_files_load(struct policy *p, const struct model_files *f, struct model_load *load)
 {
-    int rc = check(p, a, f);
-    rc = rc ? rc : params_alloc(p, dev);
+    struct intake in;
+    int rc = check(&p->params, &p->arch, f);
     if (rc) {
         return rc;
     }
-    float *x = params_tensor_buffer(p);
-    for (int i = 0; i < p->num_tensors && rc == 0; i++) {
-        rc = load_tensor(p, &p->tensors[i], a, f, load, x);
+    rc = intake_open(&in, p);
+    for (int i = 0; i < p->params.num_tensors && rc == 0; i++) {
+        rc = load_tensor(&in, &p->params.tensors[i], f, load);
     }
-    free(x);
+    intake_close(&in);
     return rc;
 }

@@ -5,8 +5,9 @@
 #ifndef POLICY_MODEL_FILES_H
 #define POLICY_MODEL_FILES_H
 
-#include "policy/params.h"
+#include "policy/policy.h"
 
+struct adapter;
 struct model_files;
 
 int model_files_open(struct model_files **out, const char *dir);
@@ -21,11 +22,11 @@ struct model_load {
     bool allow_nonfinite;
     int64_t nonfinite; // out: values that are NaN or Inf, where that is allowed
 };
-// Makes p's block (its layout is filled) on dev and reads every tensor into it. Missing, misshapen
-// and unexpected tensors are listed together; those of multi-token-prediction layers, a tied head
-// and rotary tables are passed over. F8_E4M3 is multiplied by its blocks' scales, NAME_scale_inv. A
-// value head that is absent is zero.
-int model_files_load(struct params *p, struct device *dev, const struct arch *a,
-                     const struct model_files *f, struct model_load *load);
+// Makes p's block and packed forms (its layout is filled) and reads every tensor into them.
+// Missing, misshapen and unexpected tensors are listed together; those of multi-token-prediction
+// layers, a tied head and rotary tables are passed over. F8_E4M3 is multiplied by its blocks'
+// scales, NAME_scale_inv. A value head that is absent is zero. What was read of the files does not
+// stay in the process's memory.
+int model_files_load(struct policy *p, const struct model_files *f, struct model_load *load);
 
 #endif

@@ -13,8 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Theory of operation. params_layout walks the architecture once; add() appends a param to the
-// block, part() names a piece of the last param as a tensor on disk. Both lists grow by doubling.
+// Theory of operation. params_layout walks the architecture once; add() appends a param, part()
+// names a piece of the last param as a tensor on disk. Both lists grow by doubling. Places in the
+// block are given at the end.
 struct builder {
     struct params *p;
     int layer;
@@ -36,17 +37,16 @@ static struct param *add(struct builder *b, const char *name, int n0, int n1, in
     struct params *p = b->p;
     p->list = grown(p->list, p->count, &b->cap, sizeof *p->list);
     struct param *q = &p->list[p->count++];
-    *q = (struct param){.layer = b->layer, .shape = {n0, n1, n2}, .trained = true};
+    *q = (struct param){
+        .index = p->count - 1, .layer = b->layer, .shape = {n0, n1, n2}, .trained = true};
     q->rank = n1 == 0 ? 1 : (n2 == 0 ? 2 : 3);
     q->size = (size_t)n0 * (size_t)(n1 ? n1 : 1) * (size_t)(n2 ? n2 : 1);
-    q->decay = q->rank >= 2;
+    q->decay = q->packed = q->rank >= 2;
     if (b->layer >= 0) {
         snprintf(q->name, sizeof q->name, "model.layers.%d.%s", b->layer, name);
     } else {
         snprintf(q->name, sizeof q->name, "%s", name);
     }
-    q->offset = p->size;
-    p->size += (q->size + 15) / 16 * 16;
     return q;
 }
 
@@ -59,7 +59,8 @@ static void part(struct builder *b, const struct param *q, const char *name, int
     struct param_tensor *t = &p->tensors[p->num_tensors++];
     size_t width = (size_t)(n1 ? n1 : 1);
     *t = (struct param_tensor){.shape = {n0, n1}, .rank = n1 ? 2 : 1, .trained = q->trained};
-    t->offset = q->offset + (size_t)row * width;
+    t->param = q->index;
+    t->offset = (size_t)row * width;
     t->size = (size_t)n0 * width;
     snprintf(t->name, sizeof t->name, "%s", name);
 }
@@ -123,7 +124,9 @@ static void add_qkv(struct builder *b, const struct arch *a, const char *kind, i
     const int rows[3] = {a->H * a->Dr, a->Hkv * a->Dr, a->Hkv * a->Dv};
     char name[96];
     snprintf(name, sizeof name, "self_attn.qkv_proj.%s", kind);
-    const struct param qkv = *add(b, name, rows[0] + rows[1] + rows[2], n1, 0);
+    struct param *q = add(b, name, rows[0] + rows[1] + rows[2], n1, 0);
+    q->packed = true;
+    const struct param qkv = *q;
     for (int i = 0, row = 0; i < 3; row += rows[i++]) {
         snprintf(name, sizeof name, "model.layers.%d.self_attn.%s.%s", b->layer, names[i], kind);
         part(b, &qkv, name, row, rows[i], n1);
@@ -142,7 +145,7 @@ static void add_grouped_attention(struct builder *b, const struct arch *a)
     }
     add_whole(b, "self_attn.o_proj.weight", a->C, a->H * a->Dv);
     if (a->o_bias) {
-        add_whole(b, "self_attn.o_proj.bias", a->C, 0);
+        add_whole(b, "self_attn.o_proj.bias", a->C, 0)->packed = true;
     }
 }
 
@@ -171,11 +174,34 @@ static void add_layer(struct builder *b, const struct arch *a)
     }
 }
 
-void params_layout(struct params *out, const struct arch *a)
+bool params_hold(const struct params *p, const struct param *q)
 {
-    struct params p = {0};
+    return !p->read_only || !q->packed;
+}
+
+int params_parts(const struct param *q) { return q->rank == 3 ? q->shape[0] : 1; }
+
+// Places in the block.
+static void place(struct params *p)
+{
+    for (int i = 0; i < p->count; i++) {
+        struct param *q = &p->list[i];
+        if (params_hold(p, q)) {
+            q->offset = p->size;
+            p->size += (q->size + 15) / 16 * 16;
+        }
+    }
+    for (int i = 0; i < p->num_tensors; i++) {
+        p->tensors[i].offset += p->list[p->tensors[i].param].offset;
+    }
+}
+
+void params_layout(struct params *out, const struct arch *a, bool read_only)
+{
+    struct params p = {.read_only = read_only};
     struct builder b = {.p = &p, .layer = -1};
-    add_whole(&b, "model.embed_tokens.weight", a->V, a->C)->decay = false;
+    struct param *embed = add_whole(&b, "model.embed_tokens.weight", a->V, a->C);
+    embed->decay = embed->packed = false;
     for (b.layer = 0; b.layer < a->L; b.layer++) {
         add_layer(&b, a);
     }
@@ -188,6 +214,7 @@ void params_layout(struct params *out, const struct arch *a)
         add_whole(&b, "score.weight", 1, a->C);
         add_whole(&b, "score.bias", 1, 0);
     }
+    place(&p);
     *out = p;
 }
 
@@ -261,8 +288,8 @@ static void fill_normal_share(void *arg, int rank, int size)
     }
 }
 
-static void init_tensor(float *x, const struct param_tensor *t, double init_range, uint64_t seed,
-                        struct team *team)
+void params_init(float *x, const struct param_tensor *t, double init_range, uint64_t seed,
+                 struct team *team)
 {
     if (t->rank == 2 && strcmp(t->name, "score.weight")) {
         struct normal_job job = {x, t->size, init_range, philox_mix(seed, name_hash(t->name))};
@@ -284,21 +311,9 @@ float *params_tensor_buffer(const struct params *p)
     return mem_floats(largest);
 }
 
-int params_init(struct params *p, double init_range, uint64_t seed)
-{
-    float *x = params_tensor_buffer(p);
-    int rc = 0;
-    for (int i = 0; i < p->num_tensors && rc == 0; i++) {
-        const struct param_tensor *t = &p->tensors[i];
-        init_tensor(x, t, init_range, seed, p->dev->team);
-        rc = p->dev->memory->upload(p->dev, p->data + t->offset, x, t->size * sizeof *x);
-    }
-    free(x);
-    return rc;
-}
-
 void params_view(struct tensor *out, const struct params *p, const float *block)
 {
+    assert(!p->read_only);
     for (int i = 0; i < p->num_tensors; i++) {
         const struct param_tensor *t = &p->tensors[i];
         out[i] = (struct tensor){.name = t->name,

@@ -7,15 +7,18 @@
 #include "kernels/block.h"
 #include "policy/activations.h"
 #include "policy/adapter.h"
+#include "policy/intake.h"
 #include "policy/model_files.h"
 #include "policy/parallel.h"
 #include "policy/weights.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 // A policy without parameters.
-static struct policy *policy_new(struct device *dev, const struct arch *arch, enum dtype dtype)
+static struct policy *policy_new(struct device *dev, const struct arch *arch, enum dtype dtype,
+                                 bool read_only)
 {
     struct policy *p = mem_alloc0(sizeof *p);
     p->arch = *arch;
@@ -23,14 +26,13 @@ static struct policy *policy_new(struct device *dev, const struct arch *arch, en
     p->dev = dev;
     p->generation = generation_config_of(arch);
     p->expert_load = mem_array0((size_t)arch->L * arch->E, sizeof *p->expert_load);
-    params_layout(&p->params, arch);
+    params_layout(&p->params, arch, read_only);
     return p;
 }
 
-// Packs the weights of a policy whose parameters are set; on failure it is freed.
-static int finish(struct policy **out, struct policy *p)
+// rc, which made p; on failure it is freed.
+static int finish(struct policy **out, struct policy *p, int rc)
 {
-    int rc = weights_open(&p->packed, p);
     if (rc) {
         policy_free(&p);
         return rc;
@@ -68,7 +70,7 @@ static int load_weights(struct policy *p, const struct model_files *files,
     }
     if (rc == 0) {
         struct model_load load = {.adapter = adapter, .allow_nonfinite = source->allow_nonfinite};
-        rc = model_files_load(&p->params, p->dev, &p->arch, files, &load);
+        rc = model_files_load(p, files, &load);
         p->nonfinite = load.nonfinite;
         p->adapted = adapter ? adapter_matrices(adapter) : 0;
     }
@@ -92,39 +94,44 @@ int policy_open_source(struct policy **out, struct device *dev, const struct pol
     arch.value_head = source->value_head || model_files_have(files, "score.weight") ||
                       model_files_have(files, "score.bias");
     const int mtp_layers = model_files_mtp_layers(files, &arch);
-    struct policy *p = policy_new(dev, &arch, dtype);
+    struct policy *p = policy_new(dev, &arch, dtype, source->read_only);
     p->generation = generation;
     rc = load_weights(p, files, source);
     model_files_free(&files);
-    if (rc) {
-        policy_free(&p);
-        return rc;
-    }
     p->arch.num_mtp_layers = mtp_layers;
-    return finish(out, p);
+    return finish(out, p, rc);
+}
+
+static int init_weights(struct policy *p, uint64_t seed)
+{
+    struct intake in;
+    int rc = intake_open(&in, p);
+    for (int i = 0; i < p->params.num_tensors && rc == 0; i++) {
+        const struct param_tensor *t = &p->params.tensors[i];
+        params_init(intake_room(&in, t), t, p->arch.init_range, seed, p->dev->team);
+        rc = intake_take(&in, t);
+    }
+    intake_close(&in);
+    return rc;
 }
 
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
                   enum dtype dtype, uint64_t seed)
 {
-    struct policy *p = policy_new(dev, arch, dtype);
-    int rc = params_alloc(&p->params, dev);
-    rc = rc ? rc : params_init(&p->params, arch->init_range, seed);
-    if (rc) {
-        policy_free(&p);
-        return rc;
-    }
-    return finish(out, p);
+    struct policy *p = policy_new(dev, arch, dtype, /* read_only= */ false);
+    return finish(out, p, init_weights(p, seed));
 }
 
 int policy_clone(struct policy **out, const struct policy *p, bool value_head)
 {
+    assert(!p->params.read_only);
     struct arch arch = p->arch;
     arch.value_head = value_head;
-    struct policy *q = policy_new(p->dev, &arch, p->dtype);
+    struct policy *q = policy_new(p->dev, &arch, p->dtype, /* read_only= */ false);
     q->generation = p->generation;
     q->generation.text = p->generation.text ? mem_strdup(p->generation.text) : NULL;
     int rc = params_alloc(&q->params, p->dev);
+    rc = rc ? rc : weights_open(&q->packed, q);
     for (int i = 0; i < q->params.count && rc == 0; i++) {
         const struct param *to = &q->params.list[i];
         const struct param *from = params_find(&p->params, "%s", to->name);
@@ -133,11 +140,7 @@ int policy_clone(struct policy **out, const struct policy *p, bool value_head)
                                       p->params.data + from->offset, to->size * sizeof(float));
         }
     }
-    if (rc) {
-        policy_free(&q);
-        return rc;
-    }
-    return finish(out, q);
+    return finish(out, q, rc ? rc : weights_pack(q->packed, q));
 }
 
 void policy_free(struct policy **p)
@@ -239,6 +242,7 @@ int policy_weights_changed(struct policy *p) { return weights_pack(p->packed, p)
 
 int policy_train_begin(struct policy *p)
 {
+    assert(!p->params.read_only);
     if (p->grad) {
         return 0;
     }
@@ -254,13 +258,14 @@ int policy_train_begin(struct policy *p)
 
 int policy_train_end(struct policy *p)
 {
+    const bool trained = p->grad != NULL;
     activations_free(&p->acts);
     parallel_free(&p->ranks);
     device_release(p->dev, p->grad);
     device_release(p->dev, p->grad_squares);
     p->grad = NULL;
     p->grad_squares = NULL;
-    return weights_pack(p->packed, p);
+    return trained ? weights_pack(p->packed, p) : 0;
 }
 
 int policy_grad_zero(struct policy *p)

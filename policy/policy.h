@@ -29,7 +29,8 @@ struct policy {
     struct arch arch;
     enum dtype dtype;     // of what the products read: see policy_open
     struct device *dev;   // borrowed
-    struct params params; // names, shapes and the one block of weights, float32
+    struct params params; // names, shapes and the one block of weights, float32. params.read_only:
+                          // without what is only packed; never trained, saved or cloned
     float *grad;          // mirrors params.data; NULL until policy_train_begin
     bool grad_is_zero;    // since nothing was added to it: a backward pass need not read it
     bool recompute;       // training passes keep each layer's input alone, and the backward pass
@@ -71,6 +72,8 @@ struct policy_source {
     const char *dir, *adapter; // adapter NULL: none
     bool value_head;
     bool allow_nonfinite; // weights that are NaN or Inf are counted, not refused
+    bool read_only;       // the same results of forward passes in less memory: a matrix is kept as
+                          // products read it alone
 };
 int policy_open_source(struct policy **out, struct device *dev, const struct policy_source *source,
                        enum dtype dtype);

@@ -13,10 +13,11 @@ static struct matrix whole(const struct param *q, enum dtype type)
     if (!q) {
         return (struct matrix){0};
     }
-    int d = q->rank == 3;
-    return (struct matrix){.offset = q->offset,
-                           .stride = q->size / (size_t)(d ? q->shape[0] : 1),
-                           .count = d ? q->shape[0] : 1,
+    const int d = q->rank == 3, count = params_parts(q);
+    return (struct matrix){.param = q,
+                           .offset = q->offset,
+                           .stride = q->size / (size_t)count,
+                           .count = count,
                            .out = q->shape[d],
                            .in = q->shape[d + 1],
                            .type = type};
@@ -40,17 +41,17 @@ static void find_latent_attention(struct layer_weights *w, const struct policy *
     w->m[W_Q] = whole(find(p, l, a->Rq > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj"), type);
     w->m[W_KV_A] = whole(find(p, l, "self_attn.kv_a_proj_with_mqa"), type);
     // kv_b_proj is, a head, Dn rows of W_UK and then Dv of W_UV.
-    size_t at = offset_of(find(p, l, "self_attn.kv_b_proj"));
-    size_t stride = (size_t)(a->Dn + a->Dv) * a->R;
-    w->m[W_UK] = (struct matrix){at, stride, a->H, a->Dn, a->R, type, NULL, NULL};
+    const struct param *q = find(p, l, "self_attn.kv_b_proj");
+    size_t at = q->offset, stride = (size_t)(a->Dn + a->Dv) * a->R;
+    w->m[W_UK] = (struct matrix){q, at, stride, a->H, a->Dn, a->R, type, NULL, NULL};
     at += (size_t)a->Dn * a->R;
-    w->m[W_UV] = (struct matrix){at, stride, a->H, a->Dv, a->R, type, NULL, NULL};
+    w->m[W_UV] = (struct matrix){q, at, stride, a->H, a->Dv, a->R, type, NULL, NULL};
 }
 
 // A vector as the one column of a matrix.
 static struct matrix column(const struct param *q, enum dtype type)
 {
-    return q ? (struct matrix){q->offset, q->size, 1, q->shape[0], 1, type, NULL, NULL}
+    return q ? (struct matrix){q, q->offset, q->size, 1, q->shape[0], 1, type, NULL, NULL}
              : (struct matrix){0};
 }
 
@@ -123,32 +124,51 @@ static size_t place_all(struct policy_packed *w, const struct policy *p, char *b
     return used;
 }
 
-static int pack(const struct matrix *m, const struct policy *p)
+// `count` matrices from number `first` on, which stand at b, into the packed form that begins at
+// out; NULL: into none.
+static int pack_way(const struct matrix *m, struct device *dev, const float *b, int first,
+                    int count, bool transposed, void *out)
 {
-    const float *b = p->params.data + m->offset;
+    const int k = transposed ? m->in : m->out, n = transposed ? m->out : m->in;
+    const size_t one = matmul_packed_size(dev, k, n) * dtype_size(m->type);
+    if (!out) {
+        return 0;
+    }
+    return dev->k->matmul_pack(dev, &(struct pack_args){.b = b,
+                                                        .ldb = (size_t)m->in,
+                                                        .stride_b = m->stride,
+                                                        .k = k,
+                                                        .n = n,
+                                                        .count = count,
+                                                        .transposed = transposed,
+                                                        .out = (char *)out + (size_t)first * one,
+                                                        .out_type = m->type});
+}
+
+// As weights_pack_param; nothing where m is of another param.
+static int pack(const struct matrix *m, struct device *dev, const struct param *q,
+                const float *from, int first, int count)
+{
+    if (m->param != q) {
+        return 0;
+    }
+    const float *b = from + (m->offset - q->offset);
+    if (params_parts(q) == 1) { // the matrices inside it all together
+        count = m->count;
+    }
+    int rc = pack_way(m, dev, b, first, count, true, m->to_out);
+    return rc ? rc : pack_way(m, dev, b, first, count, false, m->to_in);
+}
+
+int weights_pack_param(const struct policy_packed *w, const struct policy *p, const struct param *q,
+                       const float *from, int first, int count)
+{
     int rc = 0;
-    if (m->to_out) {
-        rc = p->dev->k->matmul_pack(p->dev, &(struct pack_args){.b = b,
-                                                                .ldb = (size_t)m->in,
-                                                                .stride_b = m->stride,
-                                                                .k = m->in,
-                                                                .n = m->out,
-                                                                .count = m->count,
-                                                                .transposed = true,
-                                                                .out = m->to_out,
-                                                                .out_type = m->type});
+    for (int i = 0; q->layer >= 0 && i < W_LAYER_COUNT && rc == 0; i++) {
+        rc = pack(&w->layers[q->layer].m[i], p->dev, q, from, first, count);
     }
-    if (m->to_in && rc == 0) {
-        rc = p->dev->k->matmul_pack(p->dev, &(struct pack_args){.b = b,
-                                                                .ldb = (size_t)m->in,
-                                                                .stride_b = m->stride,
-                                                                .k = m->out,
-                                                                .n = m->in,
-                                                                .count = m->count,
-                                                                .out = m->to_in,
-                                                                .out_type = m->type});
-    }
-    return rc;
+    rc = rc ? rc : pack(&w->head, p->dev, q, from, first, count);
+    return rc ? rc : pack(&w->score, p->dev, q, from, first, count);
 }
 
 // Room for all packed forms that are needed.
@@ -165,16 +185,15 @@ static int make_block(struct policy_packed *w, const struct policy *p)
 int weights_pack(struct policy_packed *w, const struct policy *p)
 {
     int rc = 0;
+    assert(!p->params.read_only);
     if (!w->block || w->train != (p->grad != NULL)) {
         rc = make_block(w, p);
     }
-    for (int l = 0; l < p->arch.L && rc == 0; l++) {
-        for (int i = 0; i < W_LAYER_COUNT && rc == 0; i++) {
-            rc = pack(&w->layers[l].m[i], p);
-        }
+    for (int i = 0; i < p->params.count && rc == 0; i++) {
+        const struct param *q = &p->params.list[i];
+        rc = weights_pack_param(w, p, q, p->params.data + q->offset, 0, params_parts(q));
     }
-    rc = rc ? rc : pack(&w->head, p);
-    return rc ? rc : pack(&w->score, p);
+    return rc;
 }
 
 static struct policy_packed *find_all(const struct policy *p)
@@ -206,7 +225,7 @@ size_t weights_bytes(const struct policy *p, bool train)
 int weights_open(struct policy_packed **out, const struct policy *p)
 {
     struct policy_packed *w = find_all(p);
-    int rc = weights_pack(w, p);
+    int rc = make_block(w, p);
     if (rc) {
         weights_free(&w);
         return rc;

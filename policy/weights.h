@@ -6,14 +6,15 @@
 
 #include "policy/policy.h"
 
-// `count` matrices [out,in] of the block. A packed form exists where a pass needs it: that of the
+// `count` matrices [out,in] of a param. A packed form exists where a pass needs it: that of the
 // backward pass where the device does not read the block itself (device.reads_plain).
 struct matrix {
-    size_t offset, stride; // in floats
-    int count, out, in;    // count 0: the model has no such weight
-    enum dtype type;       // of the packed forms, and so of the products' operands
-    void *to_out;          // packed [in,out]: x W^T, the way of the forward pass
-    void *to_in;           // packed [out,in]: y W, its backward, and W_UK's forward
+    const struct param *param; // borrowed
+    size_t offset, stride;     // in floats of the block, or of the param where that is not there
+    int count, out, in;        // count 0: the model has no such weight
+    enum dtype type;           // of the packed forms, and so of the products' operands
+    void *to_out;              // packed [in,out]: x W^T, the way of the forward pass
+    void *to_in;               // packed [out,in]: y W, its backward, and W_UK's forward
 };
 
 enum layer_matrix {
@@ -51,12 +52,16 @@ struct policy_packed {
     struct device *dev; // borrowed
 };
 
-// Finds the weights of p and packs them.
+// Finds the weights of p and makes room for their packed forms, all zero.
 int weights_open(struct policy_packed **out, const struct policy *p);
 // Bytes of the packed forms, train: those of the backward pass as well; p need not have parameters.
 size_t weights_bytes(const struct policy *p, bool train);
-// Packs again, and for the backward pass once p has gradients.
+// Packs the block, and for the backward pass once p has gradients.
 int weights_pack(struct policy_packed *w, const struct policy *p);
+// Packs param q of p from the device's memory: `count` of its params_parts, from number `first` on,
+// which `from` holds.
+int weights_pack_param(const struct policy_packed *w, const struct policy *p, const struct param *q,
+                       const float *from, int first, int count);
 void weights_free(struct policy_packed **w);
 
 #endif

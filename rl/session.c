@@ -78,7 +78,11 @@ int session_open(struct session *out, const struct session_options *o)
     struct session s = {0};
     enum dtype type = DTYPE_F32;
     const struct policy_source source = {
-        .dir = o->model, .adapter = o->adapter, .allow_nonfinite = o->allow_nonfinite};
+        .dir = o->model,
+        .adapter = o->adapter,
+        .allow_nonfinite = o->allow_nonfinite,
+        .read_only = true,
+    };
     int rc = o->dtype != NULL ? session_dtype(&type, o->dtype) : 0;
     if (rc == 0)
         rc = team_open(&s.team, o->threads);

@@ -40,7 +40,11 @@ static int open_all(struct eval *e)
     if (rc == 0)
         rc = session_open(&e->session, &e->model);
     const struct policy_source prm = {
-        .dir = e->prm, .value_head = true, .allow_nonfinite = e->model.allow_nonfinite};
+        .dir = e->prm,
+        .value_head = true,
+        .allow_nonfinite = e->model.allow_nonfinite,
+        .read_only = true,
+    };
     if (rc == 0 && e->prm != NULL)
         rc = policy_open_source(&e->prm_model, e->session.dev, &prm, e->session.policy->dtype);
     if (rc == 0)

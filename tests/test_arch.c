@@ -123,7 +123,7 @@ static void parameters_are_counted_as_they_are_laid_out(void **state)
             size_t sum = 0;
             a.tied = variant & 1;
             a.value_head = variant & 2;
-            params_layout(&p, &a);
+            params_layout(&p, &a, false);
             for (int j = 0; j < p.count; j++) {
                 sum += p.list[j].size;
                 assert_int_equal(p.list[j].offset % 16, 0);
