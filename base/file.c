@@ -289,11 +289,11 @@ void file_map_close(struct file_map *m)
 
 void file_map_forget(const struct file_map *m, size_t begin, size_t n)
 {
-    const size_t around = (size_t)64 << 10; // what Linux maps at once around a byte that is read
-    begin = begin / around * around;
-    const size_t end = begin + n + 2 * around, last = end < m->size ? end : m->size;
+    const size_t around = (size_t)64 << 10; // Linux maps up to so much around a byte that is read
+    const size_t from = (begin > around ? begin - around : 0) / around * around;
+    const size_t to = n + around < m->size - begin ? begin + n + around : m->size;
     if (m->data)
-        (void)madvise((void *)(uintptr_t)(m->data + begin), last - begin, MADV_DONTNEED);
+        (void)madvise((void *)(uintptr_t)(m->data + from), to - from, MADV_DONTNEED);
 }
 
 bool file_exists(const char *path)

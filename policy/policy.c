@@ -122,25 +122,35 @@ int policy_create(struct policy **out, struct device *dev, const struct arch *ar
     return finish(out, p, init_weights(p, seed));
 }
 
-int policy_clone(struct policy **out, const struct policy *p, bool value_head)
+// Weights of q that p has as well; the others stay zero.
+static int copy_weights(struct policy *q, const struct policy *p)
+{
+    int rc = params_alloc(&q->params, q->dev);
+    rc = rc ? rc : weights_open(&q->packed, q);
+    for (int i = 0; i < q->params.count && rc == 0; i++) {
+        const struct param *to = &q->params.list[i];
+        const struct param *of = params_find(&p->params, "%s", to->name);
+        const float *from = of ? p->params.data + of->offset : NULL;
+        if (of && params_hold(&q->params, to)) {
+            rc = q->dev->memory->copy(q->dev, q->params.data + to->offset, from,
+                                      to->size * sizeof *from);
+        }
+        if (of && rc == 0) {
+            rc = weights_pack_param(q->packed, q, to, from, 0, params_parts(to));
+        }
+    }
+    return rc;
+}
+
+int policy_clone(struct policy **out, const struct policy *p, bool value_head, bool read_only)
 {
     assert(!p->params.read_only);
     struct arch arch = p->arch;
     arch.value_head = value_head;
-    struct policy *q = policy_new(p->dev, &arch, p->dtype, /* read_only= */ false);
+    struct policy *q = policy_new(p->dev, &arch, p->dtype, read_only);
     q->generation = p->generation;
     q->generation.text = p->generation.text ? mem_strdup(p->generation.text) : NULL;
-    int rc = params_alloc(&q->params, p->dev);
-    rc = rc ? rc : weights_open(&q->packed, q);
-    for (int i = 0; i < q->params.count && rc == 0; i++) {
-        const struct param *to = &q->params.list[i];
-        const struct param *from = params_find(&p->params, "%s", to->name);
-        if (from) {
-            rc = p->dev->memory->copy(p->dev, q->params.data + to->offset,
-                                      p->params.data + from->offset, to->size * sizeof(float));
-        }
-    }
-    return finish(out, q, rc ? rc : weights_pack(q->packed, q));
+    return finish(out, q, copy_weights(q, p));
 }
 
 void policy_free(struct policy **p)

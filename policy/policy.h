@@ -83,8 +83,9 @@ int policy_read_arch(struct arch *out, const char *dir);
 // name, index) alone.
 int policy_create(struct policy **out, struct device *dev, const struct arch *arch,
                   enum dtype dtype, uint64_t seed);
-// A copy with the same weights and type; value_head as above. Gradients are not copied.
-int policy_clone(struct policy **out, const struct policy *p, bool value_head);
+// A copy with the same weights and type; value_head and read_only as above. Gradients are not
+// copied.
+int policy_clone(struct policy **out, const struct policy *p, bool value_head, bool read_only);
 void policy_free(struct policy **p);
 
 // Writes config.json, generation_config.json (as it was, where there was one) and

@@ -41,7 +41,8 @@ static int grpo_open(void **state, struct trainer *t)
             t->stage->name);
     int rc = 0;
     if (t->stage->beta > 0.0 && t->reference == NULL) // not resumed
-        rc = policy_clone(&t->reference, t->policy, /* value_head= */ false);
+        rc =
+            policy_clone(&t->reference, t->policy, /* value_head= */ false, /* read_only= */ false);
     const uint64_t done = (uint64_t)t->at.step * (uint64_t)t->stage->rollout.num_prompts;
     if (rc == 0)
         rc = source_mix_open(&s->mix, t->sources, &t->stage->sources, done);

@@ -28,7 +28,7 @@ static int prm_open(void **state, struct trainer *t)
     *state = s;
     int rc = 0;
     if (t->prm == NULL) // none yet: the backbone starts as the policy, the head at zero
-        rc = policy_clone(&t->prm, t->policy, /* value_head= */ true);
+        rc = policy_clone(&t->prm, t->policy, /* value_head= */ true, /* read_only= */ false);
     const int tasks = t->stage->samples_from == SAMPLES_FROM_POLICY ? t->stage->rollout.num_prompts
                                                                     : t->stage->batch;
     const uint64_t done = (uint64_t)t->at.step * (uint64_t)tasks;

@@ -214,6 +214,41 @@ static void a_mapping_shows_the_file(void **state)
     assert_int_equal(file_map_open(&m, at(p, "none"), ERR_MODEL), ERR_MODEL);
 }
 
+// The pages of the process that show a file, now.
+static size_t pages_of_files(void)
+{
+    size_t all, resident, shared = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%zu %zu %zu", &all, &resident, &shared), 3);
+    fclose(f);
+    return shared;
+}
+
+static void what_is_forgotten_of_a_mapping_takes_no_memory_and_is_still_there(void **state)
+{
+    struct place *p = *state;
+    enum { SIZE = (8 << 20) + 100 };
+    char *bytes = mem_alloc(SIZE);
+    struct file_map m = {0};
+    for (int i = 0; i < SIZE; i++)
+        bytes[i] = (char)(i * 7 + (i >> 12));
+    put(p, "m", bytes, SIZE);
+    assert_int_equal(file_map_open(&m, at(p, "m"), ERR_MODEL), 0);
+    assert_memory_equal(m.data, bytes, SIZE);
+    const size_t before = pages_of_files(), page = (size_t)sysconf(_SC_PAGESIZE);
+    file_map_forget(&m, 1 << 20, 6 << 20);
+    assert_true(before >= pages_of_files() + (6 << 20) / page);
+    file_map_forget(&m, 5, m.size - 5);
+    assert_true(before >= pages_of_files() + SIZE / page);
+    assert_memory_equal(m.data, bytes, SIZE);
+    file_map_close(&m);
+    put(p, "m", "", 0);
+    assert_int_equal(file_map_open(&m, at(p, "m"), ERR_MODEL), 0);
+    file_map_forget(&m, 0, 0);
+    free(bytes);
+}
+
 static void directories_are_made_listed_and_removed(void **state)
 {
     struct place *p = *state;
@@ -292,6 +327,7 @@ int main(void)
         IN_A_PLACE(appended_members_and_frames_are_read_in_turn),
         IN_A_PLACE(unpacking_stops_at_the_limit),
         IN_A_PLACE(a_mapping_shows_the_file),
+        IN_A_PLACE(what_is_forgotten_of_a_mapping_takes_no_memory_and_is_still_there),
         IN_A_PLACE(directories_are_made_listed_and_removed),
         IN_A_PLACE(a_committed_directory_appears_at_once_and_never_replaces),
         cmocka_unit_test(paths_are_joined),

@@ -127,7 +127,7 @@ static void its_bytes_survive_load_and_save(void **state)
     assert_ok(file_write_atomic(path, text, sizeof text - 1));
     assert_ok(policy_open(&p, dev, from, DTYPE_F32, false));
     assert_int_equal(p->generation.num_stop_ids, 3);
-    assert_ok(policy_clone(&copy, p, false));
+    assert_ok(policy_clone(&copy, p, false, false));
     assert_ok(policy_save(copy, to));
     policy_free(&copy);
     policy_free(&p);

@@ -3,6 +3,8 @@
 // with what is wrong.
 #include "tests/model_fixture.h"
 
+#include "tests/fenced_device.h"
+
 #include <sys/stat.h>
 
 // A copy of a golden model whose files a test then spoils.
@@ -40,14 +42,18 @@ static void copy_close(struct copy *c)
     test_device_close(&c->dev);
 }
 
-// Opening fails with ERR_MODEL and a message that holds the text.
+// Opening fails, to be trained or only read, with ERR_MODEL and a message that holds the text.
 static void refused(struct copy *c, const char *text)
 {
-    struct policy *p = NULL;
-    assert_int_equal(policy_open(&p, c->dev, c->dir, DTYPE_F32, false), ERR_MODEL);
-    assert_null(p);
-    if (!strstr(err_message(), text)) {
-        fail_msg("expected \"%s\" in: %s", text, err_message());
+    for (int read_only = 0; read_only < 2; read_only++) {
+        const struct policy_source source = {.dir = c->dir, .read_only = read_only != 0};
+        struct policy *p = NULL;
+        assert_int_equal(policy_open_source(&p, c->dev, &source, DTYPE_F32), ERR_MODEL);
+        assert_null(p);
+        assert_int_equal(fenced_bytes(c->dev), 0);
+        if (!strstr(err_message(), text)) {
+            fail_msg("expected \"%s\" in: %s", text, err_message());
+        }
     }
 }
 
@@ -117,7 +123,7 @@ static void a_value_head_is_added_as_zero_and_kept(void **state)
     struct fixture f = fixture_open(golden_models[0], DEVICE_FENCED, 1);
     struct policy *prm = NULL, *again = NULL;
     char *dir = temporary_dir();
-    assert_ok(policy_clone(&prm, f.p, true));
+    assert_ok(policy_clone(&prm, f.p, true, false));
     const struct param *w = params_find(&prm->params, "score.weight");
     assert_int_equal(w->size, prm->arch.C);
     float *head = device_floats(prm->dev, prm->params.data + w->offset, w->size);
@@ -133,7 +139,7 @@ static void a_value_head_is_added_as_zero_and_kept(void **state)
     assert_true(again->arch.value_head);
     assert_same_weights(again, prm);
     policy_free(&again);
-    assert_ok(policy_clone(&again, prm, false));
+    assert_ok(policy_clone(&again, prm, false, false));
     assert_same_weights(again, f.p);
     policy_free(&again);
     policy_free(&prm);
@@ -555,10 +561,13 @@ static void weights_that_are_not_finite_are_counted_where_they_are_allowed(void 
     struct policy *p = NULL;
     spoil(&c, "model.layers.1.mlp.experts.10.up_proj.weight", 41, INFINITY);
     spoil(&c, "model.norm.weight", 7, NAN);
-    const struct policy_source source = {.dir = c.dir, .allow_nonfinite = true};
-    assert_ok(policy_open_source(&p, c.dev, &source, DTYPE_F32));
-    assert_int_equal(p->nonfinite, 2);
-    policy_free(&p);
+    for (int read_only = 0; read_only < 2; read_only++) {
+        const struct policy_source source = {
+            .dir = c.dir, .allow_nonfinite = true, .read_only = read_only != 0};
+        assert_ok(policy_open_source(&p, c.dev, &source, DTYPE_F32));
+        assert_int_equal(p->nonfinite, 2);
+        policy_free(&p);
+    }
     copy_close(&c);
 }
 

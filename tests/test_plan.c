@@ -92,7 +92,7 @@ static int open_models(struct world *w, void **state)
     t->steps = t->stage->steps;
     int rc = policy_create(&t->policy, t->dev, &w->config->model.arch, w->config->run.dtype, 1);
     if (rc == 0)
-        rc = policy_clone(&t->prm, t->policy, /* value_head= */ true);
+        rc = policy_clone(&t->prm, t->policy, /* value_head= */ true, /* read_only= */ false);
     if (rc == 0)
         rc = plan_reserve(t, &w->basis);
     if (rc == 0)
