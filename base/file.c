@@ -426,6 +426,33 @@ int dir_list(char ***out, const char *path, int code)
     return rc;
 }
 
+static int copy_file(const char *from, const char *to)
+{
+    struct file_map map;
+    int rc = file_map_open(&map, from, ERR_WRITE);
+    if (rc)
+        return rc;
+    rc = file_write_atomic(to, map.data, map.size);
+    file_map_close(&map);
+    return rc;
+}
+
+int dir_copy_files(const char *from, const char *to)
+{
+    char **names;
+    int rc = dir_list(&names, from, ERR_WRITE);
+    if (rc)
+        return rc;
+    for (int i = 0; names[i] && !rc; i++) {
+        char *source = path_join(from, names[i]), *target = path_join(to, names[i]);
+        rc = copy_file(source, target);
+        free(source);
+        free(target);
+    }
+    free(names);
+    return rc;
+}
+
 char *path_join(const char *a, const char *b)
 {
     const size_t n = strlen(a);

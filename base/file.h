@@ -35,7 +35,9 @@ bool file_exists(const char *path);
 bool dir_exists(const char *path);
 int dir_make_all(const char *path);   // like mkdir -p
 int dir_remove_all(const char *path); // like rm -rf; absent is fine
-int file_sync(const char *path);      // fsync of a file or directory
+// Copies the files of a directory that has no others into one that exists.
+int dir_copy_files(const char *from, const char *to);
+int file_sync(const char *path); // fsync of a file or directory
 // Makes `to` appear at once: fsyncs every file of the directory `from` and itself, renames it,
 // fsyncs the parent. `to` must not exist.
 int dir_commit(const char *from, const char *to);

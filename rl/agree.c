@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/file.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ static int hash_policy(char out[HASH_SIZE], const struct policy *p)
     if (p == NULL)
         return 0;
     const struct params *list = &p->params;
+    assert(!list->read_only);
     float *x = params_tensor_buffer(list);
     struct strbuf hashes = {0};
     int rc = 0;

@@ -24,6 +24,16 @@ static int save_model(const struct policy *p, const char *dir, const char *sub)
     return rc;
 }
 
+static int copy_model(const char *from, const char *dir, const char *sub)
+{
+    char *path = path_join(dir, sub);
+    int rc = dir_make_all(path);
+    if (rc == 0)
+        rc = dir_copy_files(from, path);
+    free(path);
+    return rc;
+}
+
 static int save_state(const struct checkpoint_state *s, const char *dir)
 {
     struct strbuf text = {0};
@@ -168,7 +178,7 @@ int checkpoint_save(const char *run_path, const struct checkpoint_parts *parts,
     if (rc == 0 && parts->prm != NULL)
         rc = save_model(parts->prm, dir, "prm");
     if (rc == 0 && parts->reference != NULL)
-        rc = save_model(parts->reference, dir, "reference");
+        rc = copy_model(parts->reference, dir, "reference");
     if (rc == 0 && parts->optimizer != NULL)
         rc = optimizer_save(parts->optimizer, parts->optimized, dir);
     if (rc == 0)

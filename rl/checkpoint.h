@@ -26,9 +26,10 @@ struct checkpoint_state {
 
 struct checkpoint_parts {
     const struct policy *policy;
-    const struct policy *prm, *reference; // NULL: none
-    const struct optimizer *optimizer;    // NULL: none
-    const struct policy *optimized;       // which of the above the optimiser belongs to
+    const struct policy *prm;          // NULL: none
+    const char *reference;             // directory of the reference model's files; NULL: none
+    const struct optimizer *optimizer; // NULL: none
+    const struct policy *optimized;    // which of the above the optimiser belongs to
     const struct tokenizer *tokenizer;
 };
 

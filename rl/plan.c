@@ -205,6 +205,7 @@ static void begin_needs(struct needs *n, const struct config *c, int stage)
     n->there[REFERENCE] = s->kind == STAGE_GRPO && s->beta > 0.0;
     for (int m = 0; m < MODELS; m++)
         n->use[m] = (struct policy_use){.dtype = c->run.dtype,
+                                        .read_only = m == REFERENCE,
                                         .recompute = c->run.gradient_checkpointing,
                                         .passes = n->pass[m]};
 }

@@ -8,6 +8,7 @@
 // and are not run (but the first of each update, so that the check always has tokens): the sum is
 // the same without them.
 #include "rl/grpo_batch.h"
+#include "rl/reference_model.h"
 #include "rl/trainer.h"
 
 #include "base/error.h"
@@ -41,8 +42,7 @@ static int grpo_open(void **state, struct trainer *t)
             t->stage->name);
     int rc = 0;
     if (t->stage->beta > 0.0 && t->reference == NULL) // not resumed
-        rc =
-            policy_clone(&t->reference, t->policy, /* value_head= */ false, /* read_only= */ false);
+        rc = reference_begin(t);
     const uint64_t done = (uint64_t)t->at.step * (uint64_t)t->stage->rollout.num_prompts;
     if (rc == 0)
         rc = source_mix_open(&s->mix, t->sources, &t->stage->sources, done);

@@ -20,6 +20,7 @@
 #include "rl/evaluate.h"
 #include "rl/launch.h"
 #include "rl/plan.h"
+#include "rl/reference_model.h"
 #include "rl/session.h"
 #include "rl/trainer.h"
 
@@ -160,11 +161,12 @@ static int open_policy(struct trainer *t)
     return rc;
 }
 
-static int open_folder_model(struct policy **out, struct trainer *t, const char *checkpoint,
-                             const char *folder, bool value_head)
+// The process reward model of a checkpoint, which may have none.
+static int open_checkpoint_prm(struct trainer *t, const char *checkpoint)
 {
-    char *path = path_join(checkpoint, folder);
-    const int rc = dir_exists(path) ? open_model(out, t, path, NULL, value_head) : 0;
+    char *path = path_join(checkpoint, "prm");
+    const int rc =
+        dir_exists(path) ? open_model(&t->prm, t, path, NULL, /* value_head= */ true) : 0;
     free(path);
     return rc;
 }
@@ -215,9 +217,9 @@ static int open_checkpoint(struct train *r, char **checkpoint)
     if (rc == 0)
         rc = open_model(&t->policy, t, *checkpoint, NULL, false);
     if (rc == 0)
-        rc = open_folder_model(&t->prm, t, *checkpoint, "prm", true);
+        rc = open_checkpoint_prm(t, *checkpoint);
     if (rc == 0)
-        rc = open_folder_model(&t->reference, t, *checkpoint, "reference", false);
+        rc = reference_resume(t, *checkpoint);
     log_line(LOG_INFO, "resuming from %s", *checkpoint);
     return rc;
 }
@@ -385,15 +387,17 @@ static int write_checkpoint(struct train *r, const struct optimizer *optimizer)
     state.stage_seconds = t->at.stage_seconds + log_clock() - r->stage_start;
     state.metrics_bytes = t->metrics.bytes;
     state.config = r->config_text.data;
+    char *reference = reference_files(t);
     const struct checkpoint_parts parts = {
         .policy = t->policy,
         .prm = t->prm,
-        .reference = t->reference,
+        .reference = reference,
         .optimizer = optimizer,
         .optimized = t->optimized,
         .tokenizer = t->tokenizer,
     };
     int rc = checkpoint_save(t->run->path, &parts, &state);
+    free(reference);
     if (rc == 0)
         rc = checkpoint_prune(t->run->path, t->config->run.save_total_limit);
     return rc;
@@ -573,7 +577,7 @@ static int run_stage(struct train *r, const char *checkpoint)
     if (state != NULL)
         s->close(state);
     optimizer_free(&t->optimizer);
-    policy_free(&t->reference);
+    reference_end(t);
     return rc == 0 ? policy_train_end(t->optimized) : rc;
 }
 

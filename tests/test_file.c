@@ -276,6 +276,28 @@ static void directories_are_made_listed_and_removed(void **state)
     assert_true(file_exists(at(p, "outside")) && !dir_exists(at(p, "a")));
 }
 
+static void the_files_of_a_directory_are_copied(void **state)
+{
+    struct place *p = *state;
+    struct strbuf text = {0};
+    assert_int_equal(dir_make_all(at(p, "from")), 0);
+    put(p, "from/one", "1", 1);
+    put(p, "from/none", "", 0);
+    assert_int_equal(dir_make_all(at(p, "to")), 0);
+    put(p, "to/one", "old", 3);
+    char *from = path_join(p->dir, "from");
+    assert_int_equal(dir_copy_files(from, at(p, "to")), 0);
+    assert_int_equal(file_read(&text, at(p, "to/one"), 0, ERR_DATA), 0);
+    assert_string_equal(text.data, "1");
+    assert_true(file_exists(at(p, "to/none")));
+    assert_int_equal(dir_copy_files(from, at(p, "nowhere")), ERR_WRITE);
+    assert_int_equal(dir_copy_files(at(p, "nowhere"), from), ERR_WRITE);
+    assert_int_equal(dir_make_all(at(p, "from/folder")), 0);
+    assert_int_equal(dir_copy_files(from, at(p, "to")), ERR_WRITE);
+    strbuf_free(&text);
+    free(from);
+}
+
 static void a_committed_directory_appears_at_once_and_never_replaces(void **state)
 {
     struct place *p = *state;
@@ -329,6 +351,7 @@ int main(void)
         IN_A_PLACE(a_mapping_shows_the_file),
         IN_A_PLACE(what_is_forgotten_of_a_mapping_takes_no_memory_and_is_still_there),
         IN_A_PLACE(directories_are_made_listed_and_removed),
+        IN_A_PLACE(the_files_of_a_directory_are_copied),
         IN_A_PLACE(a_committed_directory_appears_at_once_and_never_replaces),
         cmocka_unit_test(paths_are_joined),
         cmocka_unit_test(hashes_are_xxh3_128),

@@ -16,6 +16,19 @@ static struct policy *open_read_only(struct device *dev, const char *dir, const 
     return p;
 }
 
+// Every golden model in either type, on a device that counts.
+static void on_every_fenced_model(void (*test)(struct fixture *f))
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
+        for (int j = 0; j < 2; j++) {
+            struct fixture f = fixture_open_as(types[j], golden_models[i], DEVICE_FENCED, 2);
+            test(&f);
+            fixture_close(&f);
+        }
+    }
+}
+
 // ---- bits
 
 // Log-probabilities, entropies and, of a model with a value head, values of two policies.
@@ -96,8 +109,7 @@ static void check_copies(struct fixture *f)
 static void copies_and_value_heads_give_the_bits_of_a_whole_policy(void **state)
 {
     (void)state;
-    on_every_model_as(DTYPE_F32, check_copies);
-    on_every_model_as(DTYPE_BF16, check_copies);
+    on_every_fenced_model(check_copies);
 }
 
 static void merged_adapters_give_the_bits_of_a_whole_policy(void **state)
@@ -155,8 +167,9 @@ static void cannot_open(struct device *dev, const struct policy_source *source, 
     assert_int_equal(fenced_bytes(dev), 0);
 }
 
-static void check_memory(struct fixture *f, enum dtype dtype)
+static void check_memory(struct fixture *f)
 {
+    const enum dtype dtype = f->p->dtype;
     char *dir = golden_path(f->name, ".");
     const struct policy_source source = {.dir = dir, .read_only = true};
     const struct arch a = f->p->arch;
@@ -180,14 +193,7 @@ static void check_memory(struct fixture *f, enum dtype dtype)
 static void opening_takes_what_is_said_and_one_matrix_on_the_way(void **state)
 {
     (void)state;
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
-    for (int i = 0; i < NUM_GOLDEN_MODELS; i++) {
-        for (int j = 0; j < 2; j++) {
-            struct fixture f = fixture_open_as(types[j], golden_models[i], DEVICE_FENCED, 1);
-            check_memory(&f, types[j]);
-            fixture_close(&f);
-        }
-    }
+    on_every_fenced_model(check_memory);
 }
 
 int main(void)

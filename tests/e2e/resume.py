@@ -93,6 +93,9 @@ with tempfile.TemporaryDirectory() as work:
     a, b = files(whole), files(parts)
     different = [n for n in sorted(a.keys() | b.keys()) if a.get(n) != b.get(n)]
     report(not different and len(a) > 8, "weights, moments and traces have the same bytes", ", ".join(different))
+    kept = [n for n in a if n.endswith("/reference/model.safetensors")]
+    report(len(kept) == 1 and not any(os.path.exists(os.path.join(run, "reference")) for run in (whole, parts)),
+           "the reference model is in the last checkpoint, and its own files went with its stage", ", ".join(a))
     a, b = [without_times(x) for x in lines(whole)], [without_times(x) for x in lines(parts)]
     first = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     report(a == b and len(a) > 16, "metrics have the same values", f"first difference in line {first + 1}:\n"
