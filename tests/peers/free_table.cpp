@@ -200,34 +200,39 @@ int product(struct device *dev, const matmul_args &a)
 
 // ---- attention
 
-// The outputs of two parts of the keys, from is where in t.out they are, by the logarithms of their
-// sums.
-void put_together(const attention_args &a, const float lse[2], const size_t from[2], size_t row)
+float as_float(uint32_t bits)
 {
-    const size_t n = static_cast<size_t>(a.shape.Dv);
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+uint32_t as_bits(float x)
+{
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+float widen(float x) { return x; }
+float widen(uint16_t x) { return as_float(static_cast<uint32_t>(x) << 16); }
+void put(float &to, float x) { to = x; }
+void put(uint16_t &to, float x)
+{
+    to = static_cast<uint16_t>((as_bits(x) + 0x7fff + (as_bits(x) >> 16 & 1)) >> 16);
+}
+
+// out[n] of two parts of the keys, by the logarithms of their sums; returns that of both.
+template <class T> float put_together(T *out, const T *x, const T *y, const float lse[2], size_t n)
+{
     const float most = std::max(lse[0], lse[1]);
-    const float w0 = std::exp(lse[0] - most), w1 = std::exp(lse[1] - most), sum = w0 + w1;
-    const void *parts = current->out.data();
-    for (size_t i = 0; i < n; i++) {
-        float x[2];
-        for (size_t h = 0; h < 2; h++) {
-            uint32_t bits = 0;
-            const size_t size = dtype_size(a.type);
-            std::memcpy(reinterpret_cast<char *>(&bits) + 4 - size,
-                        element(parts, from[h] + i, a.type), size);
-            std::memcpy(&x[h], &bits, sizeof bits);
-        }
-        const float y = (w0 * x[0] + w1 * x[1]) / sum;
-        uint32_t bits;
-        std::memcpy(&bits, &y, sizeof bits);
-        if (a.type == DTYPE_BF16)
-            static_cast<uint16_t *>(a.out)[row * n + i] =
-                static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-        else
-            static_cast<float *>(a.out)[row * n + i] = y;
-    }
-    if (a.lse)
-        a.lse[row] = most + std::log(sum);
+    float w0 = std::exp(lse[0] - most), w1 = std::exp(lse[1] - most);
+    const float inverse = 1 / (w0 + w1);
+    w0 *= inverse;
+    w1 *= inverse;
+    for (size_t i = 0; i < n; i++)
+        put(out[i], w0 * widen(x[i]) + w1 * widen(y[i]));
+    return most - std::log(inverse);
 }
 
 // Every sequence as two, of the first and the second half of its blocks.
@@ -260,9 +265,17 @@ int run_halves(struct device *dev, const attention_args &a)
     const int rc = t.base->attention(dev, &halves);
     for (size_t i = 0; i < n * H; i++) {
         const size_t at = 2 * (i / H) * H + i % H; // of the first half
-        const size_t from[2] = {at * Dv, (at + H) * Dv};
-        const float lse[2] = {t.lse[at], t.lse[at + H]};
-        put_together(a, lse, from, static_cast<size_t>(a.seqs[i / H].query) * H + i % H);
+        const size_t row = static_cast<size_t>(a.seqs[i / H].query) * H + i % H, to = row * Dv;
+        const size_t x = at * Dv, y = (at + H) * Dv;
+        const float both[2] = {t.lse[at], t.lse[at + H]};
+        const float *wide = t.out.data();
+        const uint16_t *narrow = reinterpret_cast<const uint16_t *>(wide);
+        const float sum = a.type == DTYPE_F32 ? put_together(static_cast<float *>(a.out) + to,
+                                                             wide + x, wide + y, both, Dv)
+                                              : put_together(static_cast<uint16_t *>(a.out) + to,
+                                                             narrow + x, narrow + y, both, Dv);
+        if (a.lse)
+            a.lse[row] = sum;
     }
     return rc;
 }
