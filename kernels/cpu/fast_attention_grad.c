@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "kernels/cpu/fast_attention.h"
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -490,13 +491,42 @@ static void check_seq(const struct attention_grad_args *a, int n)
     (void)seq;
 }
 
-// Cuts the work into items; returns the floats of the shares.
+// The items, of which none is to cost more than `fair`; returns the floats of the shares.
+static size_t push_families(struct grad_job *job, double fair)
+{
+    size_t floats = 0;
+    double of_family;
+    job->num_items = 0;
+    for (int n = 0; n < job->a->num_seqs;) {
+        const int family = family_of(job->a, n, &of_family);
+        push_family(job, n, family, of_family, fair, &floats);
+        n += family;
+    }
+    return floats;
+}
+
+static double largest_share(const struct grad_job *job, int size)
+{
+    double largest = 0.0;
+    for (int rank = 0, begin, end; rank < size; rank++) {
+        cpu_share_by_cost(job->cost, job->num_items, rank, size, &begin, &end);
+        largest = fmax(largest, job->cost[end] - job->cost[begin]);
+    }
+    return largest;
+}
+
+// What a sequence costs that is cut, since its scores are computed once for the gradients of keys
+// and once for those of queries.
+#define COST_OF_CUTTING 1.25
+
+// Cuts the work into items, of whole families where threads get about as much of those; returns the
+// floats of the shares.
 static size_t plan_items(struct grad_job *job)
 {
     const struct attention_grad_args *a = job->a;
     const int queries = queries_per_item(GROUP_ROWS, &a->shape), size = team_size(job->dev->team);
-    size_t count = 0, floats = 0;
-    double total = 0.0, of_family;
+    size_t count = 0;
+    double total = 0.0;
     for (int n = 0; n < a->num_seqs; n++) {
         const struct attention_grad_seq *seq = &a->seqs[n];
         check_seq(a, n);
@@ -508,12 +538,10 @@ static size_t plan_items(struct grad_job *job)
     job->cost = mem_alloc((count + 1) * sizeof(*job->cost));
     job->share_at = mem_alloc((size_t)a->num_seqs * sizeof(*job->share_at));
     job->cost[0] = 0.0;
-    for (int n = 0; n < a->num_seqs;) {
-        const int family = family_of(a, n, &of_family);
-        push_family(job, n, family, of_family, size == 1 ? total : total / (4.0 * size), &floats);
-        n += family;
-    }
-    return floats;
+    const size_t floats = push_families(job, total);
+    if (largest_share(job, size) * size <= COST_OF_CUTTING * total)
+        return floats;
+    return push_families(job, total / (4.0 * size));
 }
 
 int FAST(attention_grad)(struct device *dev, const struct attention_grad_args *a)
