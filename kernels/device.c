@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 bool device_has_isa(enum device_isa isa)
@@ -54,13 +55,21 @@ static const struct kernels *table_of(enum device_isa isa)
 
 // ---- memory of a CPU device: the host's
 
+#define CACHE_LINE ((size_t)64)
+#define HUGE_PAGE  ((size_t)2 << 20) // bytes
+
+// Whatever fills a huge page asks for them: reading all weights once a step in pages of 4 KiB costs
+// the walks through the page tables.
 static int host_alloc(struct device *dev, void **out, size_t bytes)
 {
+    const bool large = bytes >= HUGE_PAGE;
     void *p = NULL;
-    if (posix_memalign(&p, 64, bytes ? bytes : 64)) {
+    if (posix_memalign(&p, large ? HUGE_PAGE : CACHE_LINE, bytes ? bytes : CACHE_LINE)) {
         dev->refused = bytes;
         return err_set(ERR_ENV, "there is no memory for %zu bytes", bytes);
     }
+    if (large)
+        (void)madvise(p, bytes, MADV_HUGEPAGE); // a kernel without them gives small ones
     *out = p;
     return 0;
 }
