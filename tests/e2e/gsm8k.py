@@ -8,11 +8,11 @@ unscorable with a reason. A random model is not expected to be right.
 """
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
 import tap
+from runs import samples, trained
 from tap import report
 
 gradus, testdata = sys.argv[1:3]
@@ -47,20 +47,16 @@ def run(work):
     path, out = os.path.join(work, "gsm8k.json"), os.path.join(work, "run")
     with open(path, "w") as f:
         json.dump(config(), f)
-    done = subprocess.run([gradus, "train", path, "--run", out], stderr=subprocess.PIPE, text=True)
-    report(done.returncode == 0, "a step on GSM8K ends with exit code 0", done.stderr)
-    if done.returncode != 0:
+    metrics = trained("a step on GSM8K ends with exit code 0", gradus, path, out)
+    if metrics is None:
         return
-    with open(os.path.join(out, "metrics.jsonl")) as f:
-        line = next(x for x in map(json.loads, f) if "reward" in x)
+    line = next(x for x in metrics if "reward" in x)
     report(line["num_unscorable"] == 0, "every sample is scored", json.dumps(line))
     report(line["sampling/logp_diff_max"] == 0, "rollout and update agree to the bit", json.dumps(line))
-    traces = subprocess.run(["zstd", "-dc", os.path.join(out, "traces", "step-000001.jsonl.zst")],
-                            stdout=subprocess.PIPE, text=True)
-    samples = [json.loads(x) for x in traces.stdout.split("\n") if x]  # splitlines would split at U+2028 too
-    whole = all(s["prompt"] and s["tokens"] and s["rewards"]["answer"]["value"] is not None for s in samples)
-    report(len(samples) == prompts * SAMPLES and whole, "every sample is in the trace, with its score",
-           f"{len(samples)} samples")
+    trace = samples(out, 1)
+    whole = all(s["prompt"] and s["tokens"] and s["rewards"]["answer"]["value"] is not None for s in trace)
+    report(len(trace) == prompts * SAMPLES and whole, "every sample is in the trace, with its score",
+           f"{len(trace)} samples")
 
 
 if not (os.path.exists(rows) and os.path.exists(tokenizer)):

@@ -3,25 +3,21 @@
 
 usage: long.py GRADUS CONFIG [--set KEY=VALUE]...     (TAP on standard output)
 """
-import json
 import os
-import subprocess
 import sys
 import tempfile
 
 import tap
+from runs import trained
 from tap import report
 
 SPLIT = 512  # keys (kernels/cuda/attention.cuh)
 gradus, config, *settings = sys.argv[1:]
 
 with tempfile.TemporaryDirectory() as top:
-    run = os.path.join(top, "run")
-    done = subprocess.run([gradus, "train", config, "--run", run, "-q", *settings], stderr=subprocess.PIPE, text=True)
-    report(done.returncode == 0, "the run comes to its end", done.stderr)
-    if done.returncode == 0:
-        with open(os.path.join(run, "metrics.jsonl")) as f:
-            steps = [x for x in map(json.loads, f) if "sampling/logp_diff_max" in x]
+    metrics = trained("the run comes to its end", gradus, config, os.path.join(top, "run"), "-q", *settings)
+    if metrics is not None:
+        steps = [x for x in metrics if "sampling/logp_diff_max" in x]
         longest = max((x["completions/max_length"] for x in steps), default=0)
         report(longest > SPLIT + 64, f"there are samples of more than {SPLIT} tokens", f"the longest has {longest}")
         apart = [x["sampling/logp_diff_max"] for x in steps]

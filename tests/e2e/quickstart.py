@@ -6,13 +6,12 @@ usage: quickstart.py GRADUS CONFIG [--set KEY=VALUE]...     (TAP on standard out
 What is asked for is below what the three seeds of the README show: held-out games gain 14 points and more in GRPO,
 programs 6 and more, and the process reward model is right 4 to 10 points more often than the commoner label.
 """
-import json
 import os
-import subprocess
 import sys
 import tempfile
 
 import tap
+from runs import trained
 from tap import report
 
 gradus, config, *settings = sys.argv[1:]
@@ -37,12 +36,8 @@ def check_prm(lines):
 
 
 with tempfile.TemporaryDirectory() as top:
-    run = os.path.join(top, "run")
-    done = subprocess.run([gradus, "train", config, "--run", run, "-q", *settings], stderr=subprocess.PIPE, text=True)
-    report(done.returncode == 0, "the quickstart runs to its end", done.stderr)
-    if done.returncode == 0:
-        with open(os.path.join(run, "metrics.jsonl")) as f:
-            metrics = [json.loads(x) for x in f]
+    metrics = trained("the quickstart runs to its end", gradus, config, os.path.join(top, "run"), "-q", *settings)
+    if metrics is not None:
         check_gain(metrics, "games", 5)
         check_gain(metrics, "programs", 0)
         check_prm(metrics)

@@ -19,6 +19,7 @@ import tempfile
 import time
 
 import tap
+from runs import metrics
 from tap import report
 
 gradus, config, mpirun, *settings = os.path.abspath(sys.argv[1]), *sys.argv[2:]
@@ -88,11 +89,6 @@ def run_ranks(n, run, *more):
     return done.returncode, done.stderr
 
 
-def lines(run):
-    with open(os.path.join(run, "metrics.jsonl")) as f:
-        return [json.loads(x) for x in f]
-
-
 def comparable(line):
     return {k: v for k, v in line.items()
             if k not in ("time", "step_time", "eval/seconds") and not k.startswith(("time/", "comm/"))}
@@ -116,7 +112,7 @@ def differences(a, b):
     """Names of files, and of the first metric, in which two runs differ."""
     fa, fb = files(a), files(b)
     found = [n for n in sorted(fa.keys() | fb.keys()) if fa.get(n) != fb.get(n)]
-    la, lb = [comparable(x) for x in lines(a)], [comparable(x) for x in lines(b)]
+    la, lb = [comparable(x) for x in metrics(a)], [comparable(x) for x in metrics(b)]
     for i, (x, y) in enumerate(zip(la, lb)):
         if x != y:
             found.append(f"metrics, line {i + 1}: " + ", ".join(k for k in x.keys() | y.keys() if x.get(k) != y.get(k)))
@@ -156,7 +152,7 @@ def check_same_bits(work):
     if code == 5:  # this system forbids what the sandbox is built of
         print("1..0 # SKIP " + said.strip().replace("\n", " "))
         sys.exit()
-    report(code == 0 and len(lines(one)) > 16, "one process runs four shards", said)
+    report(code == 0 and len(metrics(one)) > 16, "one process runs four shards", said)
     for n, more, words in ((2, (), ""), (4, (), ""), (4, (), ", and again"),
                            (2, ("--set", "run.expert_parallel=2"), ", experts divided among 2"),
                            (4, ("--set", "run.expert_parallel=2"), ", experts divided among 2"),
@@ -164,7 +160,7 @@ def check_same_bits(work):
         run = os.path.join(work, "many")
         shutil.rmtree(run, ignore_errors=True)
         report_same(one, run, f"{n} ranks write the bytes of one process{words}", run_ranks(n, run, *SHARDS, *more))
-        zero = [x["sampling/logp_diff_max"] for x in lines(run) if "sampling/logp_diff_max" in x]
+        zero = [x["sampling/logp_diff_max"] for x in metrics(run) if "sampling/logp_diff_max" in x]
         report(len(zero) == 5 and not any(zero),
                f"rollout and update of {n} ranks have the same log-probabilities{words}", f"{zero}")
     run = os.path.join(work, "sockets")
@@ -187,7 +183,7 @@ def check_rounding(work):
         run = os.path.join(work, f"plain{n}")
         done, more = run_ranks(n, run)
         code, said = code or done, said + more
-        for x, y in zip(lines(plain), lines(run)):
+        for x, y in zip(metrics(plain), metrics(run)):
             if x["stage"] == "sft" and "loss" in x:
                 off = abs(x["loss"] - y["loss"]) / abs(x["loss"])
                 if off > worst:
@@ -201,7 +197,7 @@ def check_traffic(work):
     for n in (2, 4):
         run = os.path.join(work, f"plain{n}")
         size, tensors = parameters(os.path.join(run, "checkpoints", "step-000008"))
-        for x in lines(run):
+        for x in metrics(run):
             if x["stage"] != "sft" or "loss" not in x:
                 continue
             block = x["comm/weight_bytes"] / (n - 1) / 4  # of one update: P, each param filled up to 16
@@ -249,7 +245,7 @@ def wait_for(run, line, ranks):
     limit = time.monotonic() + ENDLESS
     while time.monotonic() < limit and all(r.poll() is None for r in ranks):
         try:
-            if len(lines(run)) >= line:
+            if len(metrics(run)) >= line:
                 return True
         except (OSError, ValueError):
             pass

@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 import tap
+from runs import metrics
 from tap import report
 
 gradus, config, *settings = sys.argv[1:]
@@ -22,11 +23,6 @@ TIMES = ("time", "step_time", "eval/seconds", "time/rollout", "time/reward", "ti
 
 def command(run, *more):
     return [gradus, "train", config, "--run", run, *settings, *more]
-
-
-def lines(run):
-    with open(os.path.join(run, "metrics.jsonl")) as f:
-        return f.read().splitlines()
 
 
 def end_in(stage, number, run, *more):
@@ -50,7 +46,7 @@ def end_in(stage, number, run, *more):
 
 
 def without_times(line):
-    return {k: v for k, v in json.loads(line).items() if k not in TIMES}
+    return {k: v for k, v in line.items() if k not in TIMES}
 
 
 def files(run):
@@ -96,7 +92,7 @@ with tempfile.TemporaryDirectory() as work:
     kept = [n for n in a if n.endswith("/reference/model.safetensors")]
     report(len(kept) == 1 and not any(os.path.exists(os.path.join(run, "reference")) for run in (whole, parts)),
            "the reference model is in the last checkpoint, and its own files went with its stage", ", ".join(a))
-    a, b = [without_times(x) for x in lines(whole)], [without_times(x) for x in lines(parts)]
+    a, b = [without_times(x) for x in metrics(whole)], [without_times(x) for x in metrics(parts)]
     first = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     report(a == b and len(a) > 16, "metrics have the same values", f"first difference in line {first + 1}:\n"
            f"{a[first:first + 1]}\n{b[first:first + 1]}")

@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 import tap
+from runs import metrics, samples
 from tap import report
 
 gradus, config, root = sys.argv[1:]
@@ -54,13 +55,10 @@ def run(work):
     report(done.returncode == 0, "a step on programs ends with exit code 0", done.stderr)
     if done.returncode != 0:
         return
-    with open(os.path.join(out, "metrics.jsonl"), encoding="utf-8") as f:
-        lines = [json.loads(line) for line in f]
+    lines = metrics(out)
     step = next(line for line in lines if "reward" in line)
     evaluation = next(line for line in lines if "eval/pass@1" in line)
-    traces = subprocess.run(["zstd", "-dc", os.path.join(out, "traces", "step-000001.jsonl.zst")],
-                            stdout=subprocess.PIPE, text=True)
-    sources = [json.loads(line)["source"] for line in traces.stdout.split("\n") if line]
+    sources = [sample["source"] for sample in samples(out, 1)]
     report(step["sandbox/programs"] == len(sources) > 0, "a step counts the programs that were judged", step)
     report(step["sandbox/weak"] == sources.count("weak") > 0, "and those that were judged weakly", step)
     for source, weak in (("sound", 0), ("weak", ITEMS * SAMPLES)):
