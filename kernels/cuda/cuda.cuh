@@ -53,8 +53,8 @@ int scratch(struct device *dev, enum cuda_scratch_use use, T **out, size_t count
 }
 
 // Puts kernel<<<grid, block, shared_bytes>>>(args...) on the device's stream. A grid without blocks
-// is nothing to do. early: its blocks may begin before the kernel before it has ended, and each
-// thread calls wait_for_last before it reads what that writes.
+// is nothing to do. early: its blocks may begin before the kernel before it has ended; see
+// wait_for_last.
 template <typename... Params, typename... Args>
 int launch_as(struct device *dev, bool early, dim3 grid, dim3 block, size_t shared_bytes,
               void (*kernel)(Params...), Args... args)

@@ -33,7 +33,8 @@ __device__ __forceinline__ void let_next_begin()
 #endif
 }
 
-// Waits for the end of the kernel before, and for what it has written. Every thread calls it.
+// Waits for the end of the kernel before, and for what it has written: for threads that read that,
+// or on whose word others write what that one reads.
 __device__ __forceinline__ void wait_for_last()
 {
 #if __CUDA_ARCH__ >= 900
